@@ -1,0 +1,1 @@
+"""VAE Lab: every variational autoencoder as a choice of prior, likelihood, posterior and bound."""

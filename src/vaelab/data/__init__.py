@@ -1,0 +1,5 @@
+"""Image data sets in MNIST's format, held in memory on the training device."""
+
+from vaelab.data.mnist import MNISTDataModule
+
+__all__ = ["MNISTDataModule"]

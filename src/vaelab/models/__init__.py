@@ -1,0 +1,5 @@
+"""Generative models with their inference networks. They know nothing of objectives, Lightning or Hydra."""
+
+from vaelab.models.vae import VAE
+
+__all__ = ["VAE"]

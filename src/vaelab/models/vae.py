@@ -1,0 +1,114 @@
+"""The variational autoencoder with one stochastic layer: p(x, z) = p(x | z) p(z), inferred by q(z | x).
+
+Kingma & Welling 2014, https://arxiv.org/abs/1312.6114; Rezende et al. 2014, https://arxiv.org/abs/1401.4082
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Size, Tensor, nn
+from torch.distributions import Distribution
+
+from vaelab.trace import Latent, Trace
+
+Encoder = Callable[[Size], nn.Module]  # (C, H, W) -> module: (B, C, H, W) -> (B, F), has .out_features
+Decoder = Callable[[int, Size], nn.Module]  # D, (P*C, H, W) -> module: (N, D) -> (N, P*C, H, W)
+Posterior = Callable[[int, int], nn.Module]  # F, D -> module: (B, F) -> Distribution
+Prior = Callable[[int], nn.Module]  # D -> module: infer -> Distribution
+
+
+class VAE(nn.Module):
+    """A prior, a likelihood and an approximate posterior, joined by an encoder and a decoder.
+
+    The parts are factories: sizes flow from `latent_dim` and `image_shape`, so parts cannot disagree. With
+    `num_classes` the label, one-hot, joins the features that q sees and the code that the decoder sees.
+
+    Args:
+        latent_dim: D, dimensions of the code z.
+        image_shape: (C, H, W).
+        num_classes: 0 for an unconditional model, else labels y are (B,) integers below it.
+
+    Raises:
+        ValueError: a size is no whole number above zero, or a network's output has the wrong shape.
+    """
+
+    def __init__(
+        self,
+        latent_dim: int,
+        image_shape: Sequence[int],
+        encoder: Encoder,
+        posterior: Posterior,
+        prior: Prior,
+        decoder: Decoder,
+        likelihood: nn.Module,
+        num_classes: int = 0,
+    ) -> None:
+        super().__init__()
+        if type(latent_dim) is not int or latent_dim < 1:
+            raise ValueError(f"latent_dim={latent_dim}: the latent dimension is a whole number above zero")
+        if type(num_classes) is not int or num_classes < 0:
+            raise ValueError(f"num_classes={num_classes}: the number of classes is a whole number, 0 for no labels")
+        self.latent_dim, self.num_classes = latent_dim, num_classes
+        self.image_shape = Size(image_shape)
+        channels, height, width = self.image_shape
+        parameter_shape = Size((likelihood.num_parameters * channels, height, width))
+
+        self.encoder = encoder(self.image_shape)
+        self.posterior = posterior(self.encoder.out_features + num_classes, latent_dim)
+        self.prior = prior(latent_dim)
+        self.decoder = decoder(latent_dim + num_classes, parameter_shape)
+        self.likelihood = likelihood
+        _check_shape(self.encoder, self.image_shape, Size((self.encoder.out_features,)))
+        _check_shape(self.decoder, Size((latent_dim + num_classes,)), parameter_shape)
+
+    def forward(self, x: Tensor, y: Tensor | None = None, num_samples: int = 1) -> Trace:
+        """Infer, draw `num_samples` codes an image, generate: (B, C, H, W) -> Trace with K = num_samples."""
+        q = self.infer(x, y)
+        z = q.rsample(Size((num_samples,)))  # (K, B, D)
+        return Trace((Latent(z, q, self.prior(self.infer), q.log_prob(z)),), self.decode(z, y))
+
+    def infer(self, x: Tensor, y: Tensor | None = None) -> Distribution:
+        """q(z | x), batch shape (B,)."""
+        return self.posterior(self._with_label(self.encoder(x), y))
+
+    def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """The posterior's mean, (B, D): a point estimate of the code."""
+        return self.infer(x, y).mean
+
+    def decode(self, z: Tensor, y: Tensor | None = None) -> Distribution:
+        """p(x | z) of codes (..., D), batch shape (...); labels y broadcast against it."""
+        code = self._with_label(z, y)
+        parameters = self.decoder(code.flatten(0, -2))  # (N, P*C, H, W)
+        return self.likelihood(parameters.unflatten(0, z.shape[:-1]))
+
+    def sample(self, num_samples: int, y: Tensor | None = None) -> Distribution:
+        """p(x | z) at `num_samples` draws z ~ p(z), batch shape (num_samples,)."""
+        return self.decode(self.prior(self.infer).sample(Size((num_samples,))), y)
+
+    def _with_label(self, code: Tensor, y: Tensor | None) -> Tensor:
+        if self.num_classes == 0 and y is None:
+            return code
+        if self.num_classes == 0:
+            raise ValueError("labels were given to a model without class conditioning (num_classes=0)")
+        if y is None:
+            raise ValueError(f"this model is conditioned on {self.num_classes} classes: give it labels y")
+        one_hot = F.one_hot(y, self.num_classes).to(code.dtype)
+        return torch.cat([code, one_hot.expand(*code.shape[:-1], -1)], dim=-1)
+
+
+@torch.no_grad()
+def _check_shape(network: nn.Module, in_shape: Size, out_shape: Size) -> None:
+    """Run one blank input through a network and compare the shapes."""
+    network.eval()
+    try:
+        got = network(torch.zeros(1, *in_shape)).shape[1:]
+    except RuntimeError as error:
+        name = type(network).__name__
+        raise ValueError(f"{name} does not fit an input of shape {tuple(in_shape)}: {error}") from error
+    network.train()
+    if got != out_shape:
+        raise ValueError(
+            f"{type(network).__name__} turns an input of shape {tuple(in_shape)} into {tuple(got)}, "
+            f"but the model needs {tuple(out_shape)}"
+        )

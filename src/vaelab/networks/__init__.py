@@ -1,0 +1,5 @@
+"""Deterministic maps: image -> features, code -> likelihood parameters. No probability in here."""
+
+from vaelab.networks.mlp import MLPDecoder, MLPEncoder
+
+__all__ = ["MLPDecoder", "MLPEncoder"]

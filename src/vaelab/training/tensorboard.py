@@ -1,0 +1,39 @@
+"""What a run adds to TensorBoard's page beside its curves: a layout of charts and its row in the HParams tab."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from lightning.pytorch.loggers import TensorBoardLogger
+from omegaconf import DictConfig, OmegaConf
+
+TERMS = ("loss", "rate", "distortion")
+
+
+def add_layout(logger: TensorBoardLogger) -> None:
+    """Charts of the Custom Scalars tab: loss, rate and distortion together, and each of them in training and validation."""
+    charts = {f"{split}: loss = distortion + beta x rate": ["Multiline", [f"{split}/{term}" for term in TERMS]]
+              for split in ("train", "val")}  # fmt: skip
+    charts |= {term: ["Multiline", [f"train/{term}", f"val/{term}"]] for term in TERMS}
+    logger.experiment.add_custom_scalars({"nats per image": charts})
+
+
+def add_hyperparameters(logger: TensorBoardLogger, cfg: DictConfig, figures: dict[str, float], step: int) -> None:
+    """A row of the HParams tab: what was chosen, and the final figures, by the names of their curves."""
+    chosen = dict(_leaves(OmegaConf.to_container(cfg, resolve=True)))
+    metrics = {name: value for name, value in figures.items() if name.startswith(("val/", "test/"))}
+    logger.log_hyperparams(chosen, metrics, step=step)
+    logger.finalize("success")
+
+
+def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of each choice; a part is shown by the name of its class."""
+    if not isinstance(node, dict):
+        if node is not None:
+            yield key, node if isinstance(node, bool | int | float | str) else str(node)
+        return
+    if "_target_" in node and key:
+        yield key, node["_target_"].rsplit(".", 1)[-1]
+    skipped = ("_target_", "_partial_", "md5", "root", "callbacks", "logger", "resume", "name")
+    for name, child in node.items():
+        if name not in skipped:
+            yield from _leaves(child, f"{key}.{name}" if key else name)

@@ -1,0 +1,62 @@
+"""Sums of an objective's terms: kept on the device step by step, read rarely."""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+class NonFiniteLossError(ArithmeticError):
+    """A term of the loss became NaN or infinite."""
+
+
+class Totals:
+    """The terms of an objective, summed over images.
+
+    `add` costs two small kernels and never waits for the device; `read` copies all steps since the last read at once.
+    """
+
+    def __init__(self) -> None:
+        self.sums: dict[str, float] = {}
+        self.images = 0
+        self._names: tuple[str, ...] = ()
+        self._steps: list[Tensor] = []  # (terms,) each, on the device
+        self._counts: list[int] = []
+
+    def add(self, terms: dict[str, Tensor]) -> None:
+        """Take in one step's terms, one value per image: {name: (B,)}."""
+        self._names = tuple(terms)
+        self._steps.append(torch.stack([term.detach() for term in terms.values()]).sum(1))
+        self._counts.append(len(terms["loss"]))
+
+    def read(self, last_step: int) -> dict[str, float]:
+        """Means per image over the steps since the last read, which are added to `sums`.
+
+        Args:
+            last_step: the number of the step that was added last, for the error.
+
+        Raises:
+            NonFiniteLossError: names the first step with a term that is NaN or infinite, and all of its terms.
+        """
+        if not self._steps:
+            return {}
+        rows = torch.stack(self._steps).tolist()
+        first = last_step - len(rows) + 1
+        images, window = sum(self._counts), dict.fromkeys(self._names, 0.0)
+        for step, (row, count) in enumerate(zip(rows, self._counts, strict=True), first):
+            if not all(map(math.isfinite, row)):
+                terms = ", ".join(f"{name} {value / count:g}" for name, value in zip(self._names, row, strict=True))
+                raise NonFiniteLossError(f"the loss is no finite number at step {step:,} ({terms})")
+            for name, value in zip(self._names, row, strict=True):
+                window[name] += value
+                self.sums[name] = self.sums.get(name, 0.0) + value
+        self._steps, self._counts, self.images = [], [], self.images + images
+        return {name: value / images for name, value in window.items()}
+
+    def means(self) -> dict[str, float]:
+        """Means per image over all that was read since the last `clear`."""
+        return {name: value / self.images for name, value in self.sums.items()}
+
+    def clear(self) -> None:
+        """Start anew."""
+        self.__init__()  # type: ignore[misc]

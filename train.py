@@ -1,0 +1,72 @@
+"""Train a model: `python train.py [group=option ...] [setting=value ...]`; `--help` lists them."""
+
+import logging
+import time
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from vaelab import cli
+
+log = logging.getLogger("vaelab.train")
+
+
+def train(cfg: DictConfig, folder: Path) -> float:
+    """Fit, test and record one run in `folder`; returns the monitored figure of its best weights, lower is better."""
+    import lightning
+    import torch
+    from hydra.utils import instantiate
+
+    from vaelab import runs
+    from vaelab.training import VAEModule, tensorboard
+
+    torch.distributions.Distribution.set_default_validate_args(False)  # each check reads every value of every step
+    runs.start_log(folder)
+    runs.check_machine(cfg.trainer)
+    lightning.seed_everything(cfg.seed, verbose=False)
+
+    data = instantiate(cfg.data, _convert_="all")
+    data.prepare_data()
+    data.setup()
+    cfg.data.used = data.name
+    if cfg.trainer.max_epochs is None and cfg.trainer.max_steps == -1:
+        cfg.trainer.max_epochs = -(-cfg.steps // len(data.train_dataloader()))
+
+    model = instantiate(cfg.model, _convert_="all")
+    runs.check_shapes(model, data)
+    module = VAEModule(
+        model,
+        objective=instantiate(cfg.objective, _convert_="all"),
+        optimizer=instantiate(cfg.optimizer, _convert_="all"),
+        scheduler=instantiate(cfg.get("scheduler"), _convert_="all") or None,
+    )
+    resumed = runs.last_checkpoint(folder, cfg.trainer.max_epochs) if cfg.resume else None
+    logger = instantiate(cfg.logger, save_dir=str(folder), purge_step=resumed.step + 1 if resumed else None)
+    callbacks = [callback for callback in instantiate(cfg.callbacks, _convert_="all").values() if callback]
+    trainer = instantiate(cfg.trainer, _convert_="all", default_root_dir=folder, logger=logger, callbacks=callbacks)
+
+    runs.record(folder, cfg)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    log.info("run      %s", runs.shown(folder))
+    log.info("data     %s", data.description)
+    log.info("model    %s, %s parameters, on %s", type(model).__name__, f"{parameters:,}", trainer.strategy.root_device)
+    for note in runs.notes(cfg, data):
+        log.warning(note)
+
+    started = time.perf_counter()
+    tensorboard.add_layout(logger)
+    trainer.fit(module, data, ckpt_path=resumed.path if resumed else None)
+    seconds = time.perf_counter() - started
+    best = trainer.checkpoint_callback.best_model_path
+    trainer.test(module, data, ckpt_path=best, verbose=False)
+
+    runs.finish(folder, module, data.protocol, trainer, seconds)
+    tensorboard.add_hyperparameters(logger, cfg, module.figures, trainer.global_step)
+    for note in runs.notes(cfg, data):
+        log.warning(note)
+    log.info("done     %s", runs.summary(module.figures, data.description))
+    return module.best_figure
+
+
+if __name__ == "__main__":
+    cli.main(train, Path(__file__).parent / "configs", "train")
