@@ -58,6 +58,8 @@ def train(cfg: DictConfig, folder: Path) -> float:
     trainer.fit(module, data, ckpt_path=resumed.path if resumed else None)
     seconds = time.perf_counter() - started
     best = trainer.checkpoint_callback.best_model_path
+    if module.monitor:
+        trainer.validate(module, data, ckpt_path=best, verbose=False)
     trainer.test(module, data, ckpt_path=best, verbose=False)
 
     runs.finish(folder, module, data.protocol, trainer, seconds)

@@ -67,7 +67,10 @@ def start_log(folder: Path) -> None:
     logger.addHandler(file)
     logger.setLevel(logging.INFO)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its banners and tips
-    warnings.filterwarnings("ignore", category=FutureWarning, module="lightning")  # about its own use of torch
+    # Lightning's own use of torch, and advice that does not hold here: windows end with their epoch
+    warnings.filterwarnings("ignore", category=FutureWarning, module="lightning")
+    warnings.filterwarnings("ignore", "The number of training batches", module="lightning")
+    warnings.filterwarnings("ignore", "Checkpoint directory .* exists", module="lightning")
 
 
 def check_machine(trainer: DictConfig) -> None:
@@ -193,6 +196,7 @@ def finish(folder: Path, module: "VAEModule", protocol: dict[str, Any], trainer:
     content = {
         "protocol": protocol,
         "unit": "nats per image: sums over pixels and latent dimensions, means over images",
+        "weights": {"train": "changing, over the last epoch", "val": "best", "test": "best"},
         **figures,
         "epochs": trainer.current_epoch,
         "steps": trainer.global_step,

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import functools
+import gzip
 import hashlib
 import logging
 import math
@@ -13,6 +14,7 @@ import threading
 import time
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,8 +57,8 @@ class MNISTDataModule(L.LightningDataModule):
         binarization_seed: the seed of all static draws; part of the protocol, unlike `seed`.
         seed: of the order of training images and of the dynamic draws.
         allow_subset: False makes the last resort an error.
-        md5: checksum of each raw file; a file that is not named is checked against torchvision's checksum of its
-            .gz, if that lies beside it, and for its size otherwise.
+        md5: checksum of each raw file; a file without one is compared with its .gz, where torchvision left that
+            beside it, and checked for its size otherwise.
         used: the data set a resumed run was trained on; another one is an error.
 
     Raises:
@@ -223,6 +225,9 @@ class MNISTDataModule(L.LightningDataModule):
             raise ValueError(
                 f"{path} is corrupt: its {len(content):,} bytes have md5 {found} instead of {expected}; {mend}"
             )
+        archive = self.folder / f"{name}.gz"
+        if not expected and archive.is_file() and not _holds(archive, content):
+            raise ValueError(f"{path} is corrupt: it differs from what {archive.name} beside it holds; {mend}")
         axes = 3 if "idx3" in name else 1
         shape = tuple(np.frombuffer(content[4 : 4 + 4 * axes], dtype=">u4").tolist())
         if content[:4] != bytes((0, 0, 8, axes)) or len(content) != 4 + 4 * axes + math.prod(shape):
@@ -246,15 +251,12 @@ class MNISTDataModule(L.LightningDataModule):
         return (images[:train_size], labels[:train_size]), (images[rest:], labels[rest:])
 
     def _split_subset(self, images: Tensor, labels: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:
-        """Of each digit's 500 images, the first 400 train, the next 50 validate, the last 50 test."""
-        place = torch.empty_like(labels)  # of an image among those of its digit
-        for digit in labels.unique():
-            of_digit = labels == digit
-            place[of_digit] = torch.arange(int(of_digit.sum()))
-        val_from = 400 if self.val_size else 450
-        train, val, test = place < val_from, (place >= val_from) & (place < 450), place >= 450
-        if self.train_size is not None:  # the first of each digit, so that a small set stays balanced
-            train &= place < max(1, self.train_size // 10)
+        """Of every ten images of a digit, in the package's order, eight train, the ninth validates, the tenth tests."""
+        in_turn = labels.argsort(stable=True).view(10, -1).T.flatten()  # 0, 1, ... 9, 0, 1, ...
+        images, labels = images[in_turn], labels[in_turn]
+        place = torch.arange(len(images)) // 10 % 10
+        test, val = place == 9, (place == 8) & (self.val_size > 0)
+        train = (~(test | val)).nonzero().squeeze(1)[: self.train_size]
         return tuple((images[part], labels[part]) for part in (train, val, test))
 
     def _fixed(self, images: Tensor, split: int) -> Tensor:
@@ -298,8 +300,7 @@ class MNISTDataModule(L.LightningDataModule):
     def examples(self, count: int) -> tuple[Tensor, Tensor]:
         """Images (count, C, H, W) in [0, 1] and labels to look at: of the validation set where there is one."""
         images, labels = self.splits["val" if self.val_size else "train"]
-        spread = torch.linspace(0, len(images) - 1, min(count, len(images))).long()  # the subset is sorted by digit
-        images, labels = images[spread], labels[spread]
+        images, labels = images[:count], labels[:count]
         if self.binarization == "dynamic" and not self.val_size:
             images = binarize(images, seeded(torch.device("cpu"), self.binarization_seed, 0)).to(torch.uint8).mul_(255)
         return images.float().div(255), labels
@@ -315,6 +316,13 @@ class MNISTDataModule(L.LightningDataModule):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._loader_state = state_dict
+
+
+def _holds(archive: Path, content: bytes) -> bool:
+    try:
+        return gzip.decompress(archive.read_bytes()) == content
+    except (OSError, EOFError, zlib.error):
+        return False
 
 
 def _subset(root: Path) -> tuple[Tensor, Tensor]:

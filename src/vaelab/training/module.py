@@ -133,7 +133,8 @@ class VAEModule(L.LightningModule):
     def _read_and_log(self, split: str) -> None:
         self.totals[split].read(self.trainer.global_step)
         means = self._reduce(self.totals[split])
-        self._log(split, means)
+        if self.trainer.state.fn != "validate":  # the best weights' figures belong to no step of the curve
+            self._log(split, means)
         self._epoch_end(split, means)
 
     def _epoch_end(self, split: str, means: dict[str, float]) -> None:

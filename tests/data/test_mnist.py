@@ -1,0 +1,268 @@
+import gzip
+import http.server
+import logging
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from conftest import write_idx
+
+from vaelab.data import MNISTDataModule, mnist
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No test asks a real mirror."""
+    monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", ["http://127.0.0.1:9/"])
+    mnist.reachable.cache_clear()
+    yield
+    mnist.reachable.cache_clear()
+
+
+def ready(root: Path, **settings: Any) -> MNISTDataModule:
+    data = MNISTDataModule(str(root), **{"val_size": 100, **settings})
+    data.prepare_data()
+    data.setup()
+    return data
+
+
+# Files on disk --------------------------------------------------------------------------------------------------------
+
+
+def test_split_is_fixed_and_the_test_set_is_the_official_one(data_root: Path, digits: tuple) -> None:
+    data = ready(data_root, binarization="none")
+    assert data.protocol == {
+        "dataset": "MNIST",
+        "images": {"train": 500, "val": 100, "test": 200},
+        "binarization": {"train": "none", "val": "none", "test": "none"},
+    }
+    for split, part in {"train": slice(0, 500), "val": slice(500, 600), "test": slice(600, 800)}.items():
+        assert torch.equal(data.splits[split][0], digits[0][part])
+        assert torch.equal(data.splits[split][1], digits[1][part])
+
+
+def test_sizes_can_be_chosen(data_root: Path) -> None:
+    assert list(ready(data_root, train_size=70, val_size=30).protocol["images"].values()) == [70, 30, 200]
+    data = ready(data_root, val_size=0)
+    assert list(data.protocol["images"].values()) == [600, 0, 200]
+    assert data.val_dataloader() == []
+    assert len(data.examples(8)[0]) == 8
+
+
+@pytest.mark.parametrize(("train_size", "val_size"), [(None, 600), (None, 700), (501, 100)])
+def test_sizes_that_do_not_fit(data_root: Path, train_size: int | None, val_size: int) -> None:
+    with pytest.raises(ValueError, match="do not fit into the 600 training images of MNIST"):
+        ready(data_root, train_size=train_size, val_size=val_size)
+
+
+@pytest.mark.parametrize("name", ["batch_size", "eval_batch_size", "train_size", "val_size"])
+def test_sizes_are_whole_numbers(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"data.{name}=-1: a whole number, at least ., is needed"):
+        MNISTDataModule(**{name: -1})
+
+
+def test_binarization_is_named() -> None:
+    with pytest.raises(ValueError, match=r"data.binarization=random: choose one of none, threshold, static, dynamic"):
+        MNISTDataModule(binarization="random")
+
+
+def test_a_truncated_file_is_named_and_kept(data_root: Path, tmp_path: Path) -> None:
+    shutil.copytree(data_root, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "MNIST/raw/train-images-idx3-ubyte"
+    path.write_bytes(path.read_bytes()[:-100])
+    size = path.stat().st_size
+    with pytest.raises(ValueError, match=f"{path} is corrupt: {size:,} bytes, but an IDX file .* has {size + 100:,}"):
+        ready(tmp_path)
+    assert path.stat().st_size == size
+
+
+def test_a_corrupt_file_is_named_by_its_checksum(data_root: Path, tmp_path: Path) -> None:
+    shutil.copytree(data_root, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "MNIST/raw/t10k-labels-idx1-ubyte"
+    labels = np.zeros(200)
+    good = write_idx(path, labels)
+    labels[7] = 1
+    bad = write_idx(path, labels)
+    with pytest.raises(ValueError, match=f"{path} is corrupt: its 208 bytes have md5 {bad} instead of {good}; move it"):
+        ready(tmp_path, md5={path.name: good})
+    assert path.exists()
+
+
+def test_a_file_without_checksum_is_compared_with_its_archive(data_root: Path, tmp_path: Path) -> None:
+    shutil.copytree(data_root, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "MNIST/raw/t10k-labels-idx1-ubyte"
+    path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+    ready(tmp_path)
+    write_idx(path, np.zeros(200))
+    with pytest.raises(ValueError, match=f"{path} is corrupt: it differs from what {path.name}.gz beside it holds"):
+        ready(tmp_path)
+
+
+def test_images_and_labels_must_agree(data_root: Path, tmp_path: Path) -> None:
+    shutil.copytree(data_root, tmp_path, dirs_exist_ok=True)
+    write_idx(tmp_path / "MNIST/raw/train-labels-idx1-ubyte", np.zeros(599))
+    with pytest.raises(ValueError, match="600 train images, but 599 labels"):
+        ready(tmp_path)
+
+
+def test_image_shape_must_agree(data_root: Path) -> None:
+    with pytest.raises(ValueError, match=r"data.image_shape=\[1, 32, 32\], but the images of MNIST are \[1, 28, 28\]"):
+        ready(data_root, image_shape=[1, 32, 32])
+
+
+# Binarisation ---------------------------------------------------------------------------------------------------------
+
+
+def test_grey_levels_and_threshold(data_root: Path, digits: tuple) -> None:
+    x, _ = next(iter(ready(data_root, binarization="none").test_dataloader()))
+    assert torch.equal(x, digits[0][600:800] / 255)
+    x, _ = next(iter(ready(data_root, binarization="threshold").test_dataloader()))
+    assert torch.equal(x, (digits[0][600:800] > 127).float())
+
+
+def test_static_draws_are_one_per_image_and_depend_on_their_own_seed_alone(data_root: Path) -> None:
+    def splits(**settings: Any) -> list[torch.Tensor]:
+        return [images for images, _ in ready(data_root, binarization="static", **settings).splits.values()]
+
+    first, other_run, other_draw = splits(), splits(seed=5), splits(binarization_seed=1)
+    assert all(set(part.unique().tolist()) == {0, 255} for part in first)
+    assert all(torch.equal(a, b) for a, b in zip(first, other_run, strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(first, other_draw, strict=True))
+
+
+def test_dynamic_evaluates_on_the_static_draw(data_root: Path) -> None:
+    dynamic, static = (ready(data_root, binarization=kind) for kind in ("dynamic", "static"))
+    for split in ("val", "test"):
+        assert torch.equal(dynamic.splits[split][0], static.splits[split][0])
+    assert dynamic.protocol["binarization"] == {"train": "dynamic", "val": "static(0)", "test": "static(0)"}
+    (first, _), (second, _) = (next(iter(dynamic.train_dataloader())) for _ in range(2))
+    assert set(first.unique().tolist()) == {0.0, 1.0}
+    assert set(dynamic.examples(5)[0].unique().tolist()) == {0.0, 1.0}
+    assert first.shape == second.shape
+
+
+# Without files --------------------------------------------------------------------------------------------------------
+
+
+def test_last_resort_is_split_by_digit_without_overlap(tmp_path: Path, digits: tuple) -> None:
+    data = ready(tmp_path, binarization="none")
+    assert data.is_subset
+    assert data.protocol["dataset"] == "MNIST-5k"
+    sizes = {"train": 400, "val": 50, "test": 50}
+    for split, each in sizes.items():
+        assert torch.equal(data.splits[split][1].bincount(), torch.full((10,), each))
+    everything = torch.cat([images for images, _ in data.splits.values()])
+    assert len(everything) == 5000
+    assert torch.equal(everything.unique(dim=0), digits[0].unique(dim=0))
+    no_val = ready(tmp_path, binarization="none", val_size=0)
+    assert [len(labels) for _, labels in no_val.splits.values()] == [4500, 0, 500]
+    assert torch.equal(no_val.splits["test"][0], data.splits["test"][0])
+    assert torch.equal(ready(tmp_path, train_size=100).splits["train"][1].bincount(), torch.full((10,), 10))
+
+
+def test_last_resort_is_read_again_where_its_cache_is_damaged(tmp_path: Path) -> None:
+    first = ready(tmp_path).splits["test"][1]
+    (tmp_path / "MNIST-5k" / "digits.npz").write_bytes(b"PK\x03\x04 no archive")
+    assert torch.equal(ready(tmp_path).splits["test"][1], first)
+
+
+def test_last_resort_can_be_forbidden(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as error:
+        ready(tmp_path, allow_subset=False, md5={"train-images-idx3-ubyte": "6bbc9ace"})
+    message = str(error.value)
+    assert str(tmp_path / "MNIST" / "raw") in message
+    assert "no mirror answers: http://127.0.0.1:9/" in message
+    assert "train-images-idx3-ubyte (md5 6bbc9ace)" in message
+    assert all(name in message for name in mnist.FILES)
+
+
+@pytest.mark.parametrize("dataset", ["FashionMNIST", "Unheard"])
+def test_other_data_sets_have_no_last_resort(tmp_path: Path, dataset: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torchvision.datasets.FashionMNIST, "mirrors", ["http://127.0.0.1:9/"])
+    with pytest.raises(FileNotFoundError, match=f"{dataset} cannot be had .*: put these files, unpacked, into"):
+        ready(tmp_path, dataset=dataset)
+
+
+def test_a_resumed_run_does_not_change_its_data_silently(data_root: Path) -> None:
+    with pytest.raises(ValueError, match="this run was trained on MNIST-5k, but MNIST is what"):
+        ready(data_root, used="MNIST-5k")
+
+
+# The network ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mirror(data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A mirror of the small data set on this machine, known to torchvision with its checksums."""
+    folder = tmp_path / "mirror"
+    folder.mkdir()
+    resources = []
+    for name in mnist.FILES:
+        archive = gzip.compress((data_root / "MNIST/raw" / name).read_bytes())
+        (folder / f"{name}.gz").write_bytes(archive)
+        resources.append((f"{name}.gz", mnist.hashlib.md5(archive).hexdigest()))
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args, directory=str(folder))
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}/"
+    monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", ["http://127.0.0.1:9/", url])
+    monkeypatch.setattr(torchvision.datasets.MNIST, "resources", resources)
+    yield url
+    server.shutdown()
+    server.server_close()
+
+
+def test_missing_files_are_downloaded_from_a_mirror_that_answers(mirror: str, tmp_path: Path) -> None:
+    assert mnist.reachable(tuple(torchvision.datasets.MNIST.mirrors), f"{mnist.FILES[0]}.gz") == (mirror,)
+    data = ready(tmp_path)
+    assert data.name == "MNIST"
+    assert list(data.protocol["images"].values()) == [500, 100, 200]
+
+
+def test_archives_that_lie_there_are_unpacked_without_a_network(
+    mirror: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert mirror
+    shutil.copytree(tmp_path / "mirror", tmp_path / "MNIST" / "raw")
+    monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", ["http://127.0.0.1:9/"])
+    assert ready(tmp_path).name == "MNIST"
+
+
+def test_a_mirror_with_wrong_content_is_refused(
+    mirror: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert mirror
+    wrong = [(name, "0" * 32) for name, _ in torchvision.datasets.MNIST.resources]
+    monkeypatch.setattr(torchvision.datasets.MNIST, "resources", wrong)
+    caplog.set_level(logging.DEBUG)
+    with pytest.raises(FileNotFoundError, match="MNIST cannot be had"):
+        ready(tmp_path, allow_subset=False)
+
+
+def test_a_network_that_swallows_packets_costs_seconds_and_only_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mnist, "PROBE_SECONDS", 0.5)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        mirrors = tuple(f"http://127.0.0.1:{silent.getsockname()[1]}/{k}/" for k in range(3))
+        start = time.monotonic()
+        assert mnist.reachable(mirrors, "file") == ()
+        assert 0.4 < time.monotonic() - start < 1.5
+        start = time.monotonic()
+        assert mnist.reachable(mirrors, "file") == ()
+        assert time.monotonic() - start < 0.1

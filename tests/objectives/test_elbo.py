@@ -1,0 +1,114 @@
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from oracle import LinearGaussian
+from torch.distributions import kl_divergence
+
+from vaelab.objectives import ELBO, Linear
+
+
+def terms(objective: ELBO, exact: bool = False, step: torch.Tensor | None = None, count: int = 8) -> dict:
+    oracle = LinearGaussian()
+    x, vae = oracle.images(count), oracle.vae(exact)
+    torch.manual_seed(5)
+    return objective(vae, x, step=step)
+
+
+def test_elbo_is_below_the_log_likelihood_by_the_divergence() -> None:
+    oracle = LinearGaussian()
+    x, vae = oracle.images(), oracle.vae(exact=False)
+    elbo = ELBO(num_samples=20_000)(vae, x)["elbo"]
+    gap = oracle.log_prob(x) - elbo
+    assert (gap > 0).all()
+    torch.testing.assert_close(gap, kl_divergence(vae.infer(x), oracle.posterior(x)), rtol=0.02, atol=0.05)
+
+
+def test_sampled_elbo_is_the_mean_log_weight_on_the_same_noise() -> None:
+    oracle = LinearGaussian()
+    x, vae = oracle.images(), oracle.vae(exact=False)
+    torch.manual_seed(5)
+    elbo = ELBO(kl="sample", num_samples=3)(vae, x)["elbo"]
+    torch.manual_seed(5)
+    torch.testing.assert_close(elbo, vae(x, num_samples=3).log_weight(x).mean(0), rtol=1e-5, atol=1e-4)
+
+
+def test_sampled_elbo_is_exact_at_the_exact_posterior_and_the_analytic_one_is_not() -> None:
+    log_prob = LinearGaussian().log_prob(LinearGaussian().images(8))
+    torch.testing.assert_close(terms(ELBO(kl="sample"), exact=True)["elbo"], log_prob, rtol=1e-4, atol=1e-4)
+    assert (terms(ELBO(), exact=True)["elbo"] - log_prob).abs().max() > 0.1
+
+
+def test_terms_are_one_value_per_image_and_add_up() -> None:
+    t = terms(ELBO(beta=4.0))
+    assert {name: term.shape for name, term in t.items()} == dict.fromkeys(("loss", "elbo", "rate", "distortion"), (8,))
+    torch.testing.assert_close(t["loss"], t["distortion"] + 4 * t["rate"])
+    torch.testing.assert_close(t["elbo"], -(t["distortion"] + t["rate"]))
+
+
+def test_tutorial_loss_is_this_elbo_up_to_a_constant_with_the_same_gradient() -> None:
+    oracle = LinearGaussian(sigma=math.sqrt(0.5))
+    x, vae = oracle.images(8), oracle.vae(exact=False)
+    torch.manual_seed(5)
+    loss = ELBO()(vae, x)["loss"].sum()
+    gradient = torch.autograd.grad(loss, list(vae.parameters()))
+
+    mean, log_variance = vae.posterior.linear(x.flatten(1)).chunk(2, -1)  # the tutorial's script, line by line
+    torch.manual_seed(5)
+    z = torch.randn_like(mean.unsqueeze(0)).squeeze(0) * (0.5 * log_variance).exp() + mean
+    squared_error = F.mse_loss(vae.decoder(z), x, reduction="sum")
+    kl = -0.5 * torch.sum(1 + log_variance - mean.square() - log_variance.exp())
+    torch.testing.assert_close(loss - 8 * 6 / 2 * math.log(math.pi), squared_error + kl, rtol=1e-5, atol=1e-4)
+    for ours, theirs in zip(gradient, torch.autograd.grad(squared_error + kl, list(vae.parameters())), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_free_bits_floor_each_dimension_and_leave_the_bound_alone() -> None:
+    plain, free = terms(ELBO()), terms(ELBO(free_bits=0.5))
+    torch.testing.assert_close(free["elbo"], plain["elbo"])
+    oracle = LinearGaussian()
+    (latent,) = oracle.vae(exact=False)(oracle.images(8)).latents
+    expected = latent.kl_per_dim().mean((0, 1)).clamp(min=0.5).sum()
+    torch.testing.assert_close(free["loss"] - free["distortion"], expected.expand(8))
+    saturated = terms(ELBO(free_bits=1e6))
+    rate_weights = [p for p in oracle.vae(exact=False).posterior.parameters()]
+    assert rate_weights
+    torch.testing.assert_close(saturated["loss"] - saturated["distortion"], torch.full((8,), 2e6))
+
+
+def test_dimensions_below_the_floor_are_not_pulled_to_the_prior() -> None:
+    oracle = LinearGaussian()
+    vae = oracle.vae(exact=False)
+    t = ELBO(free_bits=1e3)(vae, oracle.images(8))
+    gradient = torch.autograd.grad((t["loss"] - t["distortion"]).sum(), vae.posterior.linear.weight)[0]
+    assert torch.equal(gradient, torch.zeros_like(gradient))
+
+
+@pytest.mark.parametrize(("step", "beta"), [(0, 0.0), (25, 0.5), (50, 1.0), (500, 2.0), (None, 2.0)])
+def test_scheduled_beta(step: int | None, beta: float) -> None:
+    objective = ELBO(beta=Linear(steps=100, start=0.0, end=2.0))
+    t = terms(objective, step=None if step is None else torch.tensor(float(step)))
+    torch.testing.assert_close(t["loss"], t["distortion"] + beta * t["rate"])
+    torch.testing.assert_close(t["elbo"], terms(ELBO())["elbo"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"beta": -1}, "beta=-1: the weight of the rate"),
+        ({"beta": "big"}, "beta=big: the weight of the rate"),
+        ({"free_bits": -0.1}, "free bits are at least zero"),
+        ({"num_samples": 0}, "number of samples is a whole number above zero"),
+        ({"kl": "exact"}, "the KL term is analytic or sample"),
+        ({"kl": "sample", "free_bits": 1.0}, "goes with kl=analytic only"),
+    ],
+)
+def test_settings_out_of_range(settings: dict, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        ELBO(**settings)
+
+
+def test_schedule_out_of_range() -> None:
+    with pytest.raises(ValueError, match="needs steps above zero, got 0"):
+        Linear(steps=0)
