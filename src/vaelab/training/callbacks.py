@@ -25,16 +25,11 @@ class Interrupted(SystemExit):
     """Training was stopped by a signal, after a checkpoint was written. Ends a sweep, too."""
 
 
-class BestCheckpoint(ModelCheckpoint):
-    """best.ckpt: the epoch with the lowest monitored figure; without validation images, the last epoch."""
+class RunCheckpoint(ModelCheckpoint):
+    """One file in the run's folder checkpoints/, replaced whole at the end of an epoch."""
 
-    def __init__(self) -> None:
-        super().__init__(filename="best", mode="min", save_on_train_epoch_end=True, enable_version_counter=False)
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage == "fit":
-            self.monitor = pl_module.monitor
-        super().setup(trainer, pl_module, stage)
+    def __init__(self, filename: str) -> None:
+        super().__init__(filename=filename, save_on_train_epoch_end=True, enable_version_counter=False)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """A run's folder may have moved since: its checkpoints lie where it is now."""
@@ -47,7 +42,19 @@ class BestCheckpoint(ModelCheckpoint):
         super().load_state_dict({**state_dict, **paths, "best_k_models": best_k_models, "dirpath": self.dirpath})
 
 
-class LastCheckpoint(ModelCheckpoint):
+class BestCheckpoint(RunCheckpoint):
+    """best.ckpt: the epoch with the lowest monitored figure; without validation images, the last epoch."""
+
+    def __init__(self) -> None:
+        super().__init__("best")
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit":
+            self.monitor = pl_module.monitor
+        super().setup(trainer, pl_module, stage)
+
+
+class LastCheckpoint(RunCheckpoint):
     """last.ckpt: the end of the latest epoch, or the step at which Ctrl-C or SIGTERM stopped the run.
 
     A signal is answered between two steps, so that the resumed run goes on bit for bit; a second Ctrl-C stops at once.
@@ -57,7 +64,7 @@ class LastCheckpoint(ModelCheckpoint):
     """
 
     def __init__(self) -> None:
-        super().__init__(filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
+        super().__init__("last")
         self._signal: int | None = None
         self._handlers: dict[int, Any] = {}
 
@@ -72,9 +79,12 @@ class LastCheckpoint(ModelCheckpoint):
         self._signal = signum
         log.info("%s: saving, then stopping", signal.Signals(signum).name)
 
-    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
-        super().on_train_batch_end(trainer, *args)
-        if not trainer.is_last_batch and self._stop(trainer):
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0  # no gradient waits to be applied
+        if stepped and not trainer.is_last_batch and self._stop(trainer):
             self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
             self._interrupt(trainer)
 

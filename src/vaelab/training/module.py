@@ -44,8 +44,7 @@ class VAEModule(L.LightningModule):
     @property
     def monitor(self) -> str | None:
         """The figure that tells the best weights, lower is better; None without validation images."""
-        validates = self.trainer.datamodule.val_size and self.trainer.limit_val_batches
-        return f"val/{self.objective.monitor}" if validates else None
+        return f"val/{self.objective.monitor}" if self.trainer.limit_val_batches else None
 
     @property
     def best_figure(self) -> float:
@@ -69,7 +68,7 @@ class VAEModule(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
         terms = self._terms(batch, self._step)
-        self.totals["train"].add(terms)
+        self.totals["train"].add(terms, self.trainer.global_step + 1)
         return terms["loss"].mean()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -86,7 +85,7 @@ class VAEModule(L.LightningModule):
         """The same noise each time, and none of it taken from the training stream."""
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(batch_idx)
-            self.totals[split].add(self._terms(batch, None))
+            self.totals[split].add(self._terms(batch, None), self.trainer.global_step)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
@@ -112,7 +111,7 @@ class VAEModule(L.LightningModule):
         totals = self.totals["train"]
         before = totals.images
         try:
-            window = totals.read(self.trainer.global_step)
+            window = totals.read()
         except NonFiniteLossError as error:
             raise NonFiniteLossError(f"{error}; {self._last_good()}") from None
         if window:
@@ -123,6 +122,17 @@ class VAEModule(L.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         self._epoch_end("train", self._reduce(self.totals["train"]))
+        for config in self._schedules("epoch"):
+            metric = self.figures[config.monitor] if config.reduce_on_plateau else None
+            super().lr_scheduler_step(config.scheduler, metric)
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """Lightning's own step after an epoch comes too late for the checkpoint of that epoch: see above."""
+        if any(config.scheduler is scheduler for config in self._schedules("step")):
+            super().lr_scheduler_step(scheduler, metric)
+
+    def _schedules(self, interval: str) -> list[Any]:
+        return [config for config in self.trainer.lr_scheduler_configs if config.interval == interval]
 
     def on_validation_epoch_end(self) -> None:
         self._read_and_log("val")
@@ -131,7 +141,7 @@ class VAEModule(L.LightningModule):
         self._read_and_log("test")
 
     def _read_and_log(self, split: str) -> None:
-        self.totals[split].read(self.trainer.global_step)
+        self.totals[split].read()
         means = self._reduce(self.totals[split])
         if self.trainer.state.fn != "validate":  # the best weights' figures belong to no step of the curve
             self._log(split, means)

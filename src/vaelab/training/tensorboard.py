@@ -20,7 +20,8 @@ def add_layout(logger: TensorBoardLogger) -> None:
 def add_hyperparameters(logger: TensorBoardLogger, cfg: DictConfig, figures: dict[str, float], step: int) -> None:
     """A row of the HParams tab: what was chosen, and the final figures, by the names of their curves."""
     chosen = dict(_leaves(OmegaConf.to_container(cfg, resolve=True)))
-    metrics = {name: value for name, value in figures.items() if name.startswith(("val/", "test/"))}
+    metrics = {name: value for name, value in figures.items() if name.startswith("test/")}
+    metrics |= {name.replace("val/", "best/val_"): value for name, value in figures.items() if name.startswith("val/")}
     logger.log_hyperparams(chosen, metrics, step=step)
     logger.finalize("success")
 

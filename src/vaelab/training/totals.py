@@ -20,37 +20,32 @@ class Totals:
         self.sums: dict[str, float] = {}
         self.images = 0
         self._names: tuple[str, ...] = ()
-        self._steps: list[Tensor] = []  # (terms,) each, on the device
-        self._counts: list[int] = []
+        self._rows: list[Tensor] = []  # (terms,) each, on the device
+        self._steps: list[tuple[int, int]] = []  # number of the step and its images
 
-    def add(self, terms: dict[str, Tensor]) -> None:
+    def add(self, terms: dict[str, Tensor], step: int) -> None:
         """Take in one step's terms, one value per image: {name: (B,)}."""
         self._names = tuple(terms)
-        self._steps.append(torch.stack([term.detach() for term in terms.values()]).sum(1))
-        self._counts.append(len(terms["loss"]))
+        self._rows.append(torch.stack([term.detach() for term in terms.values()]).sum(1))
+        self._steps.append((step, len(terms["loss"])))
 
-    def read(self, last_step: int) -> dict[str, float]:
+    def read(self) -> dict[str, float]:
         """Means per image over the steps since the last read, which are added to `sums`.
-
-        Args:
-            last_step: the number of the step that was added last, for the error.
 
         Raises:
             NonFiniteLossError: names the first step with a term that is NaN or infinite, and all of its terms.
         """
-        if not self._steps:
+        if not self._rows:
             return {}
-        rows = torch.stack(self._steps).tolist()
-        first = last_step - len(rows) + 1
-        images, window = sum(self._counts), dict.fromkeys(self._names, 0.0)
-        for step, (row, count) in enumerate(zip(rows, self._counts, strict=True), first):
+        images, window = sum(count for _, count in self._steps), dict.fromkeys(self._names, 0.0)
+        for (step, count), row in zip(self._steps, torch.stack(self._rows).tolist(), strict=True):
             if not all(map(math.isfinite, row)):
                 terms = ", ".join(f"{name} {value / count:g}" for name, value in zip(self._names, row, strict=True))
                 raise NonFiniteLossError(f"the loss is no finite number at step {step:,} ({terms})")
             for name, value in zip(self._names, row, strict=True):
                 window[name] += value
                 self.sums[name] = self.sums.get(name, 0.0) + value
-        self._steps, self._counts, self.images = [], [], self.images + images
+        self._rows, self._steps, self.images = [], [], self.images + images
         return {name: value / images for name, value in window.items()}
 
     def means(self) -> dict[str, float]:

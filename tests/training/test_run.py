@@ -1,0 +1,353 @@
+"""A whole run: what it leaves behind, and that resuming equals never having stopped."""
+
+import json
+import logging
+import math
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Compose, compose_config
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from train import train
+from vaelab import runs
+from vaelab.training import Interrupted, VAEModule
+
+TERMS = ("loss", "elbo", "rate", "distortion")
+
+
+def equal(a: Any, b: Any) -> bool:
+    """Bit for bit, through nested containers."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(equal, a, b))
+    return a == b
+
+
+def checkpoint(folder: Path, name: str = "last") -> dict[str, Any]:
+    return torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)
+
+
+def metrics(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[], Any]) -> None:
+    """Do something in the middle of a training step."""
+    original, acted = VAEModule.training_step, []
+
+    def training_step(self: VAEModule, *args: Any) -> torch.Tensor:
+        if self.trainer.global_step == step and not acted:
+            acted.append(act())
+        return original(self, *args)
+
+    monkeypatch.setattr(VAEModule, "training_step", training_step)
+
+
+# What is left behind --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def finished(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One finished run with a two-dimensional code, four epochs of five steps."""
+    folder = tmp_path_factory.mktemp("finished")
+    overrides = [
+        "data.batch_size=100", "trainer.max_epochs=4", "trainer.limit_train_batches=null", "model.latent_dim=2",
+        "trainer.log_every_n_steps=2", "trainer.limit_test_batches=null", "callbacks.figures.count=2",
+    ]  # fmt: skip
+    train(compose_config(data_root, *overrides), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def events(finished: Path) -> EventAccumulator:
+    accumulator = EventAccumulator(str(finished), size_guidance={"images": 0, "scalars": 0, "tensors": 0})
+    return accumulator.Reload()
+
+
+def test_metrics_name_protocol_units_and_figures(finished: Path) -> None:
+    content = metrics(finished)
+    assert content["protocol"]["dataset"] == "MNIST"
+    assert content["protocol"]["images"] == {"train": 500, "val": 100, "test": 200}
+    assert content["epochs"] == 4
+    assert content["steps"] == 20
+    for split in ("train", "val", "test"):
+        figures = content[split]
+        assert set(TERMS) <= set(figures)
+        assert figures["elbo"] == pytest.approx(-figures["rate"] - figures["distortion"])
+        assert figures["loss"] == pytest.approx(-figures["elbo"])
+
+
+def test_curves_are_in_tensorboard_at_optimiser_steps(finished: Path, events: EventAccumulator) -> None:
+    tags = set(events.Tags()["scalars"])
+    assert {f"{split}/{term}" for split in ("train", "val", "test") for term in TERMS} <= tags
+    assert {"train/images_per_second", "lr-Adam"} <= tags
+    assert [event.step for event in events.Scalars("val/loss")] == [5, 10, 15, 20]
+    steps = [event.step for event in events.Scalars("train/loss")]
+    assert steps == [2, 4, 5, 6, 8, 10, 12, 14, 15, 16, 18, 20]
+    assert events.Scalars("test/elbo")[-1].value == pytest.approx(metrics(finished)["test"]["elbo"], rel=1e-6)
+
+
+def test_training_curve_is_the_mean_over_images_since_the_last_point(finished: Path, events: EventAccumulator) -> None:
+    last_epoch = [event.value for event in events.Scalars("train/loss") if 15 < event.step <= 20]
+    assert len(last_epoch) == 3
+    weighted = sum(value * steps for value, steps in zip(last_epoch, (1, 2, 2), strict=True)) / 5
+    assert metrics(finished)["train"]["loss"] == pytest.approx(weighted, rel=1e-6)
+
+
+def test_pictures_are_in_tensorboard_and_on_disk(finished: Path, events: EventAccumulator) -> None:
+    names = {"reconstructions", "samples", "manifold", "codes"}
+    assert set(events.Tags()["images"]) == names
+    assert [event.step for event in events.Images("samples")] == [0, 10, 20]
+    for name in names:
+        with Image.open(finished / "figures" / f"{name}.png") as picture:
+            assert min(picture.size) > 100
+            assert len(picture.convert("L").getcolors()) > 20
+
+
+def test_hyperparameters_and_layout_are_in_tensorboard(finished: Path, events: EventAccumulator) -> None:
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+    data = HParamsPluginData.FromString(events.summary_metadata["_hparams_/session_start_info"].plugin_data.content)
+    chosen = data.session_start_info.hparams
+    assert chosen["data.used"].string_value == "MNIST"
+    assert chosen["model.latent_dim"].number_value == 2
+    assert chosen["model.likelihood"].string_value == "Bernoulli"
+    assert chosen["optimizer.lr"].number_value == 1e-3
+    assert not any("root" in name for name in chosen)
+    experiment = HParamsPluginData.FromString(events.summary_metadata["_hparams_/experiment"].plugin_data.content)
+    assert {"test/elbo", "best/val_loss"} <= {info.name.tag for info in experiment.experiment.metric_infos}
+    assert "custom_scalars__config__" in events.Tags()["tensors"]
+    assert metrics(finished)["test"]["loss"] > 0
+
+
+def test_checkpoints_and_weights_are_plain_data(finished: Path) -> None:
+    weights = torch.load(finished / "weights.pt", weights_only=True)
+    best, last = checkpoint(finished, "best"), checkpoint(finished)
+    assert equal(dict(weights), {k.removeprefix("model."): v for k, v in best["state_dict"].items()})
+    assert last["global_step"] == 20
+    assert not any("_orig_mod" in key or key.startswith("model") for key in weights)
+
+
+def test_config_and_record_tell_what_was_run(finished: Path) -> None:
+    cfg = runs.saved_config(finished)
+    assert cfg.data.used == "MNIST"
+    assert cfg.model.image_shape == [1, 28, 28]
+    assert "${" not in (finished / "config.yaml").read_text()
+    (start,) = json.loads((finished / "run.json").read_text())["starts"]
+    assert {"torch", "lightning", "hydra-core"} <= set(start["versions"])
+    assert set(start) >= {"command", "overrides", "git", "time", "python"}
+
+
+def test_best_weights_are_those_of_the_lowest_validation_loss(finished: Path, events: EventAccumulator) -> None:
+    curve = {event.step: event.value for event in events.Scalars("val/loss")}
+    best = min(curve, key=curve.__getitem__)
+    assert checkpoint(finished, "best")["global_step"] == best
+    assert metrics(finished)["val"]["loss"] == pytest.approx(curve[best], rel=1e-6)
+
+
+def test_pictures_do_not_change_the_training(config: Compose, tmp_path: Path) -> None:
+    for name, count in (("few", 0), ("many", 100)):
+        (tmp_path / name).mkdir()
+        train(config(f"callbacks.figures.count={count}"), tmp_path / name)
+    assert equal(checkpoint(tmp_path / "few")["state_dict"], checkpoint(tmp_path / "many")["state_dict"])
+
+
+def test_same_seed_same_run_and_seed_zero_is_a_seed(config: Compose, tmp_path: Path) -> None:
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        (tmp_path / name).mkdir()
+        train(config(f"seed={seed}"), tmp_path / name)
+    a, b, c = (checkpoint(tmp_path / name)["state_dict"] for name in "abc")
+    assert equal(a, b)
+    assert not equal(a, c)
+
+
+def test_the_last_resort_is_named_everywhere(
+    config: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from vaelab.data import mnist
+
+    monkeypatch.setattr(mnist, "reachable", lambda *_: ())
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with caplog.at_level(logging.INFO, "vaelab"):
+        train(config(f"data.root={tmp_path}"), folder)
+    assert metrics(folder)["protocol"]["dataset"] == "MNIST-5k"
+    assert runs.saved_config(folder).data.used == "MNIST-5k"
+    assert caplog.messages[-1].startswith("done")
+    assert "on MNIST-5k (4,000 / 500 / 500 images" in caplog.messages[-1]
+    assert "NOT THE FULL MNIST" in caplog.text
+    chosen = EventAccumulator(str(folder)).Reload().summary_metadata["_hparams_/session_start_info"].plugin_data.content
+    assert b"MNIST-5k" in chosen
+
+
+def test_grey_level_bernoulli_is_said_to_compare_with_nothing(
+    config: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "vaelab"):
+        train(config("data.binarization=none"), tmp_path)
+    assert "A Bernoulli likelihood on grey levels is no density" in caplog.text
+
+
+# The tutorial ---------------------------------------------------------------------------------------------------------
+
+
+def test_tutorial_reports_squared_error_plus_kl(config: Compose, tmp_path: Path) -> None:
+    train(config("experiment=tutorial", "data.val_size=0", "trainer.max_epochs=2"), tmp_path)
+    content = metrics(tmp_path)
+    assert content["protocol"]["images"] == {"train": 600, "val": 0, "test": 200}
+    expected = content["train"]["loss"] - 392 * math.log(math.pi)
+    assert content["train"]["average_loss"] == pytest.approx(expected)
+    assert "val" not in content
+    assert checkpoint(tmp_path, "best")["global_step"] == checkpoint(tmp_path)["global_step"]
+
+
+def test_average_loss_needs_its_likelihood(config: Compose, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="average_loss turns nats into squared error"):
+        train(config("+callbacks.average_loss._target_=vaelab.training.AverageLoss"), tmp_path)
+
+
+@pytest.mark.parametrize("extra", ["scheduler=plateau", "scheduler=cosine", "trainer.limit_val_batches=0"])
+def test_nothing_needs_validation_images(config: Compose, tmp_path: Path, extra: str) -> None:
+    size = "data.val_size=100" if "limit_val" in extra else "data.val_size=0"
+    figure = train(config(size, extra), tmp_path)
+    assert figure == metrics(tmp_path)["train"]["loss"]
+
+
+# Resuming -------------------------------------------------------------------------------------------------------------
+
+
+VARIANTS = [
+    ["optimizer=adam"],
+    ["optimizer=sgd", "scheduler=cosine"],
+    ["optimizer=adamw", "scheduler=plateau", "scheduler.scheduler.patience=0", "+scheduler.scheduler.threshold=1.0"],
+    ["objective/beta=linear", "objective.beta.steps=9", "trainer.limit_train_batches=7"],
+    ["data.val_size=0", "trainer.accumulate_grad_batches=2"],
+]
+
+
+@pytest.mark.parametrize("overrides", VARIANTS, ids=lambda overrides: overrides[0])
+@pytest.mark.parametrize("step", [2, 9, 11, 13])
+def test_stopped_and_resumed_equals_uninterrupted(
+    config: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: list[str], step: int
+) -> None:
+    settings = ["trainer.max_epochs=3", "trainer.limit_train_batches=null", "data.batch_size=60", *overrides]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    for folder in (whole, parts):
+        folder.mkdir()
+    train(config(*settings), whole)
+    with monkeypatch.context() as patch:
+        stop_at(patch, step, lambda: os.kill(os.getpid(), signal.SIGINT))
+        with pytest.raises(Interrupted) as stop:
+            train(config(*settings), parts)
+    assert stop.value.code == 130
+    assert checkpoint(parts)["global_step"] >= step
+    assert not (parts / "metrics.json").exists()
+    cfg = runs.saved_config(parts)
+    cfg.resume = str(parts)
+    train(cfg, parts)
+    ours, theirs = checkpoint(parts), checkpoint(whole)
+    for part in ("state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_step"):
+        assert equal(ours[part], theirs[part]), part
+    assert equal(ours["vaelab"]["rng_state"], theirs["vaelab"]["rng_state"])
+    assert metrics(parts)["train"]["loss"] == metrics(whole)["train"]["loss"]
+    assert metrics(parts)["test"] == metrics(whole)["test"]
+    assert len(json.loads((parts / "run.json").read_text())["starts"]) == 2
+
+
+def test_resuming_with_more_epochs_equals_a_longer_run(config: Compose, tmp_path: Path) -> None:
+    long, extended = tmp_path / "long", tmp_path / "extended"
+    for folder, epochs in ((long, 4), (extended, 2)):
+        folder.mkdir()
+        train(config(f"trainer.max_epochs={epochs}"), folder)
+    cfg = runs.saved_config(extended, ["trainer.max_epochs=4"])
+    cfg.resume = str(extended)
+    train(cfg, extended)
+    assert equal(checkpoint(long)["state_dict"], checkpoint(extended)["state_dict"])
+    assert metrics(long)["test"] == metrics(extended)["test"]
+    curve = EventAccumulator(str(extended)).Reload().Scalars("val/loss")
+    assert [event.step for event in curve] == [3, 6, 9, 12]
+
+
+def test_a_moved_run_resumes_and_keeps_its_best(config: Compose, tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    train(config(), tmp_path / "old")
+    moved = (tmp_path / "old").rename(tmp_path / "new")
+    cfg = runs.saved_config(moved, ["trainer.max_epochs=3"])
+    cfg.resume = str(moved)
+    train(cfg, moved)
+    assert sorted(path.name for path in (moved / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+    assert not (tmp_path / "old").exists()
+
+
+def test_overrides_of_the_optimiser_rule_when_resuming(config: Compose, tmp_path: Path) -> None:
+    train(config(), tmp_path)
+    cfg = runs.saved_config(tmp_path, ["trainer.max_epochs=3", "optimizer.lr=0.002"])
+    cfg.resume = str(tmp_path)
+    train(cfg, tmp_path)
+    assert checkpoint(tmp_path)["optimizer_states"][0]["param_groups"][0]["lr"] == 0.002
+
+
+def test_a_schedule_keeps_its_learning_rate_when_resuming(config: Compose, tmp_path: Path) -> None:
+    train(config("scheduler=cosine"), tmp_path)
+    cfg = runs.saved_config(tmp_path, ["trainer.max_epochs=3", "optimizer.lr=0.002"])
+    cfg.resume = str(tmp_path)
+    with pytest.raises(ValueError, match=r"optimizer.lr=0.002 cannot replace 0.001 in a run whose scheduler sets"):
+        train(cfg, tmp_path)
+
+
+def test_sigterm_saves_first(config: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stop_at(monkeypatch, 1, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Interrupted) as stop:
+        train(config(), tmp_path)
+    assert stop.value.code == 143
+    assert checkpoint(tmp_path)["global_step"] == 2
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+# Losses that are no numbers -------------------------------------------------------------------------------------------
+
+
+def test_a_bad_loss_stops_the_run_and_names_step_terms_and_checkpoint(
+    config: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoil(self: VAEModule, *args: Any) -> torch.Tensor:
+        if self.trainer.global_step == 4:
+            with torch.no_grad():
+                self.model.posterior.linear.bias.fill_(float("nan"))
+        return original(self, *args)
+
+    original = VAEModule.training_step
+    monkeypatch.setattr(VAEModule, "training_step", spoil)
+    with pytest.raises(ArithmeticError) as error:
+        train(config("trainer.log_every_n_steps=50"), tmp_path)
+    message = str(error.value)
+    assert message.startswith("the loss is no finite number at step 5 (loss nan, elbo nan, rate nan, distortion ")
+    assert f"the last good checkpoint is {tmp_path / 'checkpoints' / 'last.ckpt'}" in message
+    assert checkpoint(tmp_path)["global_step"] == 3
+    assert all(value.isfinite().all() for value in checkpoint(tmp_path)["state_dict"].values())
+
+
+def test_weights_that_are_no_numbers_are_never_saved(
+    config: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoil(self: VAEModule, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        if self.trainer.global_step == 5:
+            with torch.no_grad():
+                self.model.decoder.layers[0].weight[0, 0] = float("inf")
+
+    original = VAEModule.optimizer_step
+    monkeypatch.setattr(VAEModule, "optimizer_step", spoil)
+    with pytest.raises(ArithmeticError, match=r"no finite number"):
+        train(config("data.val_size=0"), tmp_path)
+    assert checkpoint(tmp_path)["global_step"] == 3
