@@ -22,7 +22,7 @@ def train(cfg: DictConfig, folder: Path) -> float:
 
     torch.distributions.Distribution.set_default_validate_args(False)  # each check reads every value of every step
     runs.start_log(folder)
-    runs.check_machine(cfg.trainer)
+    runs.check_config(cfg)
     lightning.seed_everything(cfg.seed, verbose=False)
 
     data = instantiate(cfg.data, _convert_="all")

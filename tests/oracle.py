@@ -1,4 +1,4 @@
-"""An exact linear-Gaussian model: p(z) = N(0, I), p(x | z) = N(W z + b, sigma^2 I), so that everything has a closed form.
+"""An exact model, in which everything has a closed form: p(z) = N(0, I), p(x | z) = N(W z + b, sigma^2 I).
 
     p(x) = N(b, W W' + sigma^2 I),   p(z | x) = N(M^-1 W' (x - b) / sigma^2, M^-1),   M = I + W' W / sigma^2
 

@@ -32,7 +32,9 @@ def test_importance_weighted_bound_rises_with_samples_to_the_log_likelihood() ->
     oracle = LinearGaussian()
     x, vae = oracle.images(20), oracle.vae(exact=False)
     log_w = vae(x, num_samples=2**16).log_weight(x)  # a bound of K samples is a mean over independent groups of K
-    bounds = [(log_w.view(-1, k, 20).logsumexp(1) - torch.tensor(float(k)).log()).mean().item() for k in (1, 4, 64, 2**16)]
+    bounds = [
+        (log_w.view(-1, k, 20).logsumexp(1) - torch.tensor(float(k)).log()).mean().item() for k in (1, 4, 64, 2**16)
+    ]
     assert bounds[0] < bounds[1] < bounds[2] < bounds[3]
     assert bounds[3] == pytest.approx(oracle.log_prob(x).mean().item(), abs=0.05)
 

@@ -41,7 +41,7 @@ OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
 
 
 def main(task: Task, config_dir: Path, config_name: str) -> None:
-    """Compose the config, or take that of the run to resume, and hand it to `task`; exit with a sentence if it fails."""
+    """Compose the config, or take that of the run to resume, and hand it to `task`; a failure exits with a sentence."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, instead of printing a traceback of its own
     with _sentences():
         resumed = [argument for argument in sys.argv[1:] if argument.startswith("resume=")]
@@ -76,8 +76,12 @@ def _said_at_once() -> Iterator[None]:
 
 
 def _launch(task: Task, config_dir: Path, config_name: str) -> None:
-    @hydra.main(version_base="1.3", config_path=str(config_dir), config_name=config_name)
+    started = False
+
+    @hydra.main(version_base="1.3", config_path=str(config_dir.absolute()), config_name=config_name)
     def job(cfg: DictConfig) -> Any:
+        nonlocal started
+        started = True
         folder = Path(HydraConfig.get().runtime.output_dir).absolute()
         try:
             with _sentences() if HydraConfig.get().mode == RunMode.RUN else _said_at_once():
@@ -86,7 +90,15 @@ def _launch(task: Task, config_dir: Path, config_name: str) -> None:
             with contextlib.suppress(OSError):  # leave no empty folder behind
                 folder.rmdir()
 
-    job()
+    try:
+        job()
+    except OSError as error:
+        if started or isinstance(error, HydraException):
+            raise
+        raise ValueError(
+            f"the run's folder {error.filename} cannot be made: {error.strerror}; "
+            "hydra.run.dir=FOLDER chooses another place"
+        ) from error
 
 
 def _resume(task: Task, folder: str) -> None:
@@ -109,7 +121,7 @@ def sentence(error: BaseException) -> str | None:
         return _one_line(f"{key[1]}: {cause}" if key else str(cause))
     if isinstance(error, OmegaConfBaseException):
         return _unknown_key(error) or _one_line(str(error))
-    if isinstance(error, MissingConfigException):
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
         known = f"choose one of {', '.join(error.options)}" if error.options else "there is no such group"
         return f"{group}={option}: {known}"

@@ -4,7 +4,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.distributions import Independent
+
+from vaelab.trace import GenerativeModel
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,7 +27,7 @@ def grid(images: Tensor, columns: int, zoom: int = 2) -> Tensor:
 
 
 @torch.no_grad()
-def reconstructions(model: nn.Module, x: Tensor, y: Tensor | None = None, columns: int = 8) -> Tensor:
+def reconstructions(model: GenerativeModel, x: Tensor, y: Tensor | None = None, columns: int = 8) -> Tensor:
     """Images (B, C, H, W), each to the left of E[x | z] at its posterior's mean."""
     means = model.decode(model.encode(x, y), y).mean
     pairs = torch.stack([x, means], dim=1).flatten(0, 1)
@@ -32,7 +35,7 @@ def reconstructions(model: nn.Module, x: Tensor, y: Tensor | None = None, column
 
 
 @torch.no_grad()
-def samples(model: nn.Module, count: int = 64, seed: int = 0, columns: int = 8) -> Tensor:
+def samples(model: GenerativeModel, count: int = 64, seed: int = 0, columns: int = 8) -> Tensor:
     """E[x | z] at draws z ~ p(z) that depend on the seed alone; rows cycle through the classes, where there are any."""
     device = next(model.parameters()).device
     labels = None
@@ -44,25 +47,30 @@ def samples(model: nn.Module, count: int = 64, seed: int = 0, columns: int = 8) 
 
 
 @torch.no_grad()
-def manifold(model: nn.Module, steps: int = 20) -> Tensor:
+def manifold(model: GenerativeModel, steps: int = 20) -> Tensor:
     """E[x | z] over a two-dimensional latent space with a Gaussian prior, at equally probable steps of each axis.
 
     The axes are the prior's quantiles at 1/(2 steps), 3/(2 steps), ... 1 - 1/(2 steps); z_0 to the right, z_1 upwards.
 
     Raises:
-        ValueError: the latent space has not two dimensions.
+        ValueError: the latent space has not two dimensions, or its prior has no quantiles.
     """
     if model.latent_dim != 2:
         raise ValueError(f"the manifold is a picture of two latent dimensions, not of {model.latent_dim}")
     device = next(model.parameters()).device
     axis = (torch.arange(steps, device=device) + 0.5) / steps
     quantiles = torch.stack(torch.meshgrid(axis, axis.flip(0), indexing="xy"), dim=-1)  # (rows, columns, 2)
-    z = model.prior(model.infer).base_dist.icdf(quantiles)
+    prior = model.prior(model.infer)
+    if not isinstance(prior, Independent):
+        raise ValueError(
+            f"the manifold needs the quantiles of a factorised prior, which {type(prior).__name__} has not"
+        )
+    z = prior.base_dist.icdf(quantiles)
     return grid(model.decode(z.flatten(0, 1)).mean, steps)
 
 
 @torch.no_grad()
-def codes(model: nn.Module, x: Tensor, y: Tensor, names: Sequence[str] | None = None) -> "Figure":
+def codes(model: GenerativeModel, x: Tensor, y: Tensor, names: Sequence[str] | None = None) -> "Figure":
     """Posterior means of images in a two-dimensional latent space, coloured by class y (B,)."""
     from matplotlib.figure import Figure
 
@@ -76,7 +84,7 @@ def codes(model: nn.Module, x: Tensor, y: Tensor, names: Sequence[str] | None = 
         axes.scatter(points[:, 0], points[:, 1], s=5, linewidths=0, alpha=0.6, color=colour, label=name)
         axes.annotate(
             name,
-            points.median(0).values.tolist(),
+            tuple(points.median(0).values.tolist()),
             ha="center",
             va="center",
             weight="bold",

@@ -5,8 +5,8 @@
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent, Normal
 from torch.distributions import Bernoulli as TorchBernoulli
+from torch.distributions import Distribution, Independent, Normal
 
 
 class Bernoulli(nn.Module):

@@ -1,4 +1,4 @@
-"""A run's folder: config.yaml, run.json, metrics.json, weights.pt, checkpoints/, figures/, train.log, TensorBoard's files.
+"""A run's folder: config.yaml, run.json, metrics.json, weights.pt, checkpoints/, figures/, train.log, TensorBoard's.
 
 All of it is plain data. Opening a stranger's run executes none of the stranger's code: a `_target_` is instantiated
 only if it lives in this package, in torch's optimisers and schedulers, or in Lightning.
@@ -27,10 +27,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 if TYPE_CHECKING:
-    from lightning import Trainer
-    from torch import nn
-
     from vaelab.data import MNISTDataModule
+    from vaelab.trace import GenerativeModel
     from vaelab.training import VAEModule
 
 ALLOWED = ("vaelab", "torch.optim", "lightning.pytorch")
@@ -73,28 +71,33 @@ def start_log(folder: Path) -> None:
     warnings.filterwarnings("ignore", "Checkpoint directory .* exists", module="lightning")
 
 
-def check_machine(trainer: DictConfig) -> None:
-    """Refuse what this machine cannot do before anything starts.
+def check_config(cfg: DictConfig) -> None:
+    """Refuse settings that no part checks, and what this machine cannot do.
 
     Raises:
-        ValueError: there is no GPU, or several processes are asked for inside a sweep.
+        ValueError: seed or steps are out of range, there is no GPU, or a sweep asks for several processes a run.
     """
     import torch
 
-    if trainer.accelerator in ("gpu", "cuda") and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
+    if type(cfg.seed) is not int or cfg.seed < 0:
+        raise ValueError(f"seed={cfg.seed}: the seed is a whole number, at least zero")
+    if type(cfg.steps) is not int or cfg.steps < 1:
+        raise ValueError(f"steps={cfg.steps}: a run has at least one step")
+    accelerator = cfg.trainer.accelerator
+    if accelerator in ("gpu", "cuda") and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
         raise ValueError(
-            f"trainer.accelerator={trainer.accelerator}, but torch {torch.__version__} finds no GPU on this machine: "
+            f"trainer.accelerator={accelerator}, but torch {torch.__version__} finds no GPU on this machine: "
             "use trainer.accelerator=cpu or auto, or install a GPU's driver and a torch that fits it"
         )
     sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-    if sweep and trainer.get("strategy") == "ddp":
+    if sweep and cfg.trainer.get("strategy") == "ddp":
         raise ValueError(
             "trainer.strategy=ddp starts its processes with the command line of the whole sweep: use "
             "trainer.strategy=ddp_spawn with -m, or one command a run"
         )
 
 
-def check_shapes(model: "nn.Module", data: "MNISTDataModule") -> None:
+def check_shapes(model: "GenerativeModel", data: "MNISTDataModule") -> None:
     """Refuse a model that was built for other images.
 
     Raises:
@@ -170,17 +173,21 @@ def last_checkpoint(folder: Path, max_epochs: int) -> Checkpoint:
         raise ValueError(f"{folder} cannot be resumed: it has no checkpoints/last.ckpt")
     try:
         checkpoint = torch.load(path, weights_only=True, map_location="cpu")
-        epoch, step = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"], checkpoint["global_step"]
+        epoch, step = (
+            checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"],
+            checkpoint["global_step"],
+        )
     except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is no checkpoint of this program, or damaged: {error}") from error
     if epoch >= max_epochs > 0 and (folder / "metrics.json").exists():
         raise ValueError(
-            f"{shown(folder)} is complete, all of its {epoch} epochs: ask for more to go on, trainer.max_epochs={2 * epoch}"
+            f"{shown(folder)} is complete, all of its {epoch} epochs: "
+            f"ask for more to go on, trainer.max_epochs={2 * epoch}"
         )
     return Checkpoint(path, step)
 
 
-def finish(folder: Path, module: "VAEModule", protocol: dict[str, Any], trainer: "Trainer", seconds: float) -> None:
+def finish(folder: Path, module: "VAEModule", protocol: dict[str, Any], trainer: Any, seconds: float) -> None:
     """Write weights.pt (the state dict of the model, best weights) and metrics.json."""
     import torch
 
@@ -259,7 +266,7 @@ def saved_config(folder: Path, overrides: Sequence[str] = ()) -> DictConfig:
         raise ValueError(f"{folder} is no run: it has no config.yaml")
     with initialize_config_dir(str(folder.absolute()), version_base="1.3"):
         cfg, saved = compose("config", list(overrides)), compose("config")
-    for key in saved:
+    for key in map(str, saved):
         if OmegaConf.is_config(saved[key]) and not OmegaConf.is_config(cfg[key]) and cfg[key] is not None:
             raise ValueError(
                 f"{key}={cfg[key]} would replace a whole group of {folder}: a resumed run takes overrides of single "

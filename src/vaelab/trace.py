@@ -8,7 +8,8 @@ Shapes, here and in every trailing comment of the package:
     B  batch                         F  encoder features           P          likelihood parameters per pixel
 """
 
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -37,12 +38,15 @@ class Latent(NamedTuple):
         Raises:
             TypeError: q or p is not a factorised Gaussian, so its KL is no sum over dimensions.
         """
-        if not (_factorised(self.q) and _factorised(self.p)):
+        q, p = self.q, self.p
+        if not (isinstance(q, Independent) and isinstance(q.base_dist, Normal)) or not (
+            isinstance(p, Independent) and isinstance(p.base_dist, Normal)
+        ):
             raise TypeError(
-                f"a KL per latent dimension needs factorised Gaussians, got q = {type(self.q).__name__} and "
-                f"p = {type(self.p).__name__}"
+                f"a KL per latent dimension needs factorised Gaussians, got q = {type(q).__name__} and "
+                f"p = {type(p).__name__}"
             )
-        kl = kl_divergence(self.q.base_dist, self.p.base_dist)
+        kl = kl_divergence(q.base_dist, p.base_dist)
         return kl if kl.dim() == 3 else kl.unsqueeze(0)
 
 
@@ -60,5 +64,18 @@ class Trace(NamedTuple):
         return log_w
 
 
-def _factorised(d: Distribution) -> bool:
-    return isinstance(d, Independent) and isinstance(d.base_dist, Normal)
+class GenerativeModel(Protocol):
+    """The public face of every model: what objectives, figures and training may know of it."""
+
+    latent_dim: int
+    image_shape: torch.Size  # (C, H, W)
+    num_classes: int  # 0 for a model without labels
+    prior: Callable[..., Distribution]
+
+    def __call__(self, x: Tensor, y: Tensor | None = None, num_samples: int = 1) -> Trace: ...
+    def infer(self, x: Tensor, y: Tensor | None = None) -> Distribution: ...
+    def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor: ...
+    def decode(self, z: Tensor, y: Tensor | None = None) -> Distribution: ...
+    def sample(self, num_samples: int, y: Tensor | None = None) -> Distribution: ...
+    def parameters(self) -> Iterator[torch.nn.Parameter]: ...
+    def state_dict(self) -> dict[str, Tensor]: ...

@@ -188,7 +188,9 @@ def test_last_resort_can_be_forbidden(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dataset", ["FashionMNIST", "Unheard"])
 def test_other_data_sets_have_no_last_resort(tmp_path: Path, dataset: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torchvision.datasets.FashionMNIST, "mirrors", ["http://127.0.0.1:9/"])
-    with pytest.raises(FileNotFoundError, match=f"{dataset} cannot be had .*: put these files into .*: train-images-idx3-ubyte"):
+    with pytest.raises(
+        FileNotFoundError, match=f"{dataset} cannot be had .*: put these files into .*: train-images-idx3-ubyte"
+    ):
         ready(tmp_path, dataset=dataset)
 
 

@@ -76,9 +76,11 @@ def test_a_network_that_does_not_fit_says_so() -> None:
 
     with pytest.raises(ValueError, match=r"Fixed does not fit an input of shape \(2, 6, 5\)"):
         build(encoder=Fixed)
-    with pytest.raises(ValueError, match=r"turns an input of shape \(3,\) into \(2, 7, 5\), but the model needs \(2, 6, 5\)"):
+    with pytest.raises(
+        ValueError, match=r"turns an input of shape \(3,\) into \(2, 7, 5\), but the model needs \(2, 6, 5\)"
+    ):
         build(decoder=lambda d, _: MLPDecoder(d, torch.Size((2, 7, 5))))
 
 
 def test_state_dict_holds_weights_alone_by_the_names_of_the_parts() -> None:
-    assert set(name.split(".")[0] for name in build().state_dict()) == {"encoder", "posterior", "decoder"}
+    assert {name.split(".")[0] for name in build().state_dict()} == {"encoder", "posterior", "decoder"}

@@ -7,7 +7,6 @@ import gzip
 import hashlib
 import logging
 import math
-import os
 import socket
 import tempfile
 import threading
@@ -151,7 +150,8 @@ class MNISTDataModule(L.LightningDataModule):
         if self._files_exist():
             self.name = self.dataset
             train, test = self._read("train"), self._read("t10k")
-            parts = self._split(*train) + (test,)
+            parts: tuple[tuple[Tensor, Tensor], ...]
+            parts = (*self._split(*train), test)
         elif self._may_use_subset():
             self.name = SUBSET
             parts = self._split_subset(*_subset(self.root))
@@ -164,8 +164,12 @@ class MNISTDataModule(L.LightningDataModule):
             )
         shape = tuple(parts[0][0].shape[1:])
         if shape != self.image_shape:
-            raise ValueError(f"data.image_shape={list(self.image_shape)}, but the images of {self.name} are {list(shape)}")
-        self.splits = {split: (self._fixed(part[0], k), part[1]) for k, (split, part) in enumerate(zip(SPLITS, parts))}
+            raise ValueError(
+                f"data.image_shape={list(self.image_shape)}, but the images of {self.name} are {list(shape)}"
+            )
+        self.splits = {
+            split: (self._fixed(part[0], k), part[1]) for k, (split, part) in enumerate(zip(SPLITS, parts, strict=True))
+        }
 
     def _may_use_subset(self) -> bool:
         return self.allow_subset and self.dataset == "MNIST"
@@ -347,7 +351,7 @@ def _subset(root: Path) -> tuple[Tensor, Tensor]:
             cache.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile(dir=cache.parent, suffix=".npz", delete=False) as file:
                 np.savez_compressed(file, images=images, labels=labels)
-            os.replace(file.name, cache)
+            Path(file.name).replace(cache)
     return torch.from_numpy(images), torch.from_numpy(labels)
 
 

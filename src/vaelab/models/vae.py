@@ -52,14 +52,16 @@ class VAE(nn.Module):
         self.latent_dim, self.num_classes = latent_dim, num_classes
         self.image_shape = Size(image_shape)
         channels, height, width = self.image_shape
-        parameter_shape = Size((likelihood.num_parameters * channels, height, width))
+        num_parameters: int = likelihood.num_parameters  # type: ignore[assignment]
+        parameter_shape = Size((num_parameters * channels, height, width))
 
         self.encoder = encoder(self.image_shape)
-        self.posterior = posterior(self.encoder.out_features + num_classes, latent_dim)
+        features: int = self.encoder.out_features  # type: ignore[assignment]
+        self.posterior = posterior(features + num_classes, latent_dim)
         self.prior = prior(latent_dim)
         self.decoder = decoder(latent_dim + num_classes, parameter_shape)
         self.likelihood = likelihood
-        _check_shape(self.encoder, self.image_shape, Size((self.encoder.out_features,)))
+        _check_shape(self.encoder, self.image_shape, Size((features,)))
         _check_shape(self.decoder, Size((latent_dim + num_classes,)), parameter_shape)
 
     def forward(self, x: Tensor, y: Tensor | None = None, num_samples: int = 1) -> Trace:

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vaelab.objectives.objective import Objective
-from vaelab.trace import Latent, Trace
+from vaelab.trace import GenerativeModel, Latent, Trace
 
 
 class ELBO(Objective):
@@ -49,9 +49,9 @@ class ELBO(Objective):
         self.beta, self.free_bits, self.num_samples, self.kl = beta, free_bits, num_samples, kl
 
     def forward(
-        self, model: nn.Module, x: Tensor, y: Tensor | None = None, step: Tensor | None = None
+        self, model: GenerativeModel, x: Tensor, y: Tensor | None = None, step: Tensor | None = None
     ) -> dict[str, Tensor]:
-        trace: Trace = model(x, y, self.num_samples)
+        trace = model(x, y, self.num_samples)
         distortion = -trace.likelihood.log_prob(x).mean(0)  # (B,)
         rate = torch.stack([self._rate(latent) for latent in trace.latents]).sum(0)  # (B,)
         beta = self.beta(step) if callable(self.beta) else self.beta

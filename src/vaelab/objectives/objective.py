@@ -2,6 +2,8 @@
 
 from torch import Tensor, nn
 
+from vaelab.trace import GenerativeModel
+
 
 class Objective(nn.Module):
     """Scores a model on a batch; may own parameters of its own.
@@ -12,7 +14,7 @@ class Objective(nn.Module):
     monitor: str = "loss"
 
     def forward(
-        self, model: nn.Module, x: Tensor, y: Tensor | None = None, step: Tensor | None = None
+        self, model: GenerativeModel, x: Tensor, y: Tensor | None = None, step: Tensor | None = None
     ) -> dict[str, Tensor]:
         """Terms in nats, one value per image.
 

@@ -1,4 +1,7 @@
-"""Callbacks: checkpoints, progress, pictures. None of them draws from the random stream that training uses."""
+"""Callbacks: checkpoints, progress, pictures. None of them draws from the random stream that training uses.
+
+Hooks get Lightning's Trainer and our VAEModule.
+"""
 
 import logging
 import math
@@ -11,7 +14,6 @@ from types import FrameType
 from typing import Any
 
 import torch
-from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from tqdm import tqdm
@@ -48,7 +50,7 @@ class BestCheckpoint(RunCheckpoint):
     def __init__(self) -> None:
         super().__init__("best")
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         if stage == "fit":
             self.monitor = pl_module.monitor
         super().setup(trainer, pl_module, stage)
@@ -68,7 +70,7 @@ class LastCheckpoint(RunCheckpoint):
         self._signal: int | None = None
         self._handlers: dict[int, Any] = {}
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         super().on_train_start(trainer, pl_module)
         for signum in (signal.SIGINT, signal.SIGTERM):
             self._handlers[signum] = signal.signal(signum, self._remember)
@@ -79,28 +81,26 @@ class LastCheckpoint(RunCheckpoint):
         self._signal = signum
         log.info("%s: saving, then stopping", signal.Signals(signum).name)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0  # no gradient waits to be applied
         if stepped and not trainer.is_last_batch and self._stop(trainer):
             self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
             self._interrupt(trainer)
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         super().on_train_epoch_end(trainer, pl_module)
         if self._stop(trainer) and trainer.current_epoch + 1 != trainer.max_epochs:
             self._interrupt(trainer)
 
-    def _interrupt(self, trainer: Trainer) -> None:
+    def _interrupt(self, trainer: Any) -> None:
         log.info(
             "stopped at step %s and saved %s; go on with: python train.py resume=%s",
             f"{trainer.global_step:,}", self.best_model_path, os.path.relpath(trainer.default_root_dir),
         )  # fmt: skip
         raise Interrupted(128 + (self._signal or signal.SIGTERM))
 
-    def _stop(self, trainer: Trainer) -> bool:
+    def _stop(self, trainer: Any) -> bool:
         """Whether a signal came; all ranks have to agree, and ask each other now and then only."""
         if trainer.world_size == 1:
             return self._signal is not None
@@ -108,7 +108,7 @@ class LastCheckpoint(RunCheckpoint):
             return False
         return trainer.strategy.reduce_boolean_decision(self._signal is not None, all=False)
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         super().teardown(trainer, pl_module, stage)
         for signum, handler in self._handlers.items():
             signal.signal(signum, handler)
@@ -128,17 +128,17 @@ class Progress(ProgressBar):
         """Lightning calls this on all ranks but the first."""
         self.refresh_every_n_steps = 0
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002
         if self.refresh_every_n_steps:
             steps = trainer.estimated_stepping_batches
             total = None if math.isinf(steps) else int(steps)
             self._bar = tqdm(total=total, initial=trainer.global_step, unit="step", file=sys.stdout, disable=None)
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
         if self._bar is not None and trainer.global_step % self.refresh_every_n_steps == 0:
             self._redraw(trainer, pl_module)
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         if self._bar is None:
             return
         self._redraw(trainer, pl_module)
@@ -148,19 +148,19 @@ class Progress(ProgressBar):
             self._bar.clear()
             log.info("epoch %d, step %s: %s", trainer.current_epoch + 1, f"{trainer.global_step:,}", _losses(pl_module))
 
-    def _redraw(self, trainer: Trainer, module: LightningModule) -> None:
+    def _redraw(self, trainer: Any, module: Any) -> None:
         assert self._bar is not None
         if not self._bar.disable:
             self._bar.n = trainer.global_step
             self._bar.set_postfix_str(f"epoch {trainer.current_epoch + 1}, {_losses(module)}")
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:  # noqa: ARG002
         if self._bar is not None:
             self._bar.close()
             self._bar = None
 
 
-def _losses(module: LightningModule) -> str:
+def _losses(module: Any) -> str:
     shown = ((split, module.figures.get(f"{split}/loss")) for split in ("train", "val"))
     return ", ".join(f"{split}/loss {value:.2f}" for split, value in shown if value is not None)
 
@@ -176,13 +176,13 @@ class Figures(Callback):
         self.count, self.num_reconstructions, self.num_samples = count, num_reconstructions, num_samples
         self._drawn = -1
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         self._draw_if_due(trainer, pl_module)
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         self._draw_if_due(trainer, pl_module)
 
-    def _draw_if_due(self, trainer: Trainer, module: LightningModule) -> None:
+    def _draw_if_due(self, trainer: Any, module: Any) -> None:
         due = int(self.count * trainer.global_step / trainer.estimated_stepping_batches)
         if due > self._drawn and trainer.is_global_zero:
             self._drawn = due
@@ -191,7 +191,7 @@ class Figures(Callback):
             self._draw(trainer, module)
             module.train(training)
 
-    def _draw(self, trainer: Trainer, module: LightningModule) -> None:
+    def _draw(self, trainer: Any, module: Any) -> None:
         model = module.model
         x, y = (part.to(module.device) for part in trainer.datamodule.examples(self.num_reconstructions))
         labels = y if model.num_classes else None
@@ -207,7 +207,7 @@ class Figures(Callback):
         for name, draw in pictures.items():
             self._write(draw(), name, folder / f"{name}.png", trainer)
 
-    def _write(self, picture: Any, name: str, path: Path, trainer: Trainer) -> None:
+    def _write(self, picture: Any, name: str, path: Path, trainer: Any) -> None:
         boards = [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
         if isinstance(picture, torch.Tensor):
             from torchvision.utils import save_image
@@ -231,7 +231,7 @@ class AverageLoss(Callback):
         ValueError: the likelihood is no Gaussian with scale sqrt(1/2).
     """
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:  # noqa: ARG002
         log_scale = getattr(pl_module.model.likelihood, "log_scale", None)
         if log_scale is None or log_scale.requires_grad or not math.isclose(2 * log_scale, -math.log(2), rel_tol=1e-5):
             raise ValueError(
@@ -239,7 +239,7 @@ class AverageLoss(Callback):
                 "model/likelihood=gaussian with scale sqrt(1/2)"
             )
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         pixels = math.prod(pl_module.model.image_shape)
         means = pl_module.totals["train"].means()
         average = means["loss"] - pixels / 2 * math.log(math.pi)

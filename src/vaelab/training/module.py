@@ -8,10 +8,11 @@ from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from vaelab.objectives import Objective
+from vaelab.trace import GenerativeModel
 from vaelab.training.totals import NonFiniteLossError, Totals
 
 Batch = tuple[Tensor, Tensor]
@@ -25,9 +26,13 @@ class VAEModule(L.LightningModule):
         scheduler: Lightning's scheduler configuration with a factory under "scheduler", or None.
     """
 
+    model: GenerativeModel
+    objective: Objective
+    trainer: Any
+
     def __init__(
         self,
-        model: nn.Module,
+        model: GenerativeModel,
         objective: Objective,
         optimizer: Callable[..., Optimizer],
         scheduler: dict[str, Any] | None = None,
@@ -61,7 +66,11 @@ class VAEModule(L.LightningModule):
         length = {}
         if "total_steps" in inspect.signature(factory).parameters:
             length["total_steps"] = self.trainer.estimated_stepping_batches
-        schedule = {"monitor": self.monitor or "train/loss", **self.scheduler, "scheduler": factory(optimizer, **length)}
+        schedule = {
+            "monitor": self.monitor or "train/loss",
+            **self.scheduler,
+            "scheduler": factory(optimizer, **length),
+        }
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     # Steps ------------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ TERMS = ("loss", "rate", "distortion")
 
 
 def add_layout(logger: TensorBoardLogger) -> None:
-    """Charts of the Custom Scalars tab: loss, rate and distortion together, and each of them in training and validation."""
+    """The Custom Scalars tab: loss, rate and distortion together, and each of them in training and validation."""
     charts = {f"{split}: loss = distortion + beta x rate": ["Multiline", [f"{split}/{term}" for term in TERMS]]
               for split in ("train", "val")}  # fmt: skip
     charts |= {term: ["Multiline", [f"train/{term}", f"val/{term}"]] for term in TERMS}

@@ -1,0 +1,212 @@
+"""The command line: wrong input gets one sentence before any training, and leaves nothing behind."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from hydra.core.global_hydra import GlobalHydra
+
+from train import train
+from vaelab import cli, runs
+
+
+@pytest.fixture
+def command(
+    data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> "Command":
+    monkeypatch.chdir(tmp_path)
+    cli.run_name.cache_clear()
+    return Command(data_root, tmp_path, monkeypatch, capfd)
+
+
+class Command:
+    """python train.py with arguments, in this process."""
+
+    def __init__(self, root: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> None:
+        self.data, self.folder, self.monkeypatch, self.capfd = root, folder, monkeypatch, capfd
+
+    def __call__(self, *arguments: str, small: bool = True) -> tuple[str | int | None, str]:
+        """The exit code, or the message that Python prints with exit code 1; and all that was printed."""
+        settings = [f"data.root={self.data}", "data.md5=null", "data.val_size=100", "trainer=debug"] if small else []
+        flags = [argument for argument in arguments if argument.startswith("-")]  # Hydra wants them in one place
+        rest = [argument for argument in arguments if argument not in flags]
+        self.monkeypatch.setattr(sys, "argv", ["train.py", *flags, *settings, *rest])
+        GlobalHydra.instance().clear()
+        code = None
+        try:
+            cli.main(train, ROOT / "configs", "train")
+        except SystemExit as stop:
+            code = stop.code
+        out, err = self.capfd.readouterr()
+        return code, out + err
+
+
+@pytest.mark.parametrize(
+    ("argument", "sentence"),
+    [
+        ("model.latent_dm=2", "there is no setting model.latent_dm; did you mean model.latent_dim?"),
+        ("optimiser=sgd", "there is no setting optimiser; did you mean optimizer?"),
+        ("model.latent_dim=0", "model: latent_dim=0: the latent dimension is a whole number above zero"),
+        ("model.latent_dim=two", "model: latent_dim=two: the latent dimension is a whole number above zero"),
+        ("model=vea", "model=vea: choose one of vae"),
+        ("experiment=tutorail", "experiment=tutorail: choose one of tutorial"),
+        ("data.binarization=dynamc", "data.binarization=dynamc: choose one of none, threshold, static, dynamic"),
+        ("data.batch_size=0", "data.batch_size=0: a whole number, at least 1, is needed"),
+        ("data.val_size=600", "data.val_size=600 and data.train_size=None do not fit into the 600 training images"),
+        ("objective.beta=-1", "beta=-1: the weight of the rate is a number, at least zero, or a schedule"),
+        ("model.encoder.hidden=[400,0]", "hidden=[400, 0]: the widths of hidden layers are whole numbers above zero"),
+        ("model.encoder.activation=gelu", "activation=gelu is unknown: choose one of relu, tanh, silu"),
+        ("+model.depth=3", "model: VAE.__init__() got an unexpected keyword argument 'depth'"),
+        ("model.image_shape=[1,32,32]", "model.image_shape=[1, 32, 32] does not fit the images of MNIST, [1, 28, 28]"),
+        ("trainer.precision=7", "trainer: Precision 7 is invalid"),
+        ("seed=none", "seed=none: the seed is a whole number, at least zero"),
+        ("steps=0", "steps=0: a run has at least one step"),
+    ],
+)
+def test_wrong_input_gets_one_sentence(command: Command, argument: str, sentence: str) -> None:
+    code, printed = command(argument)
+    assert isinstance(code, str)
+    assert code.startswith("error: ")
+    assert sentence in code
+    assert "\n" not in code
+    assert "Traceback" not in printed
+    assert not list(command.folder.glob("logs/*"))
+
+
+def test_a_missing_gpu_is_said_before_anything_starts(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    for argument in ("trainer.accelerator=gpu", "trainer.accelerator=cuda"):
+        code, _ = command(argument)
+        assert (
+            f"{argument}, but torch {torch.__version__} finds no GPU on this machine: use trainer.accelerator=cpu"
+            in code
+        )
+        assert "\n" not in code
+    assert not list(command.folder.glob("logs/*"))
+
+
+def test_a_folder_that_cannot_be_written(command: Command) -> None:
+    (command.folder / "file").touch()
+    code, _ = command(f"hydra.run.dir={command.folder}/file/run")
+    assert code == (
+        f"error: the run's folder {command.folder}/file/run cannot be made: Not a directory; "
+        "hydra.run.dir=FOLDER chooses another place"
+    )
+
+
+def test_a_corrupt_file(command: Command) -> None:
+    shutil.copytree(command.data, command.folder / "data")
+    path = command.folder / "data/MNIST/raw/t10k-images-idx3-ubyte"
+    path.write_bytes(path.read_bytes()[:1000])
+    code, _ = command(f"data.root={command.folder}/data")
+    assert f"{path} is corrupt: 1,000 bytes, but an IDX file of 3 axes" in code
+    assert path.stat().st_size == 1000
+
+
+def test_full_disk_names_the_file_and_keeps_what_was_written(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = command.folder / "run"
+    assert command(f"hydra.run.dir={run}")[0] is None
+    before = (run / "metrics.json").read_text()
+
+    def full(path: Path, _: bytes) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(runs, "write_atomically", full)
+    code, _ = command(f"resume={run}", "trainer.max_epochs=3", small=False)
+    assert code == f"error: {run}/config.yaml cannot be read or written: No space left on device"
+    assert (run / "metrics.json").read_text() == before
+
+
+def test_resuming_what_is_no_run(command: Command) -> None:
+    assert command("resume=nowhere", small=False)[0] == "error: nowhere is no run: it has no config.yaml"
+    run = command.folder / "run"
+    assert command(f"hydra.run.dir={run}")[0] is None
+    finished, _ = command(f"resume={run}", small=False)
+    assert finished == "error: run is complete, all of its 2 epochs: ask for more to go on, trainer.max_epochs=4"
+    group, _ = command(f"resume={run}", "optimizer=sgd", small=False)
+    assert "optimizer=sgd would replace a whole group" in group
+    key, _ = command(f"resume={run}", "trainer.max_epoch=4", small=False)
+    assert key == "error: there is no setting trainer.max_epoch; did you mean trainer.max_epochs?"
+    flag, _ = command("-m", f"resume={run}", small=False)
+    assert "takes overrides only, not -m" in flag
+    (run / "checkpoints" / "last.ckpt").write_bytes(b"no checkpoint")
+    damaged, _ = command(f"resume={run}", "trainer.max_epochs=4", small=False)
+    assert "last.ckpt is no checkpoint of this program, or damaged" in damaged
+    (run / "checkpoints" / "last.ckpt").unlink()
+    absent, _ = command(f"resume={run}", "trainer.max_epochs=4", small=False)
+    assert "cannot be resumed: it has no checkpoints/last.ckpt" in absent
+
+
+def test_resume_goes_on_in_the_same_folder(command: Command) -> None:
+    run = command.folder / "run"
+    assert command(f"hydra.run.dir={run}")[0] is None
+    code, printed = command(f"resume={run}", "trainer.max_epochs=3", small=False)
+    assert code is None
+    assert "epoch 3, step 9" in printed
+    assert [path.name for path in command.folder.iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["builtins.eval", "os.system", "vaelab.runs.subprocess.run", "torch.hub.load", "vaelab.runs.write_json", 3],
+)
+def test_a_stranger_s_target_is_not_run(command: Command, target: object) -> None:
+    run = command.folder / "run"
+    assert command(f"hydra.run.dir={run}")[0] is None
+    path = run / "config.yaml"
+    text = path.read_text().replace("_target_: vaelab.objectives.ELBO", f"_target_: {target}")
+    path.write_text(text)
+    code, _ = command(f"resume={run}", "trainer.max_epochs=3", small=False)
+    assert f"names {target}, which is not part of vaelab, torch.optim, lightning.pytorch: it is not run" in code
+
+
+def test_a_sweep_makes_one_run_each_with_names_that_need_no_quotes(command: Command) -> None:
+    code, printed = command("-m", "model.latent_dim=2", "model.encoder.hidden=[16],[8,8]")
+    assert code is None
+    (sweep,) = (command.folder / "logs").iterdir()
+    names = sorted(path.name for path in sweep.iterdir() if path.is_dir())
+    assert len(names) == 2
+    assert names[0].startswith("0_")
+    assert "model.latent_dim-2" in names[0]
+    assert all(set(name) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") for name in names)
+    assert all((sweep / name / "metrics.json").exists() for name in names)
+    assert printed.count("done ") == 2
+
+
+def test_a_sweep_goes_on_after_a_run_that_fails(command: Command) -> None:
+    code, printed = command("-m", "model.latent_dim=0,2")
+    assert "latent_dim=0: the latent dimension" in str(code)
+    assert "error: model: latent_dim=0" in printed
+    assert len(list(command.folder.glob("logs/*/*/metrics.json"))) == 1
+
+
+def test_ddp_inside_a_sweep_is_refused(command: Command) -> None:
+    code, _ = command("-m", "trainer=ddp", "seed=1,2")
+    assert "trainer.strategy=ddp starts its processes with the command line of the whole sweep" in str(code)
+
+
+def test_run_names_never_collide() -> None:
+    names = set()
+    for _ in range(200):
+        cli.run_name.cache_clear()
+        names.add(cli.run_name("a/b c=d"))
+    assert len(names) == 200
+    assert all("a-b-c-d" in name for name in names)
+
+
+def test_help_shows_groups_and_first_settings(command: Command) -> None:
+    _, printed = command("--help", small=False)
+    for line in (
+        "optimizer: adam, adamw, sgd",
+        "scheduler: cosine, none, plateau",
+        "model.latent_dim=2",
+        "resume=logs/RUN",
+    ):
+        assert line in printed
+    assert "_target_" not in printed
+    assert len(printed.splitlines()) < 70

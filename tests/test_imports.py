@@ -1,0 +1,39 @@
+"""Who may import whom: models know nothing of objectives, Lightning or Hydra."""
+
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+HEAVY = ("lightning", "hydra", "omegaconf", "torchvision", "matplotlib", "tensorboard", "mlxtend")
+PARTS = ("networks", "posteriors", "priors", "likelihoods")
+
+FORBIDDEN = {
+    "trace": ["vaelab.models", "vaelab.objectives", *HEAVY],
+    **{
+        part: ["vaelab.models", "vaelab.objectives", *(f"vaelab.{other}" for other in PARTS if other != part), *HEAVY]
+        for part in PARTS
+    },
+    "models": ["vaelab.objectives", "vaelab.training", "vaelab.data", *HEAVY],
+    "objectives": ["vaelab.models", *(f"vaelab.{part}" for part in PARTS), "vaelab.training", *HEAVY],
+    "figures": ["vaelab.models", "vaelab.objectives", "vaelab.training", *HEAVY],
+    "data": ["vaelab.models", "vaelab.objectives", "vaelab.training", "hydra", "mlxtend"],
+    "training": ["vaelab.models", "vaelab.data", "hydra", "mlxtend"],
+    "cli": ["torch", "lightning"],
+}
+
+
+@pytest.mark.parametrize("module", FORBIDDEN)
+def test_imports(module: str) -> None:
+    script = f"import sys, vaelab.{module}; print(*(m for m in {FORBIDDEN[module]} if m in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+def test_help_imports_no_torch() -> None:
+    script = "import sys, runpy; sys.argv = ['train.py', '--help']\n"
+    script += "try: runpy.run_path('train.py', run_name='__main__')\n"
+    script += "finally: print([m for m in ('torch', 'lightning') if m in sys.modules], file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.stderr.strip() == "[]", done.stderr
