@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 
 from vaelab.data import mnist
 
+torch.set_num_threads(1)  # small batches gain nothing from more, and other work on the machine costs less
 ROOT = Path(__file__).parent.parent
 Compose = Callable[..., DictConfig]
 

@@ -12,6 +12,9 @@ from train import train
 from vaelab import cli, runs
 
 
+SMALL = ("data.md5=null", "data.val_size=100", "trainer.max_epochs=2", "trainer.limit_train_batches=3")
+
+
 @pytest.fixture
 def command(
     data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
@@ -29,7 +32,7 @@ class Command:
 
     def __call__(self, *arguments: str, small: bool = True) -> tuple[str | int | None, str]:
         """The exit code, or the message that Python prints with exit code 1; and all that was printed."""
-        settings = [f"data.root={self.data}", "data.md5=null", "data.val_size=100", "trainer=debug"] if small else []
+        settings = [f"data.root={self.data}", *SMALL] if small else []
         flags = [argument for argument in arguments if argument.startswith("-")]  # Hydra wants them in one place
         rest = [argument for argument in arguments if argument not in flags]
         self.monkeypatch.setattr(sys, "argv", ["train.py", *flags, *settings, *rest])

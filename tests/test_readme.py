@@ -1,0 +1,116 @@
+"""The README is a test: its commands run (the long ones shortened), its Python runs, its part can be added."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from hydra import compose, initialize_config_dir
+from test_cli import Command, command  # noqa: F401
+
+from train import train
+from vaelab import posteriors
+
+README = (ROOT / "README.md").read_text()
+COMMANDS = [
+    line.split("#")[0].strip()
+    for block in re.findall(r"```bash\n(.*?)```", README, re.S)
+    for line in block.splitlines()
+]
+TRAINING = [line.removeprefix("python train.py").split() for line in COMMANDS if line.startswith("python train.py")]
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.S)
+
+
+def test_the_promised_commands_stand_there_word_for_word() -> None:
+    promised = (
+        "python train.py",
+        "python train.py trainer.accelerator=gpu model.latent_dim=2",
+        "python train.py -m model.latent_dim=2,10",
+        "python train.py experiment=tutorial",
+        "tensorboard --logdir logs",
+    )
+    assert set(promised) <= set(COMMANDS)
+    first_screen = "\n".join(README.splitlines()[:30])
+    assert "pip install -e . && python train.py" in first_screen
+    assert "pip install -e '.[dev]' && pytest" in first_screen
+
+
+@pytest.mark.parametrize("arguments", TRAINING, ids=" ".join)
+def test_training_commands(command: Command, arguments: list[str]) -> None:  # noqa: F811
+    import torch
+
+    if any(argument.startswith("resume=") for argument in arguments):
+        assert command()[0] is None
+        (run,) = (command.folder / "logs").iterdir()
+        more = [] if len(arguments) > 1 else ["trainer.max_epochs=3"]
+        limits = ["trainer.max_epochs=3" if "max_epochs" in argument else argument for argument in arguments + more]
+        code, printed = command(*(a.replace("logs/RUN", f"logs/{run.name}") for a in limits), small=False)
+        assert code is None, printed
+        return
+    trains = not any(argument.startswith("--") for argument in arguments)
+    code, printed = command(*arguments, small=trains)
+    if "trainer.accelerator=gpu" in arguments and not torch.cuda.is_available():
+        assert "finds no GPU on this machine" in str(code)
+    else:
+        assert code in (None, 0), printed
+        runs = len(list(command.folder.glob("logs/**/metrics.json")))
+        assert runs == (2 if "-m" in arguments else int(trains))
+
+
+def test_tensorboard_serves_the_run(command: Command) -> None:  # noqa: F811
+    assert command("model.latent_dim=2", "trainer.log_every_n_steps=1")[0] is None
+    (run,) = (command.folder / "logs").iterdir()
+    tool = str(Path(sys.executable).with_name("tensorboard"))
+    with subprocess.Popen(
+        [tool, "--logdir", "logs", "--port", "0"],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=command.folder,
+    ) as server:  # fmt: skip
+        try:
+            address = next(match[0] for line in server.stdout if (match := re.search(r"http://\S+", line)))
+            deadline = time.monotonic() + 60
+            tags: dict = {}
+            while "train/loss" not in tags.get(run.name, {}) and time.monotonic() < deadline:
+                time.sleep(0.5)
+                with urllib.request.urlopen(f"{address}data/plugin/scalars/tags") as reply:
+                    tags = json.load(reply)
+            assert {"train/loss", "val/elbo", "test/rate", "lr-Adam"} <= set(tags[run.name])
+            with urllib.request.urlopen(f"{address}data/plugin/images/tags") as reply:
+                assert set(json.load(reply)[run.name]) == {"reconstructions", "samples", "manifold", "codes"}
+        finally:
+            server.terminate()
+
+
+def test_model_in_python(capsys: pytest.CaptureFixture) -> None:
+    exec(BLOCKS[0], {})
+    assert "torch.Size([5, 16])" in capsys.readouterr().out
+
+
+def test_added_part_trains(data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = re.search(r"class (\w+)", BLOCKS[1])[1]
+    monkeypatch.setattr(posteriors, name, None, raising=False)
+    exec(BLOCKS[1], vars(posteriors))
+    path, content = re.search(r"name it in `(configs/\S+)`:\n\n```yaml\n(.*?)```", README, re.S).groups()
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    (tmp_path / path).write_text(content)
+    override = re.search(r"`python train.py (model/posterior=\S+)` trains it", README)[1]
+    settings = [f"data.root={data_root}", "data.md5=null", "data.val_size=100", "trainer=debug"]
+    with initialize_config_dir(str(tmp_path / "configs"), version_base="1.3"):
+        cfg = compose("train", [*settings, override])
+    train(cfg, tmp_path)
+    assert json.loads((tmp_path / "metrics.json").read_text())["test"]["rate"] > 0
+
+
+def test_lock_file_has_versions_and_hashes_but_no_addresses() -> None:
+    lock = (ROOT / "requirements.lock").read_text()
+    assert "://" not in lock
+    pinned = re.findall(r"^([a-z0-9._-]+)==(\S+)", lock, re.M)
+    assert {"torch", "torchvision", "lightning", "hydra-core", "omegaconf", "tensorboard"} <= {
+        name for name, _ in pinned
+    }
+    assert lock.count("--hash=sha256:") >= len(pinned)
