@@ -11,7 +11,6 @@ from hydra.core.global_hydra import GlobalHydra
 from train import train
 from vaelab import cli, runs
 
-
 SMALL = ("data.md5=null", "data.val_size=100", "trainer.max_epochs=2", "trainer.limit_train_batches=3")
 
 

@@ -87,6 +87,15 @@ def test_ranks_draw_different_noise() -> None:
     assert not torch.equal(a, b)
 
 
+def test_resuming_on_another_kind_of_device_keeps_the_order() -> None:
+    images, labels = numbered(100)
+    first, second = (Loader(images, labels, 10, shuffle=True, dynamic=True) for _ in range(2))
+    iterator = iter(first)
+    next(iterator)
+    second.load_state_dict(first.state_dict() | {"owner": ("cuda", 0), "noise": torch.zeros(16, dtype=torch.uint8)})
+    assert torch.equal(torch.cat([y for _, y in iterator]), torch.cat([y for _, y in second]))
+
+
 @pytest.mark.parametrize("served", [1, 5, 10, 13, 20])
 def test_resumed_loader_goes_on_where_the_other_stood(served: int) -> None:
     images, labels = numbered(100)

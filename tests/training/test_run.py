@@ -223,6 +223,11 @@ def test_nothing_needs_validation_images(config: Compose, tmp_path: Path, extra:
     assert figure == metrics(tmp_path)["train"]["loss"]
 
 
+def test_early_stopping_needs_them(config: Compose, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="early stopping watches val/loss, but there are no validation images"):
+        train(config("callbacks=early_stopping", "data.val_size=0"), tmp_path)
+
+
 # Resuming -------------------------------------------------------------------------------------------------------------
 
 

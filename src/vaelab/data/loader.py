@@ -90,10 +90,18 @@ class Loader:
 
     def state_dict(self) -> dict[str, Any]:
         """Where the epoch under way stands; plain containers and a tensor."""
-        return {"epoch": self.epoch, "batch": self.batch, "noise": self.noise.get_state()}
+        state = {"epoch": self.epoch, "batch": self.batch}
+        return state | {"noise": self.noise.get_state(), "owner": self._owner}
+
+    @property
+    def _owner(self) -> tuple[str, int]:
+        return self.images.device.type, self.rank
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state`: with the rest of its epoch, or with the next epoch where none is left."""
         self.epoch, self.batch = state["epoch"], state["batch"]
-        self.noise.set_state(state["noise"])
+        if tuple(state["owner"]) == self._owner:
+            self.noise.set_state(state["noise"])
+        else:  # another rank, or another kind of device: the order of images goes on, noise starts anew
+            self.noise = seeded(self.images.device, self.seed, self.epoch, 1 + self.rank, self.batch)
         self._resumed = 0 < self.batch < len(self)

@@ -102,10 +102,20 @@ class VAEModule(L.LightningModule):
 
     # Figures ----------------------------------------------------------------------------------------------------------
 
+    def on_fit_start(self) -> None:
+        for callback in self.trainer.early_stopping_callbacks:
+            if self.monitor is None and callback.monitor.startswith("val/"):
+                raise ValueError(
+                    f"early stopping watches {callback.monitor}, but there are no validation images: leave "
+                    "callbacks=early_stopping out, or set data.val_size above zero"
+                )
+
     def on_train_start(self) -> None:
         self._step = torch.tensor(float(self.trainer.global_step), device=self.device)
         if self._rng_state:
             set_rng_state(self._rng_state)
+        if self.global_rank:  # only the first rank's state is in a checkpoint; noise differs by rank
+            torch.manual_seed(torch.initial_seed() + 1_000_003 * self.global_rank + self.trainer.global_step)
         self._apply_overrides()
 
     def on_train_epoch_start(self) -> None:

@@ -7,6 +7,11 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
 
 TERMS = ("loss", "rate", "distortion")
+# The settings that tell runs apart: whole nodes of the config, or single leaves
+CHOICES = (
+    *("model", "objective", "optimizer", "scheduler", "seed", "trainer.max_epochs", "trainer.precision"),
+    *(f"data.{name}" for name in ("used", "binarization", "batch_size", "train_size", "val_size")),
+)
 
 
 def add_layout(logger: TensorBoardLogger) -> None:
@@ -19,22 +24,20 @@ def add_layout(logger: TensorBoardLogger) -> None:
 
 def add_hyperparameters(logger: TensorBoardLogger, cfg: DictConfig, figures: dict[str, float], step: int) -> None:
     """A row of the HParams tab: what was chosen, and the final figures, by the names of their curves."""
-    chosen = dict(_leaves(OmegaConf.to_container(cfg, resolve=True)))
+    chosen = {key: value for choice in CHOICES for key, value in _leaves(OmegaConf.select(cfg, choice), choice)}
     metrics = {name: value for name, value in figures.items() if name.startswith("test/")}
     metrics |= {name.replace("val/", "best/val_"): value for name, value in figures.items() if name.startswith("val/")}
     logger.log_hyperparams(chosen, metrics, step=step)
     logger.finalize("success")
 
 
-def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+def _leaves(node: Any, key: str) -> Iterator[tuple[str, Any]]:
     """(dotted key, value) of each choice; a part is shown by the name of its class."""
-    if not isinstance(node, dict):
-        if node is not None:
-            yield key, node if isinstance(node, bool | int | float | str) else str(node)
-        return
-    if "_target_" in node and key:
-        yield key, node["_target_"].rsplit(".", 1)[-1]
-    skipped = ("_target_", "_partial_", "md5", "root", "callbacks", "logger", "resume", "name")
-    for name, child in node.items():
-        if name not in skipped:
-            yield from _leaves(child, f"{key}.{name}" if key else name)
+    if isinstance(node, DictConfig):
+        if "_target_" in node:
+            yield key, node["_target_"].rsplit(".", 1)[-1]
+        for name, child in node.items():
+            if name not in ("_target_", "_partial_"):
+                yield from _leaves(child, f"{key}.{name}")
+    elif node is not None:
+        yield key, node if isinstance(node, bool | int | float | str) else str(node)
