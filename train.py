@@ -68,6 +68,7 @@ def train(cfg: DictConfig, folder: Path) -> float:
     tensorboard.add_hyperparameters(logger, cfg, module.figures, trainer.global_step)
     for note in runs.notes(cfg, data):
         log.warning(note)
+    log.info("pictures %s/figures; curves: tensorboard --logdir logs", runs.shown(folder))
     log.info("done     %s", runs.summary(module.figures, data.description))
     return module.best_figure
 

@@ -54,11 +54,14 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def start_log(folder: Path) -> None:
-    """Send the package's messages to the screen, and with their times to train.log."""
+    """Send the package's messages to the screen, and with their times to train.log; only the first rank speaks."""
     logger = logging.getLogger("vaelab")
     for handler in logger.handlers[:]:
         logger.removeHandler(handler)
         handler.close()
+    if _rank() > 0:
+        logger.setLevel(logging.ERROR)
+        return
     screen, file = logging.StreamHandler(sys.stdout), logging.FileHandler(folder / "train.log", delay=True)
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger.addHandler(screen)
@@ -112,6 +115,8 @@ def check_shapes(model: "GenerativeModel", data: "MNISTDataModule") -> None:
 
 def record(folder: Path, cfg: DictConfig) -> None:
     """Write config.yaml, resolved, and add this start to run.json: overrides, versions, git state, machine."""
+    if _rank() > 0:
+        return
     write_atomically(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True).encode())
     path = folder / "run.json"
     starts = json.loads(path.read_text())["starts"] if path.exists() else []
@@ -126,6 +131,12 @@ def record(folder: Path, cfg: DictConfig) -> None:
         "machine": {"system": platform.platform(), "cpus": os.cpu_count()},
     }
     write_json(path, {"starts": [*starts, start]})
+
+
+def _rank() -> int:
+    from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+    return rank_zero_only.rank
 
 
 def _overrides(arguments: Sequence[str]) -> list[str]:
@@ -191,7 +202,7 @@ def finish(folder: Path, module: "VAEModule", protocol: dict[str, Any], trainer:
     """Write weights.pt (the state dict of the model, best weights) and metrics.json."""
     import torch
 
-    if not trainer.is_global_zero:
+    if _rank() > 0:
         return
     buffer = io.BytesIO()
     torch.save(module.model.state_dict(), buffer)

@@ -38,6 +38,6 @@ def _leaves(node: Any, key: str) -> Iterator[tuple[str, Any]]:
             yield key, node["_target_"].rsplit(".", 1)[-1]
         for name, child in node.items():
             if name not in ("_target_", "_partial_"):
-                yield from _leaves(child, f"{key}.{name}")
+                yield from _leaves(child, f"{key}.{name!s}")
     elif node is not None:
         yield key, node if isinstance(node, bool | int | float | str) else str(node)
