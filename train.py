@@ -18,7 +18,7 @@ def train(cfg: DictConfig, folder: Path) -> float:
     from hydra.utils import instantiate
 
     from vaelab import runs
-    from vaelab.training import VAEModule, tensorboard
+    from vaelab.training import AtomicCheckpointIO, VAEModule, tensorboard
 
     torch.distributions.Distribution.set_default_validate_args(False)  # each check reads every value of every step
     runs.start_log(folder)
@@ -45,7 +45,8 @@ def train(cfg: DictConfig, folder: Path) -> float:
     resumed = runs.last_checkpoint(folder, cfg.trainer.max_epochs) if cfg.resume else None
     logger = instantiate(cfg.logger, save_dir=str(folder), purge_step=resumed.step + 1 if resumed else None)
     callbacks = [callback for callback in instantiate(cfg.callbacks, _convert_="all").values() if callback]
-    trainer = instantiate(cfg.trainer, _convert_="all", default_root_dir=folder, logger=logger, callbacks=callbacks)
+    extras = {"logger": logger, "callbacks": callbacks, "plugins": [AtomicCheckpointIO()]}
+    trainer = instantiate(cfg.trainer, _convert_="all", default_root_dir=folder, **extras)
 
     runs.record(folder, cfg)
     parameters = sum(parameter.numel() for parameter in model.parameters())

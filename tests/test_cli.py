@@ -120,7 +120,10 @@ def test_full_disk_names_the_file_and_keeps_what_was_written(command: Command, m
 
     monkeypatch.setattr(runs, "write_atomically", full)
     code, _ = command(f"resume={run}", "trainer.max_epochs=3", small=False)
-    assert code == f"error: {run}/config.yaml cannot be read or written: No space left on device"
+    assert code == (
+        f"error: {run}/config.yaml cannot be read or written: No space left on device; "
+        "make room, then go on with resume=<the run's folder>"
+    )
     assert (run / "metrics.json").read_text() == before
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import errno
 import functools
 import os
 import re
@@ -127,8 +128,9 @@ def sentence(error: BaseException) -> str | None:
         return f"{group}={option}: {known}"
     if isinstance(error, HydraException):
         return _one_line(str(error))
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{error.filename} cannot be read or written: {error.strerror}"
+    if isinstance(error, OSError) and error.strerror:
+        mend = "; make room, then go on with resume=<the run's folder>" if error.errno == errno.ENOSPC else ""
+        return f"{error.filename or 'a file'} cannot be read or written: {error.strerror}{mend}"
     if isinstance(error, OSError | ValueError | ArithmeticError) or type(error).__name__ == "MisconfigurationException":
         return _one_line(str(error))
     return None

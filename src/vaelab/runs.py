@@ -12,7 +12,6 @@ import pickle
 import platform
 import subprocess
 import sys
-import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -26,26 +25,14 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from vaelab.files import write_atomically
+
 if TYPE_CHECKING:
     from vaelab.data import MNISTDataModule
     from vaelab.trace import GenerativeModel
     from vaelab.training import VAEModule
 
 ALLOWED = ("vaelab", "torch.optim", "lightning.pytorch")
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """All or nothing: a full disk or a crash leaves what stood there before."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as file:
-        try:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        except OSError:
-            Path(file.name).unlink()
-            raise
-    Path(file.name).chmod(0o644)
-    Path(file.name).replace(path)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -136,7 +123,7 @@ def record(folder: Path, cfg: DictConfig) -> None:
 def _rank() -> int:
     from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-    return rank_zero_only.rank
+    return getattr(rank_zero_only, "rank", 0)
 
 
 def _overrides(arguments: Sequence[str]) -> list[str]:

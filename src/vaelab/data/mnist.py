@@ -5,10 +5,10 @@ import errno
 import functools
 import gzip
 import hashlib
+import io
 import logging
 import math
 import socket
-import tempfile
 import threading
 import time
 import urllib.request
@@ -25,6 +25,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from vaelab.data.loader import Loader, binarize, seeded
+from vaelab.files import write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -349,9 +350,9 @@ def _subset(root: Path) -> tuple[Tensor, Tensor]:
         images, labels = pixels.astype(np.uint8).reshape(-1, 1, 28, 28), digits.astype(np.int64)
         with contextlib.suppress(OSError):  # a folder that cannot be written only costs the time
             cache.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=cache.parent, suffix=".npz", delete=False) as new:
-                np.savez_compressed(new, images=images, labels=labels)
-            Path(new.name).replace(cache)
+            content = io.BytesIO()
+            np.savez_compressed(content, images=images, labels=labels)
+            write_atomically(cache, content.getbuffer())
     return torch.from_numpy(images), torch.from_numpy(labels)
 
 

@@ -3,6 +3,7 @@
 Hooks get Lightning's Trainer and our VAEModule.
 """
 
+import io
 import logging
 import math
 import os
@@ -16,15 +17,28 @@ from typing import Any
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from tqdm import tqdm
 
 from vaelab import figures
+from vaelab.files import write_atomically
 
 log = logging.getLogger(__name__)
 
 
 class Interrupted(SystemExit):
     """Training was stopped by a signal, after a checkpoint was written. Ends a sweep, too."""
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Lightning's own moves a finished file over the old one, which is a copy, byte by byte, between file systems."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:  # noqa: ARG002
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        write_atomically(path, content.getbuffer())
 
 
 class RunCheckpoint(ModelCheckpoint):

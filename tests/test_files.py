@@ -1,0 +1,49 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from vaelab.files import write_atomically
+from vaelab.training import AtomicCheckpointIO
+
+
+class Full:
+    """A file on a full disk: half of the content goes in."""
+
+    def __init__(self, file: object) -> None:
+        self.file = file
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.file, name)
+
+    def __enter__(self) -> "Full":
+        self.file.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.file.__exit__(*error)
+
+    def write(self, content: bytes) -> None:
+        self.file.write(content[: len(content) // 2])
+        raise OSError(28, "No space left on device")
+
+
+def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
+    write_atomically(tmp_path / "file", b"old")
+    write_atomically(tmp_path / "file", b"new content")
+    assert (tmp_path / "file").read_bytes() == b"new content"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_full_disk_leaves_the_old_checkpoint_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "checkpoints" / "last.ckpt"
+    AtomicCheckpointIO().save_checkpoint({"weight": torch.ones(3)}, path)
+    original = write_atomically.__globals__["tempfile"].NamedTemporaryFile
+    monkeypatch.setattr("tempfile.NamedTemporaryFile", lambda **settings: Full(original(**settings)))
+    with pytest.raises(OSError, match="No space left on device") as error:
+        AtomicCheckpointIO().save_checkpoint({"weight": torch.zeros(3)}, path)
+    assert error.value.filename == str(path)
+    assert torch.equal(torch.load(path, weights_only=True)["weight"], torch.ones(3))
+    assert [path.name for path in path.parent.iterdir()] == ["last.ckpt"]
