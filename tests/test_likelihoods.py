@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from vaelab.likelihoods import Bernoulli, Gaussian
+from vaelab.likelihoods import Bernoulli, ContinuousBernoulli, DiscretizedLogistic, Gaussian, Laplace
 
 
 def test_bernoulli_sums_to_one_over_all_binary_images() -> None:
@@ -21,13 +21,15 @@ def test_bernoulli_by_logits_equals_bernoulli_by_probabilities() -> None:
     torch.testing.assert_close(Bernoulli()(logits).log_prob(x), by_probability)
 
 
+@pytest.mark.parametrize("family", [Gaussian, Laplace])
 @pytest.mark.parametrize("mean", ["identity", "sigmoid"])
-@pytest.mark.parametrize("scale", [0.3, "learned"])
-def test_gaussian_integrates_to_one(mean: str, scale: float | str) -> None:
-    x = torch.linspace(-12, 12, 20_001)
-    likelihood = Gaussian(scale, mean)(torch.full((1, 1, 1), 0.4))
+@pytest.mark.parametrize("scale", [0.3, "learned", "per_pixel"])
+def test_location_scale_families_integrate_to_one(family: type, mean: str, scale: float | str) -> None:
+    x = torch.linspace(-25, 25, 200_001)
+    module = family(scale, mean)
+    likelihood = module(torch.full((module.num_parameters, 1, 1), 0.4))
     density = likelihood.log_prob(x.view(-1, 1, 1, 1)).exp()
-    assert torch.trapezoid(density, x).item() == pytest.approx(1, abs=1e-5)
+    assert torch.trapezoid(density, x).item() == pytest.approx(1, abs=1e-4)
     assert likelihood.mean.item() == pytest.approx(0.4 if mean == "identity" else 1 / (1 + math.exp(-0.4)))
 
 
@@ -46,7 +48,7 @@ def test_only_a_learned_scale_is_trained() -> None:
 
 @pytest.mark.parametrize("bad", [0, -1.0, "two", None])
 def test_gaussian_scale_out_of_range(bad: object) -> None:
-    with pytest.raises(ValueError, match="scale is a number above zero or learned"):
+    with pytest.raises(ValueError, match="scale is a number above zero, learned or per_pixel"):
         Gaussian(bad)
 
 
@@ -55,9 +57,59 @@ def test_gaussian_mean_is_named() -> None:
         Gaussian(mean="tanh")
 
 
-@pytest.mark.parametrize("likelihood", [Bernoulli(), Gaussian("learned")])
+def test_scale_per_pixel_has_a_floor() -> None:
+    likelihood = Gaussian("per_pixel", floor=0.1)(torch.full((2, 3, 3), -50.0))
+    torch.testing.assert_close(likelihood.stddev, torch.full((1, 3, 3), 0.1))
+    with pytest.raises(ValueError, match="floor is above zero, not 0"):
+        Gaussian("per_pixel", floor=0)
+
+
+@pytest.mark.parametrize("logit", [-8.0, -1.0, -1e-3, 0.0, 1e-4, 0.3, 6.0])
+def test_continuous_bernoulli_integrates_to_one(logit: float) -> None:
+    x = torch.linspace(0, 1, 100_001, dtype=torch.float64)
+    density = ContinuousBernoulli()(torch.full((1, 1, 1), logit)).log_prob(x.view(-1, 1, 1, 1)).exp()
+    assert torch.trapezoid(density, x).item() == pytest.approx(1, abs=1e-3)
+
+
+def test_continuous_bernoulli_is_continuous_through_one_half() -> None:
+    logits = torch.linspace(-0.05, 0.05, 401)
+    x = torch.full((401, 1, 1, 1), 0.8)
+    log_prob = ContinuousBernoulli()(logits.view(-1, 1, 1, 1)).log_prob(x)
+    assert log_prob.diff().abs().max() < 1e-4
+    assert log_prob[200].item() == pytest.approx(0, abs=1e-5)  # the uniform density
+
+
+@pytest.mark.parametrize("mu", [-40.0, -2.0, 0.0, 3.0, 40.0])
+@pytest.mark.parametrize("log_scale", [-50.0, -5.0, -2.0, 1.0])
+def test_discretized_logistic_sums_to_one_with_its_edge_bins(mu: float, log_scale: float) -> None:
+    levels = (torch.arange(256) / 255).view(256, 1, 1, 1)
+    likelihood = DiscretizedLogistic()(torch.tensor([mu, log_scale]).view(2, 1, 1))
+    log_prob = likelihood.log_prob(levels)
+    assert log_prob.isfinite().all()
+    assert log_prob.double().exp().sum().item() == pytest.approx(1, abs=1e-4)
+
+
+def test_discretized_logistic_samples_are_levels_with_its_probabilities() -> None:
+    likelihood = DiscretizedLogistic()(torch.tensor([0.0, -3.0]).view(2, 1, 1))
+    x = likelihood.sample((100_000,))
+    counts = (x.flatten() * 255).round().long().bincount(minlength=256) / 100_000
+    p = likelihood.log_prob((torch.arange(256) / 255).view(256, 1, 1, 1)).exp()
+    assert ((counts - p).abs() < 5 * (p * (1 - p) / 100_000).sqrt() + 1e-4).all()
+    torch.testing.assert_close(x * 255, (x * 255).round(), rtol=0, atol=1e-4)
+
+
+def test_bernoulli_is_not_offered_grey_levels_silently() -> None:
+    with pytest.raises(ValueError, match="support"):
+        Bernoulli()(torch.zeros(1, 2, 2)).log_prob(torch.full((1, 2, 2), 0.5))
+
+
+@pytest.mark.parametrize(
+    "likelihood",
+    [Bernoulli(), Gaussian("learned"), Gaussian("per_pixel"), ContinuousBernoulli(), DiscretizedLogistic()],
+)
 def test_densities_stay_in_float32_under_autocast(likelihood: torch.nn.Module) -> None:
     with torch.autocast("cpu", torch.bfloat16):
-        parameters = torch.nn.Linear(3, 4)(torch.randn(2, 3)).view(2, 1, 2, 2)
+        count = likelihood.num_parameters
+        parameters = torch.nn.Linear(3, 4 * count)(torch.randn(2, 3)).view(2, count, 2, 2)
         assert parameters.dtype == torch.bfloat16
         assert likelihood(parameters).log_prob(torch.ones(2, 1, 2, 2)).dtype == torch.float32

@@ -3,10 +3,15 @@
 `num_parameters` is P. Log-probabilities are summed over pixels and computed in float32, under autocast too.
 """
 
+from typing import Any, ClassVar
+
 import torch
+import torch.distributions as td
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributions import Bernoulli as TorchBernoulli
 from torch.distributions import Distribution, Independent, Normal
+
+from vaelab import distributions
 
 
 class Bernoulli(nn.Module):
@@ -19,38 +24,95 @@ class Bernoulli(nn.Module):
     num_parameters = 1
 
     def forward(self, parameters: Tensor) -> Distribution:
-        return Independent(TorchBernoulli(logits=parameters.float()), 3)
+        return Independent(td.Bernoulli(logits=parameters.float()), 3)
 
 
-class Gaussian(nn.Module):
-    """p(x | z) = N(x; mean, scale^2 I), with mean = parameters or sigmoid(parameters).
+class ContinuousBernoulli(nn.Module):
+    """p(x | z) = prod_i C(p_i) p_i^x_i (1 - p_i)^(1 - x_i) on [0, 1], with p = sigmoid(parameters).
 
-    With scale = sqrt(1/2), -log p(x | z) is the summed squared error plus (n/2) log pi for n pixels.
-
-    Args:
-        scale: the standard deviation in units of x, or "learned" for one trained scalar that starts at 1.
-        mean: "identity" or "sigmoid".
-
-    Raises:
-        ValueError: scale is not above zero, or mean is neither of the two.
+    The constant C makes it a density for grey levels, where a Bernoulli is none; its mean is not p.
+    Loaiza-Ganem & Cunningham 2019, https://arxiv.org/abs/1907.06845
     """
 
     num_parameters = 1
 
-    def __init__(self, scale: float | str = 1.0, mean: str = "identity") -> None:
+    def forward(self, parameters: Tensor) -> Distribution:
+        return Independent(td.ContinuousBernoulli(logits=parameters.float()), 3)
+
+
+class DiscretizedLogistic(nn.Module):
+    """P(x | z) of the 256 grey levels k / 255: a logistic density per pixel, integrated over each level's bin.
+
+    Mean mu = sigmoid(first parameter), log scale = second parameter, at least `min_log_scale`. A probability, not a
+    density: -log P / (n ln 2) is bits per dimension. Kingma et al. 2016, https://arxiv.org/abs/1606.04934
+    """
+
+    num_parameters = 2
+
+    def __init__(self, min_log_scale: float = -7.0) -> None:
         super().__init__()
+        self.min_log_scale = min_log_scale
+
+    def forward(self, parameters: Tensor) -> Distribution:
+        mu, log_scale = parameters.float().chunk(2, dim=-3)
+        log_scale = log_scale.clamp(min=self.min_log_scale)
+        return Independent(distributions.DiscretizedLogistic(mu.sigmoid(), log_scale), 3)
+
+
+class _LocationScale(nn.Module):
+    """A location-scale family: the mean is a parameter per pixel, the scale fixed, one learned scalar, or per pixel.
+
+    Args:
+        scale: in units of x: a number, "learned" for one trained scalar that starts at 1, or "per_pixel" for a second
+            parameter per pixel through a softplus, above `floor`.
+        mean: "identity" or "sigmoid".
+        floor: least scale per pixel. Without one, pixels that never change have unbounded likelihood.
+
+    Raises:
+        ValueError: an argument is none of these.
+    """
+
+    family: ClassVar[type[Any]]
+
+    def __init__(self, scale: float | str = 1.0, mean: str = "identity", floor: float = 1 / 256) -> None:
+        super().__init__()
+        name = type(self).__name__
         if mean not in ("identity", "sigmoid"):
-            raise ValueError(f"the Gaussian likelihood's mean is identity or sigmoid, not {mean}")
-        if scale != "learned" and not (isinstance(scale, int | float) and scale > 0):
-            raise ValueError(f"the Gaussian likelihood's scale is a number above zero or learned, not {scale}")
-        self.mean = mean
-        log_scale = torch.zeros(()) if isinstance(scale, str) else torch.tensor(float(scale)).log()
+            raise ValueError(f"the {name} likelihood's mean is identity or sigmoid, not {mean}")
+        if scale not in ("learned", "per_pixel") and not (isinstance(scale, int | float) and scale > 0):
+            raise ValueError(f"the {name} likelihood's scale is a number above zero, learned or per_pixel, not {scale}")
+        if not floor > 0:
+            raise ValueError(f"the {name} likelihood's floor is above zero, not {floor}")
+        self.mean, self.floor = mean, floor
+        self.num_parameters = 2 if scale == "per_pixel" else 1
         if scale == "learned":
-            self.log_scale = nn.Parameter(log_scale)
-        else:
-            self.register_buffer("log_scale", log_scale, persistent=False)
+            self.log_scale = nn.Parameter(torch.zeros(()))
+        elif not isinstance(scale, str):
+            self.register_buffer("log_scale", torch.tensor(float(scale)).log(), persistent=False)
 
     def forward(self, parameters: Tensor) -> Distribution:
         parameters = parameters.float()
+        if self.num_parameters == 2:
+            parameters, raw = parameters.chunk(2, dim=-3)
+            scale = F.softplus(raw) + self.floor
+        else:
+            scale = self.log_scale.exp()
         mean = parameters if self.mean == "identity" else torch.sigmoid(parameters)
-        return Independent(Normal(mean, self.log_scale.exp()), 3)
+        return Independent(self.family(mean, scale), 3)
+
+
+class Gaussian(_LocationScale):
+    """p(x | z) = N(x; mean, scale^2 I), with mean = parameters or sigmoid(parameters).
+
+    With scale = sqrt(1/2), -log p(x | z) is the summed squared error plus (n/2) log pi for n pixels. The arguments
+    are those of every location-scale family here: scale (a number, "learned" or "per_pixel"), mean ("identity" or
+    "sigmoid"), floor.
+    """
+
+    family = Normal
+
+
+class Laplace(_LocationScale):
+    """p(x | z) = prod_i exp(-|x_i - mean_i| / scale) / (2 scale): summed absolute error; arguments as for Gaussian."""
+
+    family = td.Laplace

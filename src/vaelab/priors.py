@@ -4,11 +4,11 @@ A prior is handed the model's `infer` when it is called: a prior made of posteri
 stands once in the state dict.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent, Normal
+from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
 
 
 class StandardNormal(nn.Module):
@@ -30,3 +30,61 @@ class StandardNormal(nn.Module):
 
     def forward(self, infer: Callable[..., Distribution]) -> Independent:  # noqa: ARG002
         return Independent(Normal(self.mean, self.std), 1)
+
+
+class GaussianMixture(nn.Module):
+    """p(z) = sum_c pi_c N(z; mu_c, diag(sigma_c^2)), all learned. Weights start equal, means as draws from N(0, I).
+
+    Args:
+        num_components: number of Gaussians.
+
+    Raises:
+        ValueError: num_components is no whole number above zero.
+    """
+
+    def __init__(self, latent_dim: int, num_components: int = 10) -> None:
+        super().__init__()
+        _check_components(num_components)
+        self.logits = nn.Parameter(torch.zeros(num_components))
+        self.mean = nn.Parameter(torch.randn(num_components, latent_dim))
+        self.log_std = nn.Parameter(torch.zeros(num_components, latent_dim))
+
+    def forward(self, infer: Callable[..., Distribution]) -> MixtureSameFamily:  # noqa: ARG002
+        components = Independent(Normal(self.mean, self.log_std.exp()), 1)
+        return MixtureSameFamily(Categorical(logits=self.logits), components)
+
+
+class VampPrior(nn.Module):
+    """p(z) = 1/C sum_c q(z | u_c): the model's own posteriors at C learned pseudo-inputs u_c, images in [0, 1].
+
+    Pseudo-inputs start as training images. Tomczak & Welling 2018, https://arxiv.org/abs/1705.07120
+
+    Args:
+        num_components: C.
+        image_shape: (C, H, W) of a pseudo-input.
+
+    Raises:
+        ValueError: num_components is no whole number above zero.
+    """
+
+    unconditional = True  # a label would have to belong to each pseudo-input
+
+    def __init__(self, latent_dim: int, image_shape: Sequence[int], num_components: int = 500) -> None:  # noqa: ARG002
+        super().__init__()
+        _check_components(num_components)
+        self.pseudo_inputs = nn.Parameter(torch.rand(num_components, *image_shape))
+
+    @torch.no_grad()
+    def initialize(self, images: Tensor) -> None:
+        """Start at a random choice of training images (N, C, H, W) in [0, 1]."""
+        choice = torch.randint(len(images), (len(self.pseudo_inputs),), device=images.device)
+        self.pseudo_inputs.copy_(images[choice])
+
+    def forward(self, infer: Callable[..., Distribution]) -> MixtureSameFamily:
+        u = self.pseudo_inputs.clamp(0, 1)
+        return MixtureSameFamily(Categorical(logits=u.new_zeros(len(u))), infer(u))
+
+
+def _check_components(num_components: int) -> None:
+    if type(num_components) is not int or num_components < 1:
+        raise ValueError(f"num_components={num_components}: a mixture has a whole number of components above zero")

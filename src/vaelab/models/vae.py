@@ -59,6 +59,8 @@ class VAE(nn.Module):
         features: int = self.encoder.out_features  # type: ignore[assignment]
         self.posterior = posterior(features + num_classes, latent_dim)
         self.prior = prior(latent_dim)
+        if num_classes and getattr(self.prior, "unconditional", False):
+            raise ValueError(f"{type(self.prior).__name__} has no labels for its pseudo-inputs: num_classes must be 0")
         self.decoder = decoder(latent_dim + num_classes, parameter_shape)
         self.likelihood = likelihood
         _check_shape(self.encoder, self.image_shape, Size((features,)))

@@ -1,7 +1,8 @@
 """What is optimised. Objectives see a model through its Trace only, and return nats per image."""
 
 from vaelab.objectives.elbo import ELBO
+from vaelab.objectives.importance import CIWAE, IWAE, MIWAE, DReG, Renyi
 from vaelab.objectives.objective import Objective
 from vaelab.objectives.schedules import Linear
 
-__all__ = ["ELBO", "Linear", "Objective"]
+__all__ = ["CIWAE", "ELBO", "IWAE", "MIWAE", "DReG", "Linear", "Objective", "Renyi"]

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from vaelab.distributions import detach
 from vaelab.objectives.objective import Objective
 from vaelab.trace import GenerativeModel, Latent, Trace
 
@@ -22,6 +23,8 @@ class ELBO(Objective):
             Kingma et al. 2016, https://arxiv.org/abs/1606.04934
         num_samples: K, samples of z an image.
         kl: "analytic", or "sample" for log q(z | x) - log p(z) at the same samples.
+        sticking_the_landing: the path gradient, which holds the parameters of log q fixed and vanishes at the exact
+            posterior; it samples the KL: Roeder et al. 2017, https://arxiv.org/abs/1703.09194
 
     Raises:
         ValueError: an argument is out of its range, or free bits are asked of a sampled KL.
@@ -34,6 +37,7 @@ class ELBO(Objective):
         free_bits: float = 0.0,
         num_samples: int = 1,
         kl: str = "analytic",
+        sticking_the_landing: bool = False,
     ) -> None:
         super().__init__()
         if not callable(beta) and not (isinstance(beta, int | float) and beta >= 0):
@@ -44,9 +48,11 @@ class ELBO(Objective):
             raise ValueError(f"num_samples={num_samples}: the number of samples is a whole number above zero")
         if kl not in ("analytic", "sample"):
             raise ValueError(f"kl={kl}: the KL term is analytic or sample")
+        kl = "sample" if sticking_the_landing else kl
         if free_bits and kl == "sample":
             raise ValueError("free_bits needs the KL of each latent dimension, so it goes with kl=analytic only")
         self.beta, self.free_bits, self.num_samples, self.kl = beta, free_bits, num_samples, kl
+        self.sticking_the_landing = sticking_the_landing
 
     def forward(
         self, model: GenerativeModel, x: Tensor, y: Tensor | None = None, step: Tensor | None = None
@@ -66,7 +72,10 @@ class ELBO(Objective):
     def _rate(self, latent: Latent) -> Tensor:
         if self.kl == "analytic":
             return latent.kl().mean(0)
-        return (latent.log_q - latent.p.log_prob(latent.z)).mean(0)
+        z, q, p, log_q = latent
+        if self.sticking_the_landing and z.requires_grad:
+            log_q = detach(q).log_prob(z)
+        return (log_q - p.log_prob(z)).mean(0)
 
     def _free(self, trace: Trace) -> Tensor:
         """A statistic of the batch, the same for each of its images: 0-dim."""

@@ -18,6 +18,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch.distributions import Independent
 from tqdm import tqdm
 
 from vaelab import figures
@@ -215,7 +216,9 @@ class Figures(Callback):
         }
         if model.latent_dim == 2 and not model.num_classes:
             many = [part.to(module.device) for part in trainer.datamodule.examples(5000)]
-            pictures |= {"manifold": lambda: figures.manifold(model), "codes": lambda: figures.codes(model, *many)}
+            pictures["codes"] = lambda: figures.codes(model, *many)
+            if isinstance(model.prior(model.infer), Independent):  # a mixture has no quantiles
+                pictures["manifold"] = lambda: figures.manifold(model)
         folder = Path(trainer.default_root_dir) / "figures"
         folder.mkdir(exist_ok=True)
         for name, draw in pictures.items():

@@ -103,6 +103,12 @@ class VAEModule(L.LightningModule):
     # Figures ----------------------------------------------------------------------------------------------------------
 
     def on_fit_start(self) -> None:
+        if self.trainer.ckpt_path is None:  # never when resuming: what was learned is in the checkpoint
+            images = self.trainer.datamodule.splits["train"][0]
+            for part in self.modules():
+                initialize = getattr(part, "initialize", None)
+                if callable(initialize):
+                    initialize(images.to(self.device).float().div(255))
         for callback in self.trainer.early_stopping_callbacks:
             if self.monitor is None and callback.monitor.startswith("val/"):
                 raise ValueError(

@@ -1,0 +1,141 @@
+"""Importance-weighted bounds: with log w_k = log p(x, z_k) - log q(z_k | x) for K samples z_k ~ q,
+
+    ELBO = E[mean_k log w_k]  <=  E[log mean_k w_k]  <=  log p(x),     the middle rising with K.
+
+Each reports its `bound` beside the `elbo` of the same samples, and loss = -bound in value; estimators differ in the
+gradient alone.
+"""
+
+import math
+
+from torch import Tensor
+
+from vaelab.distributions import detach
+from vaelab.objectives.objective import Objective
+from vaelab.trace import GenerativeModel, Trace
+
+
+def log_mean_exp(log_w: Tensor, dim: int) -> Tensor:
+    """log of the mean of exp(log_w) over one axis."""
+    return log_w.logsumexp(dim) - math.log(log_w.shape[dim])
+
+
+class IWAE(Objective):
+    """bound = log 1/K sum_k w_k: Burda et al. 2016, https://arxiv.org/abs/1509.00519
+
+    Args:
+        num_samples: K.
+
+    Raises:
+        ValueError: num_samples is no whole number above zero.
+    """
+
+    def __init__(self, num_samples: int = 50) -> None:
+        super().__init__()
+        _check_count("num_samples", num_samples)
+        self.num_samples = num_samples
+
+    def forward(
+        self,
+        model: GenerativeModel,
+        x: Tensor,
+        y: Tensor | None = None,
+        step: Tensor | None = None,  # noqa: ARG002
+    ) -> dict[str, Tensor]:
+        trace = model(x, y, self.num_samples)
+        log_w = self.log_weight(trace, x)  # (K, B)
+        bound = self.bound(log_w)
+        elbo, distortion = log_w.detach().mean(0), -trace.likelihood.log_prob(x).detach().mean(0)
+        return {"loss": -bound, "bound": bound, "elbo": elbo, "rate": -elbo - distortion, "distortion": distortion}
+
+    def log_weight(self, trace: Trace, x: Tensor) -> Tensor:
+        """(K, B)."""
+        return trace.log_weight(x)
+
+    def bound(self, log_w: Tensor) -> Tensor:
+        """(K, B) -> (B,)."""
+        return log_mean_exp(log_w, 0)
+
+
+class DReG(IWAE):
+    """IWAE's bound with the doubly reparameterised gradient of q's parameters, sum_k v_k^2 dlog w_k/dz_k dz_k/dphi.
+
+    v_k = w_k / sum w. Its signal-to-noise ratio grows with K, where IWAE's falls. Tucker et al. 2019,
+    https://arxiv.org/abs/1810.04152
+
+    Raises:
+        ValueError: the model has more than one stochastic layer, where the estimator is biased.
+    """
+
+    def log_weight(self, trace: Trace, x: Tensor) -> Tensor:
+        if len(trace.latents) > 1:
+            raise ValueError(f"DReG is biased beyond one stochastic layer, and this model has {len(trace.latents)}")
+        z, q, p, _ = trace.latents[0]
+        log_w = trace.likelihood.log_prob(x) + p.log_prob(z) - detach(q).log_prob(z)
+        if z.requires_grad:
+            v = log_w.detach().softmax(0).unsqueeze(-1)  # (K, B, 1)
+            z.register_hook(lambda gradient: gradient * v)
+        return log_w
+
+
+class MIWAE(IWAE):
+    """bound = 1/M sum_m log 1/K sum_k w_mk: the mean of M bounds of K samples each.
+
+    Rainforth et al. 2018, https://arxiv.org/abs/1802.04537
+
+    Args:
+        num_bounds: M.
+        num_samples: K, of each bound.
+    """
+
+    def __init__(self, num_bounds: int = 8, num_samples: int = 8) -> None:
+        super().__init__(num_bounds * num_samples)
+        _check_count("num_bounds", num_bounds)
+        self.num_bounds = num_bounds
+
+    def bound(self, log_w: Tensor) -> Tensor:
+        return log_mean_exp(log_w.unflatten(0, (self.num_bounds, -1)), 1).mean(0)
+
+
+class CIWAE(IWAE):
+    """bound = beta ELBO + (1 - beta) IWAE on the same samples: Rainforth et al. 2018, https://arxiv.org/abs/1802.04537
+
+    Args:
+        beta: the ELBO's share, from 0 (IWAE) to 1 (the sampled ELBO).
+
+    Raises:
+        ValueError: beta lies outside [0, 1].
+    """
+
+    def __init__(self, beta: float = 0.05, num_samples: int = 64) -> None:
+        super().__init__(num_samples)
+        if not 0 <= beta <= 1:
+            raise ValueError(f"beta={beta}: the share of the ELBO lies between 0 and 1")
+        self.beta = beta
+
+    def bound(self, log_w: Tensor) -> Tensor:
+        return self.beta * log_w.mean(0) + (1 - self.beta) * log_mean_exp(log_w, 0)
+
+
+class Renyi(IWAE):
+    """bound = 1/(1 - alpha) log 1/K sum_k w_k^(1 - alpha): Li & Turner 2016, https://arxiv.org/abs/1602.02311
+
+    alpha = 0 is IWAE, and alpha -> 1 the sampled ELBO. For alpha < 0 it is no lower bound of log p(x).
+
+    Raises:
+        ValueError: alpha is 1, which is the ELBO.
+    """
+
+    def __init__(self, alpha: float = 0.5, num_samples: int = 50) -> None:
+        super().__init__(num_samples)
+        if alpha == 1:
+            raise ValueError("alpha=1 is the ELBO: use objective=elbo with objective.kl=sample")
+        self.alpha = alpha
+
+    def bound(self, log_w: Tensor) -> Tensor:
+        return log_mean_exp((1 - self.alpha) * log_w, 0) / (1 - self.alpha)
+
+
+def _check_count(name: str, count: int) -> None:
+    if type(count) is not int or count < 1:
+        raise ValueError(f"{name}={count}: a whole number above zero is needed")

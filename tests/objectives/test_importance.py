@@ -1,0 +1,160 @@
+"""Importance-weighted bounds on the exact linear-Gaussian model."""
+
+import itertools
+from collections.abc import Callable
+
+import pytest
+import torch
+from oracle import LinearGaussian
+from torch import Tensor
+
+from vaelab.objectives import CIWAE, ELBO, IWAE, MIWAE, DReG, Objective, Renyi
+
+
+def evaluate(objective: Objective, exact: bool = False, count: int = 8) -> dict[str, Tensor]:
+    oracle = LinearGaussian()
+    x, vae = oracle.images(count), oracle.vae(exact)
+    torch.manual_seed(5)
+    return objective(vae, x)
+
+
+def encoder_gradients(objective: Objective, exact: bool = False, draws: int = 1, images: int = 1) -> Tensor:
+    """Gradients of the loss with respect to the encoder, one independent draw of noise each: (draws, parameters)."""
+    oracle = LinearGaussian()
+    vae = oracle.vae(exact)
+    x = oracle.images(4)[3:].expand(images, *oracle.shape)
+    torch.manual_seed(7)
+    gradients = []
+    for _ in range(draws):
+        loss = objective(vae, x)["loss"].mean()
+        gradients.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(vae.posterior.parameters()))]))
+    return torch.stack(gradients)
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [IWAE(1), DReG(1), MIWAE(5, 1), CIWAE(1.0, 5), Renyi(0.3, 1)],
+    ids=lambda objective: type(objective).__name__,
+)
+def test_with_one_sample_every_bound_is_the_sampled_elbo(objective: IWAE) -> None:
+    elbo = evaluate(ELBO(kl="sample", num_samples=objective.num_samples))["elbo"]
+    torch.testing.assert_close(evaluate(objective)["bound"], elbo, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("objective", [IWAE(7), DReG(7), MIWAE(2, 4), CIWAE(0.3, 7), Renyi(0.5, 7), Renyi(-1.0, 7)])
+def test_every_bound_is_the_log_likelihood_at_the_exact_posterior(objective: Objective) -> None:
+    terms, oracle = evaluate(objective, exact=True), LinearGaussian()
+    torch.testing.assert_close(terms["bound"], oracle.log_prob(oracle.images(8)), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(terms["loss"], -terms["bound"])
+    torch.testing.assert_close(terms["elbo"], -terms["rate"] - terms["distortion"])
+
+
+def test_bounds_are_ordered() -> None:
+    """ELBO <= CIWAE <= IWAE, ELBO <= MIWAE <= IWAE, and Renyi falls with alpha, on the very same samples."""
+    elbo, ciwae, miwae, iwae = (
+        evaluate(objective)["bound"] for objective in (CIWAE(1.0, 64), CIWAE(0.05, 64), MIWAE(8, 8), IWAE(64))
+    )
+    assert (elbo <= ciwae).all()
+    assert (ciwae <= iwae).all()
+    assert (elbo <= miwae).all()
+    assert (miwae <= iwae).all()
+    renyi = [evaluate(Renyi(alpha, 64))["bound"] for alpha in (-1.0, 0.0, 0.5, 0.99)]
+    assert all((a >= b).all() for a, b in itertools.pairwise(renyi))
+    torch.testing.assert_close(renyi[1], iwae)
+    torch.testing.assert_close(evaluate(Renyi(0.9999, 64))["bound"], elbo, rtol=1e-2, atol=1e-2)
+
+
+def test_iwae_rises_with_samples_to_the_log_likelihood() -> None:
+    oracle = LinearGaussian()
+    x, vae = oracle.images(2000), oracle.vae(exact=False)
+    bounds = [IWAE(k)(vae, x)["bound"].mean().item() for k in (1, 5, 50, 2000)]
+    assert bounds == sorted(bounds)
+    assert bounds[-1] < oracle.log_prob(x).mean().item()
+    assert bounds[-1] == pytest.approx(oracle.log_prob(x).mean().item(), abs=0.5)
+
+
+def test_weights_have_the_right_sign() -> None:
+    """The gradient of the bound weighs samples by w, so a sample that explains x better counts for more."""
+    log_w = torch.tensor([[0.0], [3.0]], requires_grad=True)
+    IWAE(2).bound(log_w).sum().backward()
+    torch.testing.assert_close(log_w.grad, torch.tensor([[0.0], [3.0]]).softmax(0))
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [DReG(1), DReG(5), ELBO(sticking_the_landing=True), ELBO(sticking_the_landing=True, num_samples=3)],
+)
+def test_path_gradient_vanishes_at_the_exact_posterior_for_every_sample(objective: Objective) -> None:
+    assert encoder_gradients(objective, exact=True, draws=20).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("objective", [IWAE(5), ELBO(kl="sample"), ELBO()])
+def test_standard_gradient_does_not(objective: Objective) -> None:
+    assert encoder_gradients(objective, exact=True, draws=20).abs().max() > 1e-2
+
+
+def agree(a: Tensor, b: Tensor) -> Tensor:
+    """Difference of two mean gradients in standard errors, per parameter."""
+    error = (a.var(0) / len(a) + b.var(0) / len(b)).sqrt()
+    return ((a.mean(0) - b.mean(0)) / error).abs()
+
+
+@pytest.mark.parametrize(
+    ("path", "standard"),
+    [
+        (lambda: DReG(4), lambda: IWAE(4)),
+        (lambda: ELBO(sticking_the_landing=True, num_samples=2), lambda: ELBO(kl="sample", num_samples=2)),
+    ],
+    ids=["dreg", "sticking the landing"],
+)
+def test_path_gradients_have_the_mean_of_the_standard_one(
+    path: Callable[[], Objective], standard: Callable[[], Objective]
+) -> None:
+    a, b = (encoder_gradients(objective(), draws=200, images=500) for objective in (path, standard))
+    assert agree(a, b).max() < 4.5
+
+
+def test_sticking_the_landing_inside_a_bound_of_several_samples_would_be_biased() -> None:
+    """Why it belongs to the ELBO alone: the test above can tell."""
+
+    class Biased(IWAE):
+        def log_weight(self, trace: object, x: Tensor) -> Tensor:
+            from vaelab.distributions import detach
+
+            z, q, p, _ = trace.latents[0]
+            return trace.likelihood.log_prob(x) + p.log_prob(z) - detach(q).log_prob(z)
+
+    a, b = (encoder_gradients(objective, draws=200, images=500) for objective in (Biased(4), IWAE(4)))
+    assert agree(a, b).max() > 10
+
+
+def test_path_gradients_leave_the_decoder_s_gradient_alone() -> None:
+    oracle = LinearGaussian()
+    x, gradients = oracle.images(8), []
+    for objective in (IWAE(5), DReG(5)):
+        vae = oracle.vae(exact=False)
+        torch.manual_seed(5)
+        loss = objective(vae, x)["loss"].sum()
+        gradients.append(torch.autograd.grad(loss, list(vae.decoder.parameters())))
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_bounds_are_reported_without_gradients_too() -> None:
+    with torch.no_grad():
+        torch.testing.assert_close(evaluate(DReG(5))["bound"], evaluate(IWAE(5))["bound"])
+
+
+@pytest.mark.parametrize(
+    ("build", "sentence"),
+    [
+        (lambda: IWAE(0), "num_samples=0: a whole number above zero"),
+        (lambda: MIWAE(0, 8), "whole number above zero"),
+        (lambda: CIWAE(1.5), "beta=1.5: the share of the ELBO"),
+        (lambda: Renyi(1), "alpha=1 is the ELBO"),
+        (lambda: ELBO(sticking_the_landing=True, free_bits=1.0), "goes with kl=analytic only"),
+    ],
+)
+def test_settings_out_of_range(build: Callable[[], Objective], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        build()

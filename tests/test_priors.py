@@ -1,0 +1,136 @@
+import pytest
+import torch
+from torch.distributions import Distribution, Independent, MultivariateNormal, Normal, kl_divergence
+
+from vaelab.distributions import PointMass as PointMassDistribution
+from vaelab.distributions import detach
+from vaelab.objectives import ELBO
+from vaelab.posteriors import DiagonalGaussian, FullCovarianceGaussian, PointMass
+from vaelab.priors import GaussianMixture, StandardNormal, VampPrior
+from vaelab.trace import Latent
+
+AXIS = torch.linspace(-12, 12, 601)
+PLANE = torch.cartesian_prod(AXIS, AXIS)  # (N, 2)
+
+
+def infer(u: torch.Tensor) -> Distribution:
+    """A stand-in encoder: the code's mean is the image's two halves."""
+    mean = u.flatten(1).unflatten(1, (2, -1)).mean(-1) * 4 - 2
+    return Independent(Normal(mean, 0.3 + mean.abs() / 4), 1)
+
+
+def integral(prior: Distribution) -> float:
+    cell = (AXIS[1] - AXIS[0]).item() ** 2
+    return prior.log_prob(PLANE).exp().sum().item() * cell
+
+
+@pytest.mark.parametrize("num_components", [1, 7])
+def test_mixtures_integrate_to_one(num_components: int) -> None:
+    mixture = GaussianMixture(2, num_components)
+    torch.nn.init.normal_(mixture.logits)
+    torch.nn.init.normal_(mixture.log_std, -0.3, 0.3)
+    assert integral(mixture(infer)) == pytest.approx(1, abs=1e-3)
+    assert integral(VampPrior(2, (1, 2, 2), num_components)(infer)) == pytest.approx(1, abs=1e-3)
+
+
+def test_mixtures_take_samples_of_any_shape() -> None:
+    p = GaussianMixture(3, 4)(infer)
+    assert (p.batch_shape, p.event_shape) == ((), (3,))
+    assert p.log_prob(torch.randn(5, 7, 3)).shape == (5, 7)
+    assert p.sample((9,)).shape == (9, 3)
+
+
+def test_vampprior_with_one_pseudo_input_is_its_posterior() -> None:
+    prior = VampPrior(2, (1, 2, 2), 1)
+    z = torch.randn(6, 5, 2)
+    torch.testing.assert_close(prior(infer).log_prob(z), infer(prior.pseudo_inputs).log_prob(z))
+
+
+def test_vampprior_at_the_training_set_is_the_aggregate_posterior() -> None:
+    images = torch.rand(40, 1, 2, 2)
+    prior = VampPrior(2, (1, 2, 2), 40)
+    prior.pseudo_inputs.data.copy_(images)
+    z = torch.randn(11, 2)
+    aggregate = infer(images).log_prob(z.unsqueeze(1)).exp().mean(1).log()
+    torch.testing.assert_close(prior(infer).log_prob(z), aggregate)
+
+
+def test_pseudo_inputs_start_as_training_images() -> None:
+    images = torch.rand(10, 1, 3, 3)
+    prior = VampPrior(2, (1, 3, 3), 25)
+    prior.initialize(images)
+    assert all((u == images).flatten(1).all(1).any() for u in prior.pseudo_inputs)
+
+
+def test_rate_under_a_mixture_is_estimated_at_the_sample_and_is_right_on_average() -> None:
+    q = Independent(Normal(torch.tensor([[0.5, -1.0]]), torch.tensor([[0.6, 0.4]])), 1)
+    p = GaussianMixture(2, 5)(infer)
+    z = q.sample((200_000,))
+    latent = Latent(z, q, p, q.log_prob(z))
+    cell = (AXIS[1] - AXIS[0]).item() ** 2
+    exact = (q.log_prob(PLANE).exp() * (q.log_prob(PLANE) - p.log_prob(PLANE))).sum().item() * cell
+    estimate = latent.kl()
+    assert estimate.shape == (200_000, 1)
+    assert estimate.mean().item() == pytest.approx(exact, abs=5 * estimate.std().item() / 200_000**0.5)
+
+
+@pytest.mark.parametrize("build", [lambda c: GaussianMixture(2, c), lambda c: VampPrior(2, (1, 2, 2), c)])
+@pytest.mark.parametrize("components", [0, -1, 2.5])
+def test_components_are_a_whole_number(build: object, components: object) -> None:
+    with pytest.raises(ValueError, match="a whole number of components above zero"):
+        build(components)
+
+
+# Posteriors -----------------------------------------------------------------------------------------------------------
+
+
+def test_full_covariance_starts_diagonal_and_reads_its_factor() -> None:
+    torch.manual_seed(1)
+    posterior, h = FullCovarianceGaussian(5, 4), torch.randn(3, 5)
+    diagonal = DiagonalGaussian(5, 4)
+    diagonal.linear = posterior.linear
+    torch.testing.assert_close(posterior(h).covariance_matrix, torch.diag_embed(diagonal(h).variance))
+    torch.nn.init.normal_(posterior.correlation.weight)
+    factor = posterior(h).scale_tril
+    assert torch.equal(factor.triu(1), torch.zeros_like(factor))
+    torch.testing.assert_close(factor[:, 2, 0], posterior.correlation(h)[:, 1])
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_kl_of_a_full_covariance_is_its_monte_carlo_estimate(scale: float) -> None:
+    factor = torch.tensor([[0.8, 0.0, 0.0], [0.5, 1.2, 0.0], [-0.7, 0.3, 0.4]])
+    q = MultivariateNormal(torch.tensor([[0.2, -1.0, 0.6]]), scale_tril=factor)
+    p = StandardNormal(3, scale)(infer)
+    z = q.sample((400_000,))
+    estimate = q.log_prob(z) - p.log_prob(z)
+    latent = Latent(z, q, p, q.log_prob(z))
+    assert latent.kl().item() == pytest.approx(estimate.mean().item(), abs=5 * estimate.std().item() / 400_000**0.5)
+    full = MultivariateNormal(torch.zeros(3), scale**2 * torch.eye(3))
+    torch.testing.assert_close(latent.kl(), kl_divergence(q, full).unsqueeze(0))
+    at_prior = MultivariateNormal(torch.zeros(1, 3), scale_tril=scale * torch.eye(3))
+    assert kl_divergence(at_prior, p).abs().item() < 1e-6
+
+
+def test_a_point_mass_has_no_density_and_its_elbo_says_so() -> None:
+    from oracle import LinearGaussian
+
+    q = PointMass(4, 2)(torch.randn(3, 4))
+    assert isinstance(q, PointMassDistribution)
+    assert torch.equal(q.rsample((5,)), q.mean.expand(5, 3, 2))
+    assert q.log_prob(q.mean).tolist() == [float("inf")] * 3
+    oracle = LinearGaussian()
+    vae = oracle.vae(exact=False)
+    vae.posterior = PointMass(6, 2)
+    assert ELBO()(vae, oracle.images(3))["loss"].tolist() == [float("inf")] * 3
+
+
+def test_detached_density_keeps_its_value_and_loses_its_parameters() -> None:
+    h = torch.randn(3, 4, requires_grad=True)
+    for posterior in (DiagonalGaussian(4, 2), FullCovarianceGaussian(4, 2)):
+        q, z = posterior(h), torch.randn(3, 2, requires_grad=True)
+        torch.testing.assert_close(detach(q).log_prob(z), q.log_prob(z))
+        detach(q).log_prob(z).sum().backward()
+        assert h.grad is None
+        assert z.grad.abs().sum() > 0
+    with pytest.raises(NotImplementedError, match="not known how to do for a PointMass"):
+        detach(PointMass(4, 2)(h))
