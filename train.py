@@ -26,23 +26,24 @@ def train(cfg: DictConfig, folder: Path) -> float:
     lightning.seed_everything(cfg.seed, verbose=False)
 
     data = instantiate(cfg.data, _convert_="all")
-    data.prepare_data()
-    data.setup()
-    cfg.data.used = data.name
-    if cfg.trainer.max_epochs is None and cfg.trainer.max_steps == -1:
-        cfg.trainer.max_epochs = -(-cfg.steps // len(data.train_dataloader()))
-    if data.val_size == 0:
-        cfg.trainer.limit_val_batches = 0
-
     model = instantiate(cfg.model, _convert_="all")
-    runs.check_shapes(model, data)
     module = VAEModule(
         model,
         objective=instantiate(cfg.objective, _convert_="all"),
         optimizer=instantiate(cfg.optimizer, _convert_="all"),
         scheduler=instantiate(cfg.get("scheduler"), _convert_="all") or None,
     )
-    resumed = runs.last_checkpoint(folder, cfg.trainer.max_epochs) if cfg.resume else None
+    resumed = runs.last_checkpoint(folder, module, cfg.trainer.max_epochs) if cfg.resume else None
+
+    data.prepare_data()
+    data.setup()
+    runs.check_data(model, data)
+    cfg.data.used = data.name
+    if cfg.trainer.max_epochs is None:
+        cfg.trainer.max_epochs = runs.epochs(cfg, len(data.train_dataloader()))
+    if data.val_size == 0:
+        cfg.trainer.limit_val_batches = 0
+
     logger = instantiate(cfg.logger, save_dir=str(folder), purge_step=resumed.step + 1 if resumed else None)
     callbacks = [callback for callback in instantiate(cfg.callbacks, _convert_="all").values() if callback]
     extras = {"logger": logger, "callbacks": callbacks, "plugins": [AtomicCheckpointIO()]}

@@ -63,7 +63,22 @@ class Command:
         ("+model.depth=3", "model: VAE.__init__() got an unexpected keyword argument 'depth'"),
         ("model.image_shape=[1,32,32]", "model.image_shape=[1, 32, 32] does not fit the images of MNIST, [1, 28, 28]"),
         ("trainer.precision=7", "trainer: Precision 7 is invalid"),
-        ("seed=none", "seed=none: the seed is a whole number, at least zero"),
+        ("seed=none", "seed=none: the seed is a whole number from 0 to 2^32 - 1"),
+        ("seed=-1", "seed=-1: the seed is a whole number from 0 to 2^32 - 1"),
+        ("trainer.max_epochs=two", "trainer.max_epochs=two: a whole number above zero is needed"),
+        ("trainer.max_epochs=0", "trainer.max_epochs=0: a whole number above zero is needed"),
+        ("trainer.max_steps=8", "there is no setting trainer.max_steps; did you mean trainer.max_epochs?"),
+        ("trainer.log_every_n_steps=0", "trainer.log_every_n_steps=0: a whole number above zero is needed"),
+        ("trainer.limit_train_batches=0", "trainer.limit_train_batches=0: a whole number above zero is needed"),
+        ("optimizer.lr=-1", "the optimizer cannot be built: Invalid learning rate: -1"),
+        ("optimizer.lr=abc", "the optimizer cannot be built: "),
+        ("model.num_classes=5", "model.num_classes=5, but MNIST has 10 classes"),
+        ("latent_dim=2", "there is no setting latent_dim; did you mean model.latent_dim?"),
+        ("objective.free_bits=abc", "free_bits=abc: free bits are nats per latent dimension"),
+        ("model.prior.scale=abc", "the prior's scale is a number above zero, not abc"),
+        ("model.encoder.hidden=400", "hidden=400: the widths of hidden layers are whole numbers above zero"),
+        ("data.image_shape=28", "data.image_shape=28: three whole numbers are needed, such as [1,28,28]"),
+        ("callbacks.figures.count=abc", "callbacks.figures.count=abc: a whole number, at least zero, is needed"),
         ("steps=0", "steps=0: a run has at least one step"),
     ],
 )
@@ -133,6 +148,9 @@ def test_resuming_what_is_no_run(command: Command) -> None:
     assert command(f"hydra.run.dir={run}")[0] is None
     finished, _ = command(f"resume={run}", small=False)
     assert finished == "error: run is complete, all of its 2 epochs: ask for more to go on, trainer.max_epochs=4"
+    assert "resume= needs a run's folder" in command("resume=", small=False)[0]
+    part, _ = command(f"resume={run}", "model/prior=mixture", small=False)
+    assert "model/prior=mixture chooses another part, and a resumed run keeps its parts" in part
     group, _ = command(f"resume={run}", "optimizer=sgd", small=False)
     assert "optimizer=sgd would replace a whole group" in group
     key, _ = command(f"resume={run}", "trainer.max_epoch=4", small=False)

@@ -67,7 +67,7 @@ def test_reconstructions_stand_beside_their_inputs() -> None:
     oracle = LinearGaussian(shape=(1, 6, 6))
     model, x = oracle.vae(exact=True), oracle.images(4).clamp(0, 1)
     picture = figures.reconstructions(model, x, columns=2)
-    assert picture.shape == (3, 2 * (2 * 7 + 1), 2 * (4 * 7 + 1))
+    assert picture.shape == (3, 2 * (2 * 7 + 1), 2 * (2 * 13 + 1))
     torch.testing.assert_close(picture[0, 2:14:2, 2:14:2], x[0, 0])
 
 

@@ -45,5 +45,5 @@ def test_prior_scale() -> None:
     p = StandardNormal(3, 2.0)(lambda: None)
     assert (p.batch_shape, p.event_shape) == ((), (3,))
     assert p.stddev.tolist() == [2, 2, 2]
-    with pytest.raises(ValueError, match="the prior's scale must be above zero, got 0"):
+    with pytest.raises(ValueError, match="the prior's scale is a number above zero, not 0"):
         StandardNormal(3, 0)

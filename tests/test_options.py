@@ -70,7 +70,7 @@ def test_gpu_trainer(config: Compose, tmp_path: Path) -> None:
 
 
 def test_ddp_trainer_on_two_processes(data_root: Path, tmp_path: Path) -> None:
-    """Each process serves half of the images; the figures are those of all."""
+    """Each process trains on half of the images, so that an epoch has half as many steps."""
     settings = [
         "trainer=ddp", "trainer.accelerator=cpu", "trainer.max_epochs=1", f"data.root={data_root}", "data.md5=null",
         "data.val_size=100", "data.batch_size=50", f"hydra.run.dir={tmp_path}",

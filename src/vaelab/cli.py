@@ -104,6 +104,11 @@ def _launch(task: Task, config_dir: Path, config_name: str) -> None:
 
 def _resume(task: Task, folder: str) -> None:
     overrides = [argument for argument in sys.argv[1:] if not argument.startswith("resume=")]
+    if not folder:
+        raise ValueError("resume= needs a run's folder, such as resume=logs/RUN")
+    groups = [override for override in overrides if "/" in override.split("=")[0]]
+    if groups:
+        raise ValueError(f"{groups[0]} chooses another part, and a resumed run keeps its parts: start a new run")
     flags = [override for override in overrides if override.startswith("-")]
     if flags:
         raise ValueError(f"resume={folder} goes on with one run and takes overrides only, not {flags[0]}")
@@ -131,7 +136,8 @@ def sentence(error: BaseException) -> str | None:
     if isinstance(error, OSError) and error.strerror:
         mend = "; make room, then go on with resume=<the run's folder>" if error.errno == errno.ENOSPC else ""
         return f"{error.filename or 'a file'} cannot be read or written: {error.strerror}{mend}"
-    if isinstance(error, OSError | ValueError | ArithmeticError) or type(error).__name__ == "MisconfigurationException":
+    mendable = OSError | ValueError | ArithmeticError | NotImplementedError
+    if isinstance(error, mendable) or type(error).__name__ == "MisconfigurationException":
         return _one_line(str(error))
     return None
 
@@ -141,9 +147,21 @@ def _unknown_key(error: OmegaConfBaseException) -> str | None:
         return None
     known = [str(key) for key in error.parent_node]
     parent = str(error.full_key).removesuffix(str(error.key))
+    deeper = [key for key in _keys(error.parent_node) if key.endswith(f".{error.key}")]
+    if deeper:
+        return f"there is no setting {error.full_key}; did you mean {' or '.join(parent + key for key in deeper[:3])}?"
     close = difflib.get_close_matches(str(error.key), known, n=1, cutoff=0.5)
     hint = f"did you mean {parent}{close[0]}?" if close else f"it can be one of {', '.join(parent + k for k in known)}"
     return f"there is no setting {error.full_key}; {hint}"
+
+
+def _keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
+    """All dotted keys below a node."""
+    for key in map(str, node):
+        yield prefix + key
+        child = node._get_node(key)
+        if isinstance(child, DictConfig) and not child._is_none():
+            yield from _keys(child, f"{prefix}{key}.")
 
 
 def _one_line(text: str) -> str:

@@ -28,15 +28,14 @@ def grid(images: Tensor, columns: int, zoom: int = 2) -> Tensor:
 
 @torch.no_grad()
 def reconstructions(model: GenerativeModel, x: Tensor, y: Tensor | None = None, columns: int = 8) -> Tensor:
-    """Images (B, C, H, W), each to the left of E[x | z] at its posterior's mean."""
+    """Pairs: an image of (B, C, H, W), and to its right E[x | z] at its posterior's mean."""
     means = model.decode(model.encode(x, y), y).mean
-    pairs = torch.stack([x, means], dim=1).flatten(0, 1)
-    return grid(pairs, 2 * columns)
+    return grid(torch.cat([x, means], dim=-1), columns)
 
 
 @torch.no_grad()
 def samples(model: GenerativeModel, count: int = 64, seed: int = 0, columns: int = 8) -> Tensor:
-    """E[x | z] at draws z ~ p(z) that depend on the seed alone; rows cycle through the classes, where there are any."""
+    """E[x | z] at draws z ~ p(z) that depend on the seed alone; the classes come in turn, where there are any."""
     device = next(model.parameters()).device
     labels = None
     if model.num_classes:

@@ -12,7 +12,7 @@ from torch.distributions import Categorical, Distribution, Independent, MixtureS
 
 
 class StandardNormal(nn.Module):
-    """p(z) = N(z; 0, scale^2 I).
+    """p(z) = N(z; 0, scale^2 I): standard with scale = 1.
 
     Raises:
         ValueError: the scale is not above zero.
@@ -23,8 +23,8 @@ class StandardNormal(nn.Module):
 
     def __init__(self, latent_dim: int, scale: float = 1.0) -> None:
         super().__init__()
-        if not scale > 0:
-            raise ValueError(f"the prior's scale must be above zero, got {scale}")
+        if not (isinstance(scale, int | float) and scale > 0):
+            raise ValueError(f"the prior's scale is a number above zero, not {scale}")
         self.register_buffer("mean", torch.zeros(latent_dim), persistent=False)
         self.register_buffer("std", torch.full((latent_dim,), float(scale)), persistent=False)
 

@@ -62,17 +62,22 @@ def start_log(folder: Path) -> None:
 
 
 def check_config(cfg: DictConfig) -> None:
-    """Refuse settings that no part checks, and what this machine cannot do.
+    """Refuse settings that no part checks, and what this machine cannot do, before anything is fetched or built.
 
     Raises:
-        ValueError: seed or steps are out of range, there is no GPU, or a sweep asks for several processes a run.
+        ValueError: a setting is out of range, there is no GPU, or settings exclude each other.
     """
     import torch
 
-    if type(cfg.seed) is not int or cfg.seed < 0:
-        raise ValueError(f"seed={cfg.seed}: the seed is a whole number, at least zero")
+    if type(cfg.seed) is not int or not 0 <= cfg.seed < 2**32:
+        raise ValueError(f"seed={cfg.seed}: the seed is a whole number from 0 to 2^32 - 1")
     if type(cfg.steps) is not int or cfg.steps < 1:
         raise ValueError(f"steps={cfg.steps}: a run has at least one step")
+    for name in ("max_epochs", "log_every_n_steps", "accumulate_grad_batches", "limit_train_batches"):
+        value = cfg.trainer.get(name)
+        fraction = name == "limit_train_batches" and type(value) is float and 0 < value <= 1
+        if value is not None and not fraction and (type(value) is not int or value < 1):
+            raise ValueError(f"trainer.{name}={value}: a whole number above zero is needed")
     accelerator = cfg.trainer.accelerator
     if accelerator in ("gpu", "cuda") and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
         raise ValueError(
@@ -85,19 +90,34 @@ def check_config(cfg: DictConfig) -> None:
             "trainer.strategy=ddp starts its processes with the command line of the whole sweep: use "
             "trainer.strategy=ddp_spawn with -m, or one command a run"
         )
+    for name, callback in cfg.callbacks.items():
+        if cfg.data.val_size == 0 and str((callback or {}).get("monitor")).startswith("val/"):
+            raise ValueError(
+                f"callbacks.{name} watches {callback.monitor}, but data.val_size=0 leaves no validation images: "
+                "leave it out, or set data.val_size above zero"
+            )
 
 
-def check_shapes(model: "GenerativeModel", data: "MNISTDataModule") -> None:
-    """Refuse a model that was built for other images.
+def check_data(model: "GenerativeModel", data: "MNISTDataModule") -> None:
+    """Refuse a model that was built for other images or labels.
 
     Raises:
-        ValueError: the shapes differ.
+        ValueError: shapes differ, or a label is not below the model's number of classes.
     """
     if tuple(model.image_shape) != data.image_shape:
         raise ValueError(
             f"model.image_shape={list(model.image_shape)} does not fit the images of {data.name}, "
             f"{list(data.image_shape)}: leave it out, and it follows data.image_shape"
         )
+    labels = 1 + max(int(y.max()) for _, y in data.splits.values() if len(y))
+    if 0 < model.num_classes < labels:
+        raise ValueError(f"model.num_classes={model.num_classes}, but {data.name} has {labels} classes")
+
+
+def epochs(cfg: DictConfig, batches: int) -> int:
+    """Whole epochs of `batches` batches that hold `steps` optimiser steps."""
+    devices = cfg.trainer.devices if type(cfg.trainer.devices) is int else 1
+    return -(-cfg.steps * cfg.trainer.accumulate_grad_batches * max(devices, 1) // batches)
 
 
 def record(folder: Path, cfg: DictConfig) -> None:
@@ -158,11 +178,11 @@ class Checkpoint(NamedTuple):
     step: int
 
 
-def last_checkpoint(folder: Path, max_epochs: int) -> Checkpoint:
+def last_checkpoint(folder: Path, module: "VAEModule", max_epochs: int) -> Checkpoint:
     """The last checkpoint of a run that has something left to do.
 
     Raises:
-        ValueError: there is none, it cannot be read, or the run is complete.
+        ValueError: there is none, it cannot be read, it holds another model, or the run is complete.
     """
     import torch
 
@@ -171,13 +191,14 @@ def last_checkpoint(folder: Path, max_epochs: int) -> Checkpoint:
         raise ValueError(f"{folder} cannot be resumed: it has no checkpoints/last.ckpt")
     try:
         checkpoint = torch.load(path, weights_only=True, map_location="cpu")
-        epoch, step = (
-            checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"],
-            checkpoint["global_step"],
-        )
-    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError) as error:
+        epoch = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+        step, state = checkpoint["global_step"], checkpoint["state_dict"]
+        saved = {name: tuple(weight.shape) for name, weight in state.items()}
+    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is no checkpoint of this program, or damaged: {error}") from error
-    if epoch >= max_epochs > 0 and (folder / "metrics.json").exists():
+    if saved != {name: tuple(weight.shape) for name, weight in module.state_dict().items()}:
+        raise ValueError(f"{path} holds the weights of another model than {folder}/config.yaml describes")
+    if epoch >= max_epochs and (folder / "metrics.json").exists():
         raise ValueError(
             f"{shown(folder)} is complete, all of its {epoch} epochs: "
             f"ask for more to go on, trainer.max_epochs={2 * epoch}"
@@ -224,7 +245,15 @@ def notes(cfg: DictConfig, data: "MNISTDataModule") -> list[str]:
                 "and its figures compare with no published one. data.allow_subset=false forbids this.",
             )
         )
-    if data.binarization == "none" and "Bernoulli" in cfg.model.likelihood._target_:
+    likelihood = cfg.model.likelihood._target_.rsplit(".", 1)[-1]
+    if data.binarization != "none" and likelihood in ("Gaussian", "Laplace", "ContinuousBernoulli"):
+        found.append(
+            _box(
+                f"A {likelihood} density on binary pixels measures nothing: it can be made as high as one likes at 0",
+                "and 1, and its nats compare with no other likelihood's. data.binarization=none keeps grey levels.",
+            )
+        )
+    if data.binarization == "none" and likelihood == "Bernoulli":
         found.append(
             _box(
                 "A Bernoulli likelihood on grey levels is no density: its nats have an entropy floor (45.5 per MNIST",
@@ -265,14 +294,32 @@ def saved_config(folder: Path, overrides: Sequence[str] = ()) -> DictConfig:
     with initialize_config_dir(str(folder.absolute()), version_base="1.3"):
         cfg, saved = compose("config", list(overrides)), compose("config")
     for key in map(str, saved):
-        if OmegaConf.is_config(saved[key]) and not OmegaConf.is_config(cfg[key]) and cfg[key] is not None:
+        if OmegaConf.is_config(saved[key]) and not OmegaConf.is_config(cfg[key]):
             raise ValueError(
                 f"{key}={cfg[key]} would replace a whole group of {folder}: a resumed run takes overrides of single "
                 f"values, such as trainer.max_epochs=200; start a new run to change {key}"
             )
+    for key in _differences(saved, cfg):
+        scheduled = bool(cfg.get("scheduler")) and key == "optimizer.lr"
+        if scheduled or (key.split(".")[0] in ("seed", "steps", "name", "model", "data") and key != "data.root"):
+            because = " by a scheduler" if scheduled else ""
+            raise ValueError(
+                f"{key} was {OmegaConf.select(saved, key)} in {folder} and cannot become {OmegaConf.select(cfg, key)} "
+                f"in the middle of a run whose {key} is set{because}: start a new run to change it"
+            )
     for target in _targets(OmegaConf.to_container(cfg)):
         _check_target(target, path)
     return cfg
+
+
+def _differences(saved: DictConfig, cfg: DictConfig, prefix: str = "") -> Iterator[str]:
+    """Dotted keys of values that differ."""
+    for key in map(str, {**saved, **cfg}):
+        a, b = saved.get(key), cfg.get(key)
+        if isinstance(a, DictConfig) and isinstance(b, DictConfig):
+            yield from _differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            yield prefix + key
 
 
 def _targets(node: Any) -> Iterator[Any]:

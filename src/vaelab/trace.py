@@ -38,7 +38,11 @@ class Latent(NamedTuple):
         """
         if isinstance(self.q, ESTIMATED) or isinstance(self.p, ESTIMATED):
             return self.log_q - self.p.log_prob(self.z)
-        return torch.atleast_2d(kl_divergence(self.q, self.p))
+        try:
+            return torch.atleast_2d(kl_divergence(self.q, self.p))
+        except NotImplementedError:
+            pair = f"KL({type(self.q).__name__} || {type(self.p).__name__})"
+            raise NotImplementedError(f"{pair} has no closed form here: kl=sample estimates it") from None
 
     def kl_per_dim(self) -> Tensor:
         """KL of each latent dimension in nats, (1 or K, B, D).

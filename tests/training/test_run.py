@@ -214,6 +214,8 @@ def test_tutorial_reports_squared_error_plus_kl(config: Compose, tmp_path: Path)
 def test_average_loss_needs_its_likelihood(config: Compose, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="average_loss turns nats into squared error"):
         train(config("+callbacks.average_loss._target_=vaelab.training.AverageLoss"), tmp_path)
+    with pytest.raises(ValueError, match="it goes with objective=elbo, beta 1 and no free bits"):
+        train(config("experiment=tutorial", "data.val_size=0", "objective.beta=4"), tmp_path)
 
 
 @pytest.mark.parametrize("extra", ["scheduler=plateau", "scheduler=cosine", "trainer.limit_val_batches=0"])
@@ -224,7 +226,9 @@ def test_nothing_needs_validation_images(config: Compose, tmp_path: Path, extra:
 
 
 def test_early_stopping_needs_them(config: Compose, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="early stopping watches val/loss, but there are no validation images"):
+    with pytest.raises(
+        ValueError, match=r"callbacks.early_stopping watches val/loss, but data.val_size=0 leaves no validation"
+    ):
         train(config("callbacks=early_stopping", "data.val_size=0"), tmp_path)
 
 
@@ -314,10 +318,41 @@ def test_overrides_of_the_optimiser_rule_when_resuming(config: Compose, tmp_path
 
 def test_a_schedule_keeps_its_learning_rate_when_resuming(config: Compose, tmp_path: Path) -> None:
     train(config("scheduler=cosine"), tmp_path)
-    cfg = runs.saved_config(tmp_path, ["trainer.max_epochs=3", "optimizer.lr=0.002"])
+    with pytest.raises(ValueError, match=r"optimizer.lr was 0.001 in .* and cannot become 0.002 .* set by a scheduler"):
+        runs.saved_config(tmp_path, ["trainer.max_epochs=3", "optimizer.lr=0.002"])
+
+
+@pytest.mark.parametrize(
+    "override", ["seed=5", "model.latent_dim=3", "data.val_size=50", "data.batch_size=10", "steps=9"]
+)
+def test_a_resumed_run_keeps_model_data_and_seed(config: Compose, tmp_path: Path, override: str) -> None:
+    train(config(), tmp_path)
+    before = (tmp_path / "config.yaml").read_text()
+    with pytest.raises(ValueError, match=f"{override.split('=')[0]} was .* and cannot become {override.split('=')[1]}"):
+        runs.saved_config(tmp_path, ["trainer.max_epochs=3", override])
+    assert (tmp_path / "config.yaml").read_text() == before
+    assert runs.saved_config(tmp_path, ["data.root=elsewhere", "objective.beta=2"]).data.root == "elsewhere"
+
+
+def test_weights_of_another_model_are_refused_before_anything_is_written(config: Compose, tmp_path: Path) -> None:
+    train(config(), tmp_path)
+    path = tmp_path / "config.yaml"
+    path.write_text(path.read_text().replace("latent_dim: 20", "latent_dim: 3"))
+    cfg = runs.saved_config(tmp_path, ["trainer.max_epochs=3"])
     cfg.resume = str(tmp_path)
-    with pytest.raises(ValueError, match=r"optimizer.lr=0.002 cannot replace 0.001 in a run whose scheduler sets"):
+    before = (tmp_path / "run.json").read_text()
+    with pytest.raises(ValueError, match="holds the weights of another model than"):
         train(cfg, tmp_path)
+    assert (tmp_path / "run.json").read_text() == before
+
+
+@pytest.mark.parametrize(("settings", "steps"), [([], 20), (["trainer.accumulate_grad_batches=3"], 20)])
+def test_a_run_is_as_many_whole_epochs_as_hold_its_steps(
+    config: Compose, tmp_path: Path, settings: list[str], steps: int
+) -> None:
+    length = ["trainer.max_epochs=null", "trainer.limit_train_batches=null", "steps=14", *settings]
+    train(config(*length), tmp_path)  # ten batches an epoch; Lightning steps after the last, too
+    assert metrics(tmp_path)["steps"] == steps
 
 
 def test_sigterm_saves_first(config: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,9 +30,9 @@ def seeded(device: torch.device, *keys: int) -> Generator:
 class Loader:
     """An iterable over (x, y): float32 images in [0, 1] of shape (B, C, H, W) and int64 labels (B,).
 
-    Every pass is a new epoch: order and binarisation noise depend on (seed, epoch) alone, so that they are the same
-    whatever the model draws. Ranks share the order and take every world_size-th image; when shuffling, all ranks
-    get the same number of batches.
+    Every pass is a new epoch: the order depends on (seed, epoch) and binarisation noise on (seed, epoch, rank) alone,
+    so that they are the same whatever the model draws. Ranks share the order and take every world_size-th image; when
+    shuffling, all ranks get the same number of batches.
 
     Args:
         images: uint8 (N, C, H, W), on the device where batches are wanted.

@@ -85,6 +85,8 @@ class MNISTDataModule(L.LightningDataModule):
         super().__init__()
         if binarization not in BINARIZATIONS:
             raise ValueError(f"data.binarization={binarization}: choose one of {', '.join(BINARIZATIONS)}")
+        if isinstance(image_shape, int | str) or [type(size) for size in image_shape] != 3 * [int]:
+            raise ValueError(f"data.image_shape={image_shape}: three whole numbers are needed, such as [1,28,28]")
         for name, size, least in (
             ("batch_size", batch_size, 1),
             ("eval_batch_size", eval_batch_size, 1),

@@ -11,8 +11,8 @@ ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "silu": nn.SiLU}
 def _hidden_layers(in_features: int, hidden: Sequence[int], activation: str) -> list[nn.Module]:
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation={activation} is unknown: choose one of {', '.join(ACTIVATIONS)}")
-    if not all(isinstance(width, int) and width > 0 for width in hidden):
-        raise ValueError(f"hidden={list(hidden)}: the widths of hidden layers are whole numbers above zero")
+    if isinstance(hidden, int | str) or not all(type(width) is int and width > 0 for width in hidden):
+        raise ValueError(f"hidden={hidden}: the widths of hidden layers are whole numbers above zero, such as [400]")
     layers: list[nn.Module] = []
     for width in hidden:
         layers += [nn.Linear(in_features, width), ACTIVATIONS[activation]()]

@@ -42,8 +42,8 @@ class ELBO(Objective):
         super().__init__()
         if not callable(beta) and not (isinstance(beta, int | float) and beta >= 0):
             raise ValueError(f"beta={beta}: the weight of the rate is a number, at least zero, or a schedule")
-        if not free_bits >= 0:
-            raise ValueError(f"free_bits={free_bits}: free bits are at least zero nats per latent dimension")
+        if not (isinstance(free_bits, int | float) and free_bits >= 0):
+            raise ValueError(f"free_bits={free_bits}: free bits are nats per latent dimension, at least zero")
         if type(num_samples) is not int or num_samples < 1:
             raise ValueError(f"num_samples={num_samples}: the number of samples is a whole number above zero")
         if kl not in ("analytic", "sample"):

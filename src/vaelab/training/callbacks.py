@@ -188,6 +188,10 @@ class Figures(Callback):
     """
 
     def __init__(self, count: int = 20, num_reconstructions: int = 32, num_samples: int = 64) -> None:
+        counts = {"count": count, "num_reconstructions": num_reconstructions, "num_samples": num_samples}
+        for name, value in counts.items():
+            if type(value) is not int or value < 0:
+                raise ValueError(f"callbacks.figures.{name}={value}: a whole number, at least zero, is needed")
         self.count, self.num_reconstructions, self.num_samples = count, num_reconstructions, num_samples
         self._drawn = -1
 
@@ -245,7 +249,7 @@ class AverageLoss(Callback):
     figure is the loss less (n/2) log pi: an identity, no second computation. Logged as train/average_loss.
 
     Raises:
-        ValueError: the likelihood is no Gaussian with scale sqrt(1/2).
+        ValueError: the likelihood is no Gaussian with scale sqrt(1/2), or the loss is not the plain ELBO.
     """
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:  # noqa: ARG002
@@ -255,10 +259,15 @@ class AverageLoss(Callback):
                 "callbacks.average_loss turns nats into squared error, which needs "
                 "model/likelihood=gaussian with scale sqrt(1/2)"
             )
+        if getattr(pl_module.objective, "beta", None) != 1 or pl_module.objective.free_bits:
+            raise ValueError(
+                "callbacks.average_loss is squared error + KL: it goes with objective=elbo, beta 1 and no free bits; "
+                "~callbacks.average_loss leaves it out"
+            )
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         pixels = math.prod(pl_module.model.image_shape)
-        means = pl_module.totals["train"].means()
+        means = pl_module.reduce(pl_module.totals["train"])
         average = means["loss"] - pixels / 2 * math.log(math.pi)
         pl_module.figures["train/average_loss"] = average
         for logger in trainer.loggers:

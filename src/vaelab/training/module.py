@@ -1,7 +1,6 @@
 """One optimisation step: terms = objective(model, x, y), loss = their mean over the batch."""
 
 import inspect
-import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -24,6 +23,9 @@ class VAEModule(L.LightningModule):
     Args:
         optimizer: a factory, parameters -> Optimizer.
         scheduler: Lightning's scheduler configuration with a factory under "scheduler", or None.
+
+    Raises:
+        ValueError: the optimiser refuses its settings.
     """
 
     model: GenerativeModel
@@ -40,6 +42,10 @@ class VAEModule(L.LightningModule):
         super().__init__()
         self.model, self.objective = model, objective
         self.optimizer, self.scheduler = optimizer, scheduler
+        try:
+            optimizer(self.parameters())
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"the optimizer cannot be built: {error}") from error
         self.totals = {"train": Totals(), "val": Totals(), "test": Totals()}
         self.figures: dict[str, float] = {}  # the latest of each, "train/loss" and so on
         self._step = torch.zeros(())  # optimiser steps so far, on the device
@@ -109,6 +115,12 @@ class VAEModule(L.LightningModule):
                 initialize = getattr(part, "initialize", None)
                 if callable(initialize):
                     initialize(images.to(self.device).float().div(255))
+        if self.trainer.ckpt_path is None:  # never when resuming: what was learned is in the checkpoint
+            images = self.trainer.datamodule.splits["train"][0]
+            for part in self.modules():
+                initialize = getattr(part, "initialize", None)
+                if callable(initialize):
+                    initialize(images.to(self.device).float().div(255))
         for callback in self.trainer.early_stopping_callbacks:
             if self.monitor is None and callback.monitor.startswith("val/"):
                 raise ValueError(
@@ -146,7 +158,7 @@ class VAEModule(L.LightningModule):
             self._log("train", {**window, "images_per_second": rate})
 
     def on_train_epoch_end(self) -> None:
-        self._epoch_end("train", self._reduce(self.totals["train"]))
+        self._epoch_end("train", self.reduce(self.totals["train"]))
         for config in self._schedules("epoch"):
             metric = self.figures[config.monitor] if config.reduce_on_plateau else None
             super().lr_scheduler_step(config.scheduler, metric)
@@ -167,7 +179,7 @@ class VAEModule(L.LightningModule):
 
     def _read_and_log(self, split: str) -> None:
         self.totals[split].read()
-        means = self._reduce(self.totals[split])
+        means = self.reduce(self.totals[split])
         if self.trainer.state.fn != "validate":  # the best weights' figures belong to no step of the curve
             self._log(split, means)
         self._epoch_end(split, means)
@@ -183,7 +195,7 @@ class VAEModule(L.LightningModule):
         for logger in self.loggers:
             logger.log_metrics({f"{split}/{name}": value for name, value in figures.items()}, self.trainer.global_step)
 
-    def _reduce(self, totals: Totals) -> dict[str, float]:
+    def reduce(self, totals: Totals) -> dict[str, float]:
         """Means per image over all ranks."""
         if self.trainer.world_size == 1:
             return totals.means()
@@ -220,14 +232,7 @@ class VAEModule(L.LightningModule):
 
     def _apply_overrides(self) -> None:
         """The optimiser's settings of this run's config rule over those of the checkpoint it resumes."""
-        optimizer = self.trainer.optimizers[0]
-        for group, wanted in zip(optimizer.param_groups, self._groups, strict=True):
-            lr = group.get("initial_lr", wanted["lr"])
-            if self.scheduler is not None and not math.isclose(wanted["lr"], lr):
-                raise ValueError(
-                    f"optimizer.lr={wanted['lr']} cannot replace {lr} in a run whose scheduler sets the learning rate: "
-                    "start a new run, or leave optimizer.lr as it was"
-                )
+        for group, wanted in zip(self.trainer.optimizers[0].param_groups, self._groups, strict=True):
             group |= {k: v for k, v in wanted.items() if k != "lr" or self.scheduler is None}
 
 
