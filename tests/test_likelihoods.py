@@ -113,3 +113,16 @@ def test_densities_stay_in_float32_under_autocast(likelihood: torch.nn.Module) -
         parameters = torch.nn.Linear(3, 4 * count)(torch.randn(2, 3)).view(2, count, 2, 2)
         assert parameters.dtype == torch.bfloat16
         assert likelihood(parameters).log_prob(torch.ones(2, 1, 2, 2)).dtype == torch.float32
+
+
+def test_bernoulli_can_start_at_the_mean_of_the_training_images() -> None:
+    images = torch.rand(50, 1, 3, 3)
+    images[:, :, 0, 0] = 0
+    likelihood = Bernoulli(image_shape=(1, 3, 3))
+    likelihood.initialize(images)
+    expected = images.mean(0).clamp(0.001, 0.999)
+    torch.testing.assert_close(likelihood(torch.zeros(4, 1, 3, 3)).mean, expected.expand(4, 1, 3, 3))
+    restored = Bernoulli(image_shape=(1, 3, 3))
+    restored.load_state_dict(likelihood.state_dict())
+    torch.testing.assert_close(restored(torch.zeros(1, 3, 3)).mean, expected)
+    assert not Bernoulli().state_dict()

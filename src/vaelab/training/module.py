@@ -109,24 +109,14 @@ class VAEModule(L.LightningModule):
     # Figures ----------------------------------------------------------------------------------------------------------
 
     def on_fit_start(self) -> None:
-        if self.trainer.ckpt_path is None:  # never when resuming: what was learned is in the checkpoint
-            images = self.trainer.datamodule.splits["train"][0]
-            for part in self.modules():
-                initialize = getattr(part, "initialize", None)
-                if callable(initialize):
-                    initialize(images.to(self.device).float().div(255))
-        if self.trainer.ckpt_path is None:  # never when resuming: what was learned is in the checkpoint
-            images = self.trainer.datamodule.splits["train"][0]
-            for part in self.modules():
-                initialize = getattr(part, "initialize", None)
-                if callable(initialize):
-                    initialize(images.to(self.device).float().div(255))
-        for callback in self.trainer.early_stopping_callbacks:
-            if self.monitor is None and callback.monitor.startswith("val/"):
-                raise ValueError(
-                    f"early stopping watches {callback.monitor}, but there are no validation images: leave "
-                    "callbacks=early_stopping out, or set data.val_size above zero"
-                )
+        """Let parts that must see data first do so, once: when resuming, what they learned came with the checkpoint."""
+        if self._rng_state:
+            return
+        images = self.trainer.datamodule.splits["train"][0].to(self.device).float().div_(255)
+        for part in self.modules():
+            initialize = getattr(part, "initialize", None)
+            if callable(initialize):
+                initialize(images)
 
     def on_train_start(self) -> None:
         self._step = torch.tensor(float(self.trainer.global_step), device=self.device)
