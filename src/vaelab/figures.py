@@ -35,11 +35,12 @@ def reconstructions(model: GenerativeModel, x: Tensor, y: Tensor | None = None, 
 
 @torch.no_grad()
 def samples(model: GenerativeModel, count: int = 64, seed: int = 0, columns: int = 8) -> Tensor:
-    """E[x | z] at draws z ~ p(z) that depend on the seed alone; the classes come in turn, where there are any."""
+    """E[x | z] at draws z ~ p(z) that depend on the seed alone; a class has its column, where there are any."""
     device = next(model.parameters()).device
     labels = None
     if model.num_classes:
-        labels = torch.arange(count, device=device) % model.num_classes
+        columns, count = model.num_classes, count - count % model.num_classes
+        labels = torch.arange(count, device=device) % columns
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         return grid(model.sample(count, labels).mean, columns)
