@@ -129,8 +129,10 @@ def sentence(error: BaseException) -> str | None:
         return _unknown_key(error) or _one_line(str(error))
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
-        known = f"choose one of {', '.join(error.options)}" if error.options else "there is no such group"
-        return f"{group}={option}: {known}"
+        options = error.options or []
+        close = difflib.get_close_matches(option, options, n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        return f"{group}={option}: {hint}" + (f"choose one of {', '.join(options)}" if options else "no such group")
     if isinstance(error, HydraException):
         return _one_line(str(error))
     if isinstance(error, OSError) and error.strerror:
