@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from vaelab.likelihoods import Bernoulli, ContinuousBernoulli, DiscretizedLogistic, Gaussian, Laplace
+from vaelab.likelihoods import Bernoulli, BernoulliAtMean, ContinuousBernoulli, DiscretizedLogistic, Gaussian, Laplace
 
 
 def test_bernoulli_sums_to_one_over_all_binary_images() -> None:
@@ -118,11 +118,11 @@ def test_densities_stay_in_float32_under_autocast(likelihood: torch.nn.Module) -
 def test_bernoulli_can_start_at_the_mean_of_the_training_images() -> None:
     images = torch.rand(50, 1, 3, 3)
     images[:, :, 0, 0] = 0
-    likelihood = Bernoulli(image_shape=(1, 3, 3))
+    likelihood = BernoulliAtMean((1, 3, 3))
     likelihood.initialize(images)
     expected = images.mean(0).clamp(0.001, 0.999)
     torch.testing.assert_close(likelihood(torch.zeros(4, 1, 3, 3)).mean, expected.expand(4, 1, 3, 3))
-    restored = Bernoulli(image_shape=(1, 3, 3))
+    restored = BernoulliAtMean((1, 3, 3))
     restored.load_state_dict(likelihood.state_dict())
     torch.testing.assert_close(restored(torch.zeros(1, 3, 3)).mean, expected)
     assert not Bernoulli().state_dict()

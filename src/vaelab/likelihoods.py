@@ -20,28 +20,36 @@ class Bernoulli(nn.Module):
 
     A density for binary pixels only. On grey levels its "nats" have an entropy floor (45.5 per MNIST test image) and
     compare with no other likelihood's.
-
-    Args:
-        image_shape: (C, H, W) of the images, where the logits are to start at those of the training images' mean,
-            clipped to .001-.999: as good as an output bias of the decoder that starts there, and worth 0.9 nat in the
-            protocol of Burda et al. 2016, https://arxiv.org/abs/1509.00519. None for logits = parameters.
     """
 
     num_parameters = 1
-    offset: Tensor | None
 
-    def __init__(self, image_shape: Sequence[int] | None = None) -> None:
+    def forward(self, parameters: Tensor) -> Distribution:
+        return Independent(td.Bernoulli(logits=parameters.float()), 3)
+
+
+class BernoulliAtMean(Bernoulli):
+    """A Bernoulli whose logits start at those of the training images' mean, clipped to .001-.999.
+
+    As good as an output bias of the decoder that starts there, and worth 0.9 nat in the protocol of Burda et al. 2016,
+    https://arxiv.org/abs/1509.00519
+
+    Args:
+        image_shape: (C, H, W) of the images.
+    """
+
+    offset: Tensor  # (C, H, W), in logits
+
+    def __init__(self, image_shape: Sequence[int]) -> None:
         super().__init__()
-        self.register_buffer("offset", None if image_shape is None else torch.zeros(*image_shape))
+        self.register_buffer("offset", torch.zeros(*image_shape))
 
     def initialize(self, images: Tensor) -> None:
         """Start at the mean of the training images (N, C, H, W) in [0, 1]."""
-        if self.offset is not None:
-            self.offset.copy_(images.mean(0).clamp(0.001, 0.999).logit())
+        self.offset.copy_(images.mean(0).clamp(0.001, 0.999).logit())
 
     def forward(self, parameters: Tensor) -> Distribution:
-        logits = parameters.float()
-        return Independent(td.Bernoulli(logits=logits if self.offset is None else logits + self.offset), 3)
+        return super().forward(parameters.float() + self.offset)
 
 
 class ContinuousBernoulli(nn.Module):

@@ -91,10 +91,12 @@ def check_config(cfg: DictConfig) -> None:
             "trainer.strategy=ddp_spawn with -m, or one command a run"
         )
     for name, callback in cfg.callbacks.items():
-        if cfg.data.val_size == 0 and str((callback or {}).get("monitor")).startswith("val/"):
+        setting = "data.val_size=0" if cfg.data.val_size == 0 else "trainer.limit_val_batches=0"
+        validates = cfg.data.val_size != 0 and cfg.trainer.limit_val_batches != 0
+        if not validates and str((callback or {}).get("monitor")).startswith("val/"):
             raise ValueError(
-                f"callbacks.{name} watches {callback.monitor}, but data.val_size=0 leaves no validation images: "
-                "leave it out, or set data.val_size above zero"
+                f"callbacks.{name} watches {callback.monitor}, but {setting} leaves no validation images: "
+                f"leave it out, or set {setting.removesuffix('=0')} above zero"
             )
 
 
@@ -253,7 +255,7 @@ def notes(cfg: DictConfig, data: "MNISTDataModule") -> list[str]:
                 "and 1, and its nats compare with no other likelihood's. data.binarization=none keeps grey levels.",
             )
         )
-    if data.binarization == "none" and likelihood == "Bernoulli":
+    if data.binarization == "none" and likelihood in ("Bernoulli", "BernoulliAtMean"):
         found.append(
             _box(
                 "A Bernoulli likelihood on grey levels is no density: its nats have an entropy floor (45.5 per MNIST",

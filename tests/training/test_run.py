@@ -226,6 +226,8 @@ def test_nothing_needs_validation_images(config: Compose, tmp_path: Path, extra:
 
 
 def test_early_stopping_needs_them(config: Compose, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"watches val/loss, but trainer.limit_val_batches=0 leaves no validation"):
+        train(config("callbacks=early_stopping", "trainer.limit_val_batches=0"), tmp_path)
     with pytest.raises(
         ValueError, match=r"callbacks.early_stopping watches val/loss, but data.val_size=0 leaves no validation"
     ):

@@ -110,13 +110,11 @@ class VAEModule(L.LightningModule):
 
     def on_fit_start(self) -> None:
         """Let parts that must see data first do so, once: when resuming, what they learned came with the checkpoint."""
-        if self._rng_state:
-            return
-        images = self.trainer.datamodule.splits["train"][0].to(self.device).float().div_(255)
-        for part in self.modules():
-            initialize = getattr(part, "initialize", None)
-            if callable(initialize):
-                initialize(images)
+        parts: list[Any] = [part for part in self.modules() if hasattr(part, "initialize")]
+        if parts and not self._rng_state:
+            images = self.trainer.datamodule.splits["train"][0].to(self.device).float().div_(255)
+            for part in parts:
+                part.initialize(images)
 
     def on_train_start(self) -> None:
         self._step = torch.tensor(float(self.trainer.global_step), device=self.device)
