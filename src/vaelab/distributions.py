@@ -1,12 +1,13 @@
 """Distributions that torch.distributions lacks."""
 
 import math
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Size, Tensor
-from torch.distributions import Distribution, Independent, MultivariateNormal, Normal, constraints, kl_divergence
+from torch.distributions import Beta, Distribution, Independent, MultivariateNormal, Normal, constraints, kl_divergence
 from torch.distributions.kl import register_kl
 
 _ONE = Size()  # the shape of a single draw
@@ -90,19 +91,185 @@ class DiscretizedLogistic(Distribution):
         return torch.where(value < half_bin, first, torch.where(value > 1 - half_bin, last, inside))
 
 
-def detach(q: Distribution) -> Distribution:
-    """q with its parameters held fixed: its density still depends on where it is evaluated, on nothing else.
+class Categoricals(Distribution):
+    """N independent categorical variables of C categories each, one-hot and flattened: event (N*C,).
 
-    Raises:
-        NotImplementedError: for other than Gaussian distributions.
+    With a temperature its samples are relaxed, softmax((logits + Gumbel noise) / temperature), and differentiable;
+    they have no probability. Without one they are exact. The KL divergence is the categorical's either way.
+    Jang et al. 2017, https://arxiv.org/abs/1611.01144; Maddison et al. 2017, https://arxiv.org/abs/1611.00712
+
+    Args:
+        logits: (..., N, C).
     """
-    if isinstance(q, Independent):
-        return Independent(detach(q.base_dist), q.reinterpreted_batch_ndims)
-    if isinstance(q, Normal):
-        return Normal(q.loc.detach(), q.scale.detach())
-    if isinstance(q, MultivariateNormal):
-        return MultivariateNormal(q.loc.detach(), scale_tril=q.scale_tril.detach())
-    raise NotImplementedError(f"path gradients hold q fixed, which is not known how to do for a {type(q).__name__}")
+
+    arg_constraints: ClassVar = {"logits": constraints.independent(constraints.real_vector, 1)}
+    support = constraints.real_vector
+
+    def __init__(self, logits: Tensor, temperature: float | None = None, validate_args: bool | None = None) -> None:
+        self.logits, self.temperature = logits.log_softmax(-1), temperature
+        super().__init__(logits.shape[:-2], Size((logits.shape[-2:].numel(),)), validate_args=validate_args)
+
+    @property
+    def has_rsample(self) -> bool:  # type: ignore[override]
+        return self.temperature is not None
+
+    @property
+    def space(self) -> str:
+        """Where samples lie."""
+        return "{} one-hot vectors of {} categories".format(*self.logits.shape[-2:])
+
+    @property
+    def mean(self) -> Tensor:
+        return self.logits.exp().flatten(-2)
+
+    def rsample(self, sample_shape: Any = _ONE) -> Tensor:
+        logits = self.logits.expand(Size(sample_shape) + self.logits.shape)
+        noise = -torch.empty_like(logits).exponential_().log()
+        if self.temperature is None:
+            return F.one_hot((logits + noise).argmax(-1), logits.shape[-1]).to(logits.dtype).flatten(-2)
+        return ((logits + noise) / self.temperature).softmax(-1).flatten(-2)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self.temperature is not None:
+            raise NotImplementedError(
+                "a relaxed categorical sample has no probability: objective=elbo with kl=analytic needs none"
+            )
+        return (value.unflatten(-1, self.logits.shape[-2:]) * self.logits).sum((-2, -1))
+
+
+@register_kl(Categoricals, Categoricals)
+def _kl_categoricals(p: Categoricals, q: Categoricals) -> Tensor:
+    return (p.logits.exp() * (p.logits - q.logits)).sum((-2, -1))
+
+
+def categorical_sizes(latent_dim: int, num_categories: int) -> tuple[int, int]:
+    """(N, C) with N * C = latent_dim; raises ValueError where C does not divide it."""
+    if type(num_categories) is not int or num_categories < 2 or latent_dim % num_categories:
+        raise ValueError(
+            f"num_categories={num_categories} does not divide latent_dim={latent_dim}: a code of N categorical "
+            "variables with C categories each has N * C dimensions"
+        )
+    return latent_dim // num_categories, num_categories
+
+
+class UniformSphere(Distribution):
+    """The uniform density on the unit sphere of R^D, 1 / area, area = 2 pi^(D/2) / Gamma(D/2): event (D,), D > 1."""
+
+    arg_constraints: ClassVar = {"zero": constraints.real_vector}
+    support = constraints.real_vector
+    space = "the unit sphere"
+
+    def __init__(self, zero: Tensor, validate_args: bool | None = None) -> None:
+        self.zero = zero  # (D,), for its size and device
+        super().__init__(zero.shape[:-1], zero.shape[-1:], validate_args=validate_args)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.zero
+
+    def sample(self, sample_shape: Any = _ONE) -> Tensor:
+        return F.normalize(torch.randn(self._extended_shape(sample_shape), device=self.zero.device), dim=-1)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        half = self.zero.shape[-1] / 2
+        return value[..., 0] * 0 + (math.lgamma(half) - math.log(2) - half * math.log(math.pi))
+
+
+class PowerSpherical(Distribution):
+    """p(z) = (1 + mu'z)^kappa / Z on the unit sphere of R^D, sampled without rejection.
+
+        Z = 2^(a + b) pi^b Gamma(a) / Gamma(a + b),   a = b + kappa,   b = (D - 1) / 2
+
+    De Cao & Aziz 2020, https://arxiv.org/abs/2006.04437
+
+    Args:
+        mu: unit vectors (..., D), D > 1; kappa: concentrations (...).
+    """
+
+    arg_constraints: ClassVar = {"mu": constraints.real_vector, "kappa": constraints.positive}
+    support = constraints.real_vector
+    space = UniformSphere.space
+    has_rsample = True
+
+    def __init__(self, mu: Tensor, kappa: Tensor, validate_args: bool | None = None) -> None:
+        self.mu, self.kappa = mu, kappa
+        self.b = torch.full_like(kappa, (mu.shape[-1] - 1) / 2)
+        self.a = self.b + kappa
+        super().__init__(kappa.shape, mu.shape[-1:], validate_args=validate_args)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.mu * ((self.a - self.b) / (self.a + self.b)).unsqueeze(-1)
+
+    def rsample(self, sample_shape: Any = _ONE) -> Tensor:
+        shape = self._extended_shape(sample_shape)
+        t = 2 * Beta(self.a, self.b).rsample(sample_shape).unsqueeze(-1) - 1  # mu'z
+        tangent = F.normalize(torch.randn(*shape[:-1], shape[-1] - 1, device=self.mu.device), dim=-1)
+        z = torch.cat([t, (1 - t.square()).clamp(min=1e-12).sqrt() * tangent], dim=-1)  # around the first axis
+        first = F.one_hot(torch.zeros((), dtype=torch.long, device=self.mu.device), shape[-1])
+        u = F.normalize(first - self.mu, dim=-1)  # the Householder reflection that takes the first axis to mu
+        return z - 2 * (z * u).sum(-1, keepdim=True) * u
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return self.kappa * torch.log1p((self.mu * value).sum(-1).clamp(min=-1 + 1e-6)) - self._log_normalizer()
+
+    def entropy(self) -> Tensor:
+        a, b = self.a, self.b
+        return self._log_normalizer() - self.kappa * (math.log(2) + torch.digamma(a) - torch.digamma(a + b))
+
+    def _log_normalizer(self) -> Tensor:
+        a, b = self.a, self.b
+        return (a + b) * math.log(2) + b * math.log(math.pi) + torch.lgamma(a) - torch.lgamma(a + b)
+
+
+@register_kl(PowerSpherical, UniformSphere)
+def _kl_power_spherical_uniform(p: PowerSpherical, q: UniformSphere) -> Tensor:
+    return -p.entropy() - q.log_prob(p.mu)
+
+
+class Product(Distribution):
+    """Independent blocks side by side: log p(z) = sum_i log p_i(z_i), with z = (z_1, z_2, ...) concatenated."""
+
+    arg_constraints: ClassVar = {}
+    support = constraints.real_vector
+
+    def __init__(self, *factors: Distribution) -> None:
+        self.factors = factors
+        self.sizes = [factor.event_shape[0] for factor in factors]
+        super().__init__(factors[0].batch_shape, Size((sum(self.sizes),)), validate_args=False)
+
+    @property
+    def mean(self) -> Tensor:
+        return torch.cat([factor.mean for factor in self.factors], dim=-1)
+
+    def sample(self, sample_shape: Any = _ONE) -> Tensor:
+        return torch.cat([factor.sample(sample_shape) for factor in self.factors], dim=-1)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        parts = zip(self.factors, value.split(self.sizes, dim=-1), strict=True)
+        return torch.stack([factor.log_prob(part) for factor, part in parts]).sum(0)
+
+
+def check_blocks(latent_dim: int, blocks: int, dims: Sequence[int]) -> None:
+    """Raise ValueError unless there are as many sizes as blocks, and they add up to the latent dimension."""
+    if len(dims) != blocks or sum(dims) != latent_dim:
+        raise ValueError(
+            f"dims={list(dims)} of a joint code's {blocks} blocks do not add up to latent_dim={latent_dim}: "
+            "model.posterior.dims sets them"
+        )
+
+
+def path_log_prob(q: Distribution, z: Tensor) -> Tensor:
+    """log q(z) with q's parameters held fixed: its gradient is that of z alone, d log q / dz dz.
+
+    The path gradient of Roeder et al. 2017, https://arxiv.org/abs/1703.09194. Without a gradient to pass on, log q(z).
+    """
+    if not z.requires_grad:
+        return q.log_prob(z)
+    leaf = z.detach().requires_grad_()
+    log_q = q.log_prob(leaf)
+    (slope,) = torch.autograd.grad(log_q.sum(), leaf)
+    return log_q.detach() + (slope * (z - leaf.detach())).sum(-1)
 
 
 @register_kl(MultivariateNormal, Independent)

@@ -4,11 +4,14 @@ Each is a module built from (in_features, latent_dim) that returns a torch.distr
 shape (B,) and the latent as its event. Densities are computed in float32, under autocast too.
 """
 
-import torch
-from torch import Tensor, nn
-from torch.distributions import Independent, MultivariateNormal, Normal
+from collections.abc import Callable, Sequence
 
-from vaelab import distributions
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
+
+from vaelab import distributions, flows
 
 
 class DiagonalGaussian(nn.Module):
@@ -58,3 +61,98 @@ class PointMass(nn.Module):
 
     def forward(self, h: Tensor) -> distributions.PointMass:
         return distributions.PointMass(self.linear(h).float())
+
+
+class Flow(nn.Module):
+    """q(z | x): a sample of N(mu(h), diag(sigma^2(h))) carried through transforms that are conditional on h.
+
+    Rezende & Mohamed 2015, https://arxiv.org/abs/1505.05770. Without transforms it is the diagonal Gaussian.
+
+    Args:
+        kind: "iaf", "maf" or "spline", explained in `vaelab.flows.transforms`.
+        num_transforms: of them, one after the other.
+        hidden: widths of each transform's masked network.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        latent_dim: int,
+        kind: str = "iaf",
+        num_transforms: int = 2,
+        hidden: Sequence[int] = (64, 64),
+    ) -> None:
+        super().__init__()
+        self.base = DiagonalGaussian(in_features, latent_dim)
+        self.transforms = flows.transforms(kind, latent_dim, in_features, num_transforms, hidden)
+
+    def forward(self, h: Tensor) -> Distribution:
+        return flows.flow(self.transforms, self.base(h), h.float())
+
+
+class Categorical(nn.Module):
+    """q(z | x) = prod_n Categorical(z_n; softmax(W_n h + b_n)), one-hot and flattened; relaxed while training.
+
+    Jang et al. 2017, https://arxiv.org/abs/1611.01144
+
+    Args:
+        num_categories: C; the latent dimension D is N * C for N variables.
+        temperature: of the relaxation. Evaluation samples exactly.
+
+    Raises:
+        ValueError: C does not divide the latent dimension, or the temperature is not above zero.
+    """
+
+    def __init__(self, in_features: int, latent_dim: int, num_categories: int = 10, temperature: float = 0.5) -> None:
+        super().__init__()
+        self.sizes = distributions.categorical_sizes(latent_dim, num_categories)
+        if not (isinstance(temperature, int | float) and temperature > 0):
+            raise ValueError(f"temperature={temperature}: the relaxation's temperature is a number above zero")
+        self.linear, self.temperature = nn.Linear(in_features, latent_dim), temperature
+
+    def forward(self, h: Tensor) -> distributions.Categoricals:
+        logits = self.linear(h).float().unflatten(-1, self.sizes)  # (B, N, C)
+        return distributions.Categoricals(logits, self.temperature if self.training else None)
+
+
+class PowerSpherical(nn.Module):
+    """q(z | x) on the unit sphere, around mu(h) = Wh / |Wh| with concentration kappa(h) = 1 + softplus(w'h).
+
+    De Cao & Aziz 2020, https://arxiv.org/abs/2006.04437; the hyperspherical VAE of Davidson et al. 2018,
+    https://arxiv.org/abs/1804.00891, without its rejection sampler. The code has D coordinates, on a sphere of D - 1.
+
+    Raises:
+        ValueError: the latent dimension is below two.
+    """
+
+    def __init__(self, in_features: int, latent_dim: int) -> None:
+        super().__init__()
+        if latent_dim < 2:
+            raise ValueError(f"latent_dim={latent_dim}: a sphere needs two dimensions or more around it")
+        self.direction, self.concentration = nn.Linear(in_features, latent_dim), nn.Linear(in_features, 1)
+
+    def forward(self, h: Tensor) -> distributions.PowerSpherical:
+        mu = F.normalize(self.direction(h).float(), dim=-1)
+        return distributions.PowerSpherical(mu, 1 + F.softplus(self.concentration(h).float().squeeze(-1)))
+
+
+class Joint(nn.Module):
+    """q(z | x) = prod_i q_i(z_i | x): independent blocks of the code, such as continuous and discrete ones.
+
+    Args:
+        blocks: a posterior's factory for each block.
+        dims: dimensions of each block, which add up to the latent dimension.
+
+    Raises:
+        ValueError: they do not add up.
+    """
+
+    def __init__(
+        self, in_features: int, latent_dim: int, blocks: Sequence[Callable[..., nn.Module]], dims: Sequence[int]
+    ) -> None:
+        super().__init__()
+        distributions.check_blocks(latent_dim, len(blocks), dims)
+        self.blocks = nn.ModuleList(block(in_features, dim) for block, dim in zip(blocks, dims, strict=True))
+
+    def forward(self, h: Tensor) -> distributions.Product:
+        return distributions.Product(*(block(h) for block in self.blocks))

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
 
+from vaelab import distributions, flows
+
 
 class StandardNormal(nn.Module):
     """p(z) = N(z; 0, scale^2 I): standard with scale = 1.
@@ -67,7 +69,7 @@ class VampPrior(nn.Module):
         ValueError: num_components is no whole number above zero.
     """
 
-    unconditional = True  # a label would have to belong to each pseudo-input
+    made_of_posteriors = True  # of q(z | u) for an image alone: no labels, no layers below
 
     def __init__(self, latent_dim: int, image_shape: Sequence[int], num_components: int = 500) -> None:  # noqa: ARG002
         super().__init__()
@@ -83,6 +85,84 @@ class VampPrior(nn.Module):
     def forward(self, infer: Callable[..., Distribution]) -> MixtureSameFamily:
         u = self.pseudo_inputs.clamp(0, 1)
         return MixtureSameFamily(Categorical(logits=u.new_zeros(len(u))), infer(u))
+
+
+class Flow(nn.Module):
+    """p(z): a standard normal sample carried through learned transforms. Chen et al. 2017, https://arxiv.org/abs/1611.02731
+
+    Args:
+        kind: "maf" or "spline" for a density in one or two passes, explained in `vaelab.flows.transforms`; "iaf" needs
+            as many as there are dimensions.
+        num_transforms: of them, one after the other.
+        hidden: widths of each transform's masked network.
+    """
+
+    def __init__(
+        self, latent_dim: int, kind: str = "maf", num_transforms: int = 2, hidden: Sequence[int] = (64, 64)
+    ) -> None:
+        super().__init__()
+        self.base = StandardNormal(latent_dim)
+        self.transforms = flows.transforms(kind, latent_dim, 0, num_transforms, hidden)
+
+    def forward(self, infer: Callable[..., Distribution]) -> Distribution:
+        return flows.flow(self.transforms, self.base(infer))
+
+
+class UniformCategorical(nn.Module):
+    """p(z) = C^-N over N one-hot vectors of C categories, with N * C the latent dimension.
+
+    Raises:
+        ValueError: C does not divide the latent dimension.
+    """
+
+    logits: Tensor
+
+    def __init__(self, latent_dim: int, num_categories: int = 10) -> None:
+        super().__init__()
+        sizes = distributions.categorical_sizes(latent_dim, num_categories)
+        self.register_buffer("logits", torch.zeros(sizes), persistent=False)
+
+    def forward(self, infer: Callable[..., Distribution]) -> distributions.Categoricals:  # noqa: ARG002
+        return distributions.Categoricals(self.logits)
+
+
+class UniformSphere(nn.Module):
+    """p(z) = 1 / area on the unit sphere of R^D: Davidson et al. 2018, https://arxiv.org/abs/1804.00891
+
+    Raises:
+        ValueError: the latent dimension is below two.
+    """
+
+    zero: Tensor
+
+    def __init__(self, latent_dim: int) -> None:
+        super().__init__()
+        if latent_dim < 2:
+            raise ValueError(f"latent_dim={latent_dim}: a sphere needs two dimensions or more around it")
+        self.register_buffer("zero", torch.zeros(latent_dim), persistent=False)
+
+    def forward(self, infer: Callable[..., Distribution]) -> distributions.UniformSphere:  # noqa: ARG002
+        return distributions.UniformSphere(self.zero)
+
+
+class Joint(nn.Module):
+    """p(z) = prod_i p_i(z_i): the prior of a joint posterior's blocks.
+
+    Args:
+        blocks: a prior's factory for each block.
+        dims: dimensions of each block, which add up to the latent dimension.
+
+    Raises:
+        ValueError: they do not add up.
+    """
+
+    def __init__(self, latent_dim: int, blocks: Sequence[Callable[..., nn.Module]], dims: Sequence[int]) -> None:
+        super().__init__()
+        distributions.check_blocks(latent_dim, len(blocks), dims)
+        self.blocks = nn.ModuleList(block(dim) for block, dim in zip(blocks, dims, strict=True))
+
+    def forward(self, infer: Callable[..., Distribution]) -> distributions.Product:
+        return distributions.Product(*(block(infer) for block in self.blocks))
 
 
 def _check_components(num_components: int) -> None:

@@ -12,31 +12,36 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Size, Tensor
 from torch.distributions import Distribution, Independent, MixtureSameFamily, Normal, kl_divergence
 
-# Densities whose KL has no closed form: it is estimated at the very sample that was drawn. Any other pair without one
-# is an error, never an estimate.
-ESTIMATED = (MixtureSameFamily,)
+from vaelab.distributions import Product
 
 
 class Latent(NamedTuple):
-    """One stochastic layer: a reparameterised sample z of q, with the two densities it lies between."""
+    """One stochastic layer or independent block: a sample z of q, with the two densities it lies between."""
 
-    z: Tensor  # (K, B, D)
-    q: Distribution  # q(z | x, layers above), batch shape broadcasts to (K, B)
+    z: Tensor  # (K, B, D), reparameterised
+    q: Distribution  # q(z | x, other layers), batch shape broadcasts to (K, B)
     p: Distribution  # p(z | layers above), batch shape broadcasts to (K, B)
-    log_q: Tensor  # (K, B), log q(z | x) of this very sample
+    known_log_q: Tensor | None = None  # (K, B) where drawing z gave it: an autoregressive flow inverts slowly
+    given_above: bool = True  # False if layers above were drawn from this z: then its KL has no closed form
+
+    @property
+    def log_q(self) -> Tensor:
+        """log q(z | x) of this very sample, (K, B)."""
+        return self.q.log_prob(self.z) if self.known_log_q is None else self.known_log_q
 
     def kl(self) -> Tensor:
-        """KL(q || p) in nats, (1, B), or (K, B) where q or p depends on a layer above.
+        """KL(q || p) in nats, (1, B), or (K, B) where q or p depends on another layer.
 
-        For mixtures it is the estimate log q(z) - log p(z) at this sample, (K, B), whose mean over samples it is.
+        For flows and mixtures it is the estimate log q(z) - log p(z) at this sample, (K, B), whose mean over samples
+        it is; any other pair without a closed form is an error, never an estimate.
 
         Raises:
             NotImplementedError: no closed form is registered for this pair of distributions.
         """
-        if isinstance(self.q, ESTIMATED) or isinstance(self.p, ESTIMATED):
+        if not self.given_above or _estimated(self.q) or _estimated(self.p):
             return self.log_q - self.p.log_prob(self.z)
         try:
             return torch.atleast_2d(kl_divergence(self.q, self.p))
@@ -44,22 +49,66 @@ class Latent(NamedTuple):
             pair = f"KL({type(self.q).__name__} || {type(self.p).__name__})"
             raise NotImplementedError(f"{pair} has no closed form here: kl=sample estimates it") from None
 
-    def kl_per_dim(self) -> Tensor:
-        """KL of each latent dimension in nats, (1 or K, B, D).
+    def gaussians(self) -> tuple[Normal, Normal]:
+        """The factors of q and p, batch shapes broadcast to (K, B, D).
 
         Raises:
             TypeError: q or p is not a factorised Gaussian, so its KL is no sum over dimensions.
         """
         q, p = self.q, self.p
         if not (isinstance(q, Independent) and isinstance(q.base_dist, Normal)) or not (
-            isinstance(p, Independent) and isinstance(p.base_dist, Normal)
+            isinstance(p, Independent) and isinstance(p.base_dist, Normal) and self.given_above
         ):
             raise TypeError(
                 f"a KL per latent dimension needs factorised Gaussians, got q = {type(q).__name__} and "
-                f"p = {type(p).__name__}"
+                f"p = {type(p).__name__}" + ("" if self.given_above else " of a layer above that was drawn from it")
             )
-        kl = kl_divergence(q.base_dist, p.base_dist)
+        return q.base_dist, p.base_dist
+
+    def kl_per_dim(self) -> Tensor:
+        """KL of each latent dimension in nats, (1 or K, B, D). Raises TypeError as `gaussians` does."""
+        kl = kl_divergence(*self.gaussians())
         return kl if kl.dim() == 3 else kl.unsqueeze(0)
+
+
+def draw(q: Distribution, p: Distribution, shape: Size) -> tuple[Latent, ...]:
+    """Sample z ~ q with `shape` in front of q's batch shape: one Latent, or one for each block of a Product.
+
+    Raises:
+        TypeError: q and p lie on different spaces or consist of different blocks.
+    """
+    if isinstance(q, Product) and isinstance(p, Product) and q.sizes == p.sizes:
+        return tuple(latent for pair in zip(q.factors, p.factors, strict=True) for latent in draw(*pair, shape))
+    if _space(q) != _space(p):
+        raise TypeError(f"the posterior lies on {_space(q)}, but the prior on {_space(p)}: choose both together")
+    if hasattr(q, "rsample_and_log_prob"):
+        z, log_q = q.rsample_and_log_prob(shape)
+        return (Latent(z, q, p, log_q),)
+    return (Latent(q.rsample(shape), q, p),)
+
+
+def point_estimate(q: Distribution) -> Tensor:
+    """The mean of q, or where it has no closed form, that of 64 samples at noise that is the same each time."""
+    try:
+        return q.mean
+    except NotImplementedError:
+        with torch.random.fork_rng(range(torch.cuda.device_count())):
+            torch.manual_seed(0)
+            return q.sample(Size((64,))).mean(0)
+
+
+def _estimated(distribution: Distribution) -> bool:
+    """Mixtures and flows: the densities whose KL has no closed form."""
+    return isinstance(distribution, MixtureSameFamily) or hasattr(distribution, "rsample_and_log_prob")
+
+
+def _space(distribution: Distribution) -> str:
+    """Where samples lie: densities on different spaces compare with nothing."""
+    if isinstance(distribution, MixtureSameFamily):
+        return _space(distribution.component_distribution)
+    if isinstance(distribution, Product):
+        return f"blocks of {' + '.join(map(str, distribution.sizes))} dimensions"
+    return getattr(distribution, "space", f"R^{distribution.event_shape[-1]}")
 
 
 class Trace(NamedTuple):

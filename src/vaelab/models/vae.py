@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Size, Tensor, nn
 from torch.distributions import Distribution
 
-from vaelab.trace import Latent, Trace
+from vaelab.trace import Trace, draw, point_estimate
 
 Encoder = Callable[[Size], nn.Module]  # (C, H, W) -> module: (B, C, H, W) -> (B, F), has .out_features
 Decoder = Callable[[int, Size], nn.Module]  # D, (P*C, H, W) -> module: (N, D) -> (N, P*C, H, W)
@@ -59,7 +59,7 @@ class VAE(nn.Module):
         features: int = self.encoder.out_features  # type: ignore[assignment]
         self.posterior = posterior(features + num_classes, latent_dim)
         self.prior = prior(latent_dim)
-        if num_classes and getattr(self.prior, "unconditional", False):
+        if num_classes and getattr(self.prior, "made_of_posteriors", False):
             raise ValueError(f"{type(self.prior).__name__} has no labels for its pseudo-inputs: num_classes must be 0")
         self.decoder = decoder(latent_dim + num_classes, parameter_shape)
         self.likelihood = likelihood
@@ -68,17 +68,17 @@ class VAE(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor | None = None, num_samples: int = 1) -> Trace:
         """Infer, draw `num_samples` codes an image, generate: (B, C, H, W) -> Trace with K = num_samples."""
-        q = self.infer(x, y)
-        z = q.rsample(Size((num_samples,)))  # (K, B, D)
-        return Trace((Latent(z, q, self.prior(self.infer), q.log_prob(z)),), self.decode(z, y))
+        latents = draw(self.infer(x, y), self.prior(self.infer), Size((num_samples,)))
+        z = torch.cat([latent.z for latent in latents], dim=-1)  # (K, B, D)
+        return Trace(latents, self.decode(z, y))
 
     def infer(self, x: Tensor, y: Tensor | None = None) -> Distribution:
         """q(z | x), batch shape (B,)."""
         return self.posterior(self._with_label(self.encoder(x), y))
 
     def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """The posterior's mean, (B, D): a point estimate of the code."""
-        return self.infer(x, y).mean
+        """A point estimate of the code, (B, D): the posterior's mean, or that of 64 samples at fixed noise."""
+        return point_estimate(self.infer(x, y))
 
     def decode(self, z: Tensor, y: Tensor | None = None) -> Distribution:
         """p(x | z) of codes (..., D), batch shape (...); labels y broadcast against it."""

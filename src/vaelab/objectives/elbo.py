@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from vaelab.distributions import detach
+from vaelab.distributions import path_log_prob
 from vaelab.objectives.objective import Objective
 from vaelab.trace import GenerativeModel, Latent, Trace
 
@@ -72,10 +72,8 @@ class ELBO(Objective):
     def _rate(self, latent: Latent) -> Tensor:
         if self.kl == "analytic":
             return latent.kl().mean(0)
-        z, q, p, log_q = latent
-        if self.sticking_the_landing and z.requires_grad:
-            log_q = detach(q).log_prob(z)
-        return (log_q - p.log_prob(z)).mean(0)
+        log_q = path_log_prob(latent.q, latent.z) if self.sticking_the_landing else latent.log_q
+        return (log_q - latent.p.log_prob(latent.z)).mean(0)
 
     def _free(self, trace: Trace) -> Tensor:
         """A statistic of the batch, the same for each of its images: 0-dim."""

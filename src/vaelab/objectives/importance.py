@@ -10,7 +10,7 @@ import math
 
 from torch import Tensor
 
-from vaelab.distributions import detach
+from vaelab.distributions import path_log_prob
 from vaelab.objectives.objective import Objective
 from vaelab.trace import GenerativeModel, Trace
 
@@ -70,8 +70,8 @@ class DReG(IWAE):
     def log_weight(self, trace: Trace, x: Tensor) -> Tensor:
         if len(trace.latents) > 1:
             raise ValueError(f"DReG is biased beyond one stochastic layer, and this model has {len(trace.latents)}")
-        z, q, p, _ = trace.latents[0]
-        log_w = trace.likelihood.log_prob(x) + p.log_prob(z) - detach(q).log_prob(z)
+        z, q, p = trace.latents[0][:3]
+        log_w = trace.likelihood.log_prob(x) + p.log_prob(z) - path_log_prob(q, z)
         if z.requires_grad:
             v = log_w.detach().softmax(0).unsqueeze(-1)  # (K, B, 1)
             z.register_hook(lambda gradient: gradient * v)
