@@ -3,7 +3,6 @@ import torch
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal, kl_divergence
 
 from vaelab.distributions import PointMass as PointMassDistribution
-from vaelab.distributions import detach
 from vaelab.objectives import ELBO
 from vaelab.posteriors import DiagonalGaussian, FullCovarianceGaussian, PointMass
 from vaelab.priors import GaussianMixture, StandardNormal, VampPrior
@@ -122,15 +121,3 @@ def test_a_point_mass_has_no_density_and_its_elbo_says_so() -> None:
     vae = oracle.vae(exact=False)
     vae.posterior = PointMass(6, 2)
     assert ELBO()(vae, oracle.images(3))["loss"].tolist() == [float("inf")] * 3
-
-
-def test_detached_density_keeps_its_value_and_loses_its_parameters() -> None:
-    h = torch.randn(3, 4, requires_grad=True)
-    for posterior in (DiagonalGaussian(4, 2), FullCovarianceGaussian(4, 2)):
-        q, z = posterior(h), torch.randn(3, 2, requires_grad=True)
-        torch.testing.assert_close(detach(q).log_prob(z), q.log_prob(z))
-        detach(q).log_prob(z).sum().backward()
-        assert h.grad is None
-        assert z.grad.abs().sum() > 0
-    with pytest.raises(NotImplementedError, match="not known how to do for a PointMass"):
-        detach(PointMass(4, 2)(h))

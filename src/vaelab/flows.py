@@ -3,6 +3,7 @@
 The transforms are zuko's. It changes torch.distributions when it is imported, so it is imported where a flow is built.
 """
 
+import functools
 from collections.abc import Sequence
 
 from torch import Tensor, nn
@@ -50,10 +51,22 @@ def flow(layers: nn.ModuleList, base: Distribution, context: Tensor | None = Non
     """The base distribution carried through the transforms; the base itself where there are none."""
     if not len(layers):
         return base
-    from zuko.distributions import NormalizingFlow
     from zuko.transforms import ComposedTransform
 
-    return NormalizingFlow(ComposedTransform(*(layer(context) for layer in layers)), base)
+    return _flow_type()(ComposedTransform(*(layer(context) for layer in layers)), base)
+
+
+@functools.cache
+def _flow_type() -> type[Distribution]:
+    import torch
+    from zuko.distributions import NormalizingFlow
+
+    class Flow(NormalizingFlow):
+        def log_prob(self, x: Tensor) -> Tensor:
+            """Of x (..., D): expanded first, since zuko's affine transform cannot broadcast x, as a mixture has to."""
+            return super().log_prob(x.expand(torch.broadcast_shapes(x.shape, self.batch_shape + self.event_shape)))
+
+    return Flow
 
 
 def _in_float32(module: nn.Module, inputs: tuple[Tensor], parameters: Tensor) -> Tensor:  # noqa: ARG001

@@ -84,7 +84,7 @@ class VampPrior(nn.Module):
 
     def forward(self, infer: Callable[..., Distribution]) -> MixtureSameFamily:
         u = self.pseudo_inputs.clamp(0, 1)
-        return MixtureSameFamily(Categorical(logits=u.new_zeros(len(u))), infer(u))
+        return MixtureSameFamily(Categorical(logits=u.new_zeros(len(u))), infer(u), validate_args=False)
 
 
 class Flow(nn.Module):

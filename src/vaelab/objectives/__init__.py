@@ -1,8 +1,14 @@
 """What is optimised. Objectives see a model through its Trace only, and return nats per image."""
 
-from vaelab.objectives.elbo import ELBO
-from vaelab.objectives.importance import CIWAE, IWAE, MIWAE, DReG, Renyi
+from vaelab.objectives.adversarial import AdversarialAutoencoder, FactorVAE
+from vaelab.objectives.disentangling import DIP, BetaTC
+from vaelab.objectives.elbo import ELBO, Capacity
+from vaelab.objectives.importance import CIWAE, IWAE, MIWAE, PIWAE, DReG, Renyi
+from vaelab.objectives.mmd import MMD
 from vaelab.objectives.objective import Objective
-from vaelab.objectives.schedules import Linear
+from vaelab.objectives.schedules import Cyclical, Linear
 
-__all__ = ["CIWAE", "ELBO", "IWAE", "MIWAE", "DReG", "Linear", "Objective", "Renyi"]
+__all__ = [
+    "CIWAE", "DIP", "ELBO", "IWAE", "MIWAE", "MMD", "PIWAE", "AdversarialAutoencoder", "BetaTC", "Capacity",
+    "Cyclical", "DReG", "FactorVAE", "Linear", "Objective", "Renyi",
+]  # fmt: skip

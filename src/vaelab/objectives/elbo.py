@@ -1,12 +1,12 @@
 """The evidence lower bound: log p(x) >= ELBO = E_q[log p(x | z)] - KL(q(z | x) || p(z)) = -(distortion + rate)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from vaelab.distributions import path_log_prob
-from vaelab.objectives.objective import Objective
+from vaelab.objectives.objective import Objective, check_numbers, elbo_terms
 from vaelab.trace import GenerativeModel, Latent, Trace
 
 
@@ -79,3 +79,37 @@ class ELBO(Objective):
         """A statistic of the batch, the same for each of its images: 0-dim."""
         per_dim = [latent.kl_per_dim().mean((0, 1)) for latent in trace.latents]  # (D,) each
         return torch.cat(per_dim).clamp(min=self.free_bits).sum()
+
+
+class Capacity(Objective):
+    """loss = distortion + gamma * sum_i |KL_i - C_i|, with the batch's mean KL_i in nats, held to a capacity C_i.
+
+    Burgess et al. 2018, https://arxiv.org/abs/1804.03599; a capacity for each block of the code makes it the JointVAE
+    of Dupont 2018, https://arxiv.org/abs/1804.00104
+
+    Args:
+        capacity: nats for each block of the code, numbers or schedules of the optimiser step.
+
+    Raises:
+        TypeError: the model's code has not as many blocks.
+    """
+
+    def __init__(
+        self, capacity: Sequence[float | Callable[[Tensor | None], Tensor | float]], gamma: float = 100.0
+    ) -> None:
+        super().__init__()
+        check_numbers(gamma=gamma)
+        self.capacity, self.gamma = list(capacity), gamma
+
+    def forward(
+        self, model: GenerativeModel, x: Tensor, y: Tensor | None = None, step: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        trace = model(x, y)
+        if len(trace.latents) != len(self.capacity):
+            raise TypeError(f"objective.capacity has {len(self.capacity)} entries for {len(trace.latents)} latents")
+        terms = elbo_terms(trace, x)
+        excess = []
+        for latent, capacity in zip(trace.latents, self.capacity, strict=True):
+            target = capacity(step) if callable(capacity) else capacity
+            excess.append((latent.kl().mean() - target).abs())
+        return {"loss": terms["distortion"] + self.gamma * torch.stack(excess).sum(), **terms}

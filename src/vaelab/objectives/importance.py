@@ -11,7 +11,7 @@ import math
 from torch import Tensor
 
 from vaelab.distributions import path_log_prob
-from vaelab.objectives.objective import Objective
+from vaelab.objectives.objective import Objective, only_latent
 from vaelab.trace import GenerativeModel, Trace
 
 
@@ -95,6 +95,41 @@ class MIWAE(IWAE):
 
     def bound(self, log_w: Tensor) -> Tensor:
         return log_mean_exp(log_w.unflatten(0, (self.num_bounds, -1)), 1).mean(0)
+
+
+class PIWAE(IWAE):
+    """The decoder learns from IWAE's bound on all M * K samples, the encoder from MIWAE's M bounds of K samples each.
+
+    `bound` is IWAE's. Rainforth et al. 2018, https://arxiv.org/abs/1802.04537
+
+    Args:
+        num_bounds: M.
+        num_samples: K, of each of the encoder's bounds.
+    """
+
+    def __init__(self, num_bounds: int = 8, num_samples: int = 8) -> None:
+        super().__init__(num_bounds * num_samples)
+        _check_count("num_bounds", num_bounds)
+        self.num_bounds = num_bounds
+
+    def log_weight(self, trace: Trace, x: Tensor) -> Tensor:
+        """log w whose gradient, weighted by IWAE's normalised w as its bound does, is MIWAE's for q's parameters.
+
+        MIWAE's weight of a sample is IWAE's times a ratio that its group shares. It enters by a hook where z gets its
+        gradient, and as a factor where log q depends on its parameters themselves.
+        """
+        z, q, p = only_latent(trace, self)[:3]
+        log_w = trace.log_weight(x)
+        if not z.requires_grad:
+            return log_w
+        groups = log_w.detach().unflatten(0, (self.num_bounds, -1))  # (M, K, B)
+        log_ratio = groups.flatten(0, 1).logsumexp(0) - groups.logsumexp(1, keepdim=True) - math.log(self.num_bounds)
+        # Beyond e^60, IWAE's weight has all but vanished from float32, and the product with it
+        ratio = log_ratio.clamp(max=60).exp().expand_as(groups).flatten(0, 1)  # (M*K, B)
+        z.register_hook(lambda gradient: gradient * ratio.unsqueeze(-1))
+        own = q.log_prob(z.detach())
+        log_q = path_log_prob(q, z) + ratio * (own - own.detach())
+        return trace.likelihood.log_prob(x) + p.log_prob(z) - log_q
 
 
 class CIWAE(IWAE):

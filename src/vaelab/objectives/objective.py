@@ -1,8 +1,11 @@
-"""The interface of every objective."""
+"""The interface of every objective, and what several of them read from a trace."""
 
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 
-from vaelab.trace import GenerativeModel
+from vaelab.trace import GenerativeModel, Latent, Trace
 
 
 class Objective(nn.Module):
@@ -26,3 +29,32 @@ class Objective(nn.Module):
             {"loss": (B,), ...}; a figure that is undefined is absent.
         """
         raise NotImplementedError
+
+    def parameter_groups(self, model: GenerativeModel) -> list[dict[str, Any]]:
+        """What the optimiser trains: one group, unless an objective has settings of its own for its parameters."""
+        return [{"params": [*model.parameters(), *self.parameters()]}]
+
+
+def elbo_terms(trace: Trace, x: Tensor) -> dict[str, Tensor]:
+    """The bound and its two parts, (B,) each: elbo = -(distortion + rate), means over samples."""
+    distortion = -trace.likelihood.log_prob(x).mean(0)
+    rate = torch.stack([latent.kl().mean(0) for latent in trace.latents]).sum(0)
+    return {"elbo": -(distortion + rate), "rate": rate, "distortion": distortion}
+
+
+def only_latent(trace: Trace, objective: Objective) -> Latent:
+    """The latent of a model with one stochastic layer.
+
+    Raises:
+        TypeError: there are several.
+    """
+    if len(trace.latents) != 1:
+        raise TypeError(f"{type(objective).__name__} is defined for one code, and this model has {len(trace.latents)}")
+    return trace.latents[0]
+
+
+def check_numbers(**values: float) -> None:
+    """Raise ValueError for a weight that is no number, at least zero."""
+    for name, value in values.items():
+        if not (isinstance(value, int | float) and value >= 0):
+            raise ValueError(f"{name}={value}: a number, at least zero, is needed")

@@ -1,5 +1,6 @@
 """One optimisation step: terms = objective(model, x, y), loss = their mean over the batch."""
 
+import copy
 import inspect
 import time
 from collections.abc import Callable
@@ -25,7 +26,7 @@ class VAEModule(L.LightningModule):
         scheduler: Lightning's scheduler configuration with a factory under "scheduler", or None.
 
     Raises:
-        ValueError: the optimiser refuses its settings.
+        ValueError: the optimiser refuses its settings, or the objective does not go with the model's parts.
     """
 
     model: GenerativeModel
@@ -42,10 +43,8 @@ class VAEModule(L.LightningModule):
         super().__init__()
         self.model, self.objective = model, objective
         self.optimizer, self.scheduler = optimizer, scheduler
-        try:
-            optimizer(self.parameters())
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"the optimizer cannot be built: {error}") from error
+        self._build_optimizer()
+        rehearse(model, objective)
         self.totals = {"train": Totals(), "val": Totals(), "test": Totals()}
         self.figures: dict[str, float] = {}  # the latest of each, "train/loss" and so on
         self._step = torch.zeros(())  # optimiser steps so far, on the device
@@ -64,7 +63,7 @@ class VAEModule(L.LightningModule):
         return float(score) if score is not None else self.figures["train/loss"]
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer(self.parameters())
+        optimizer = self._build_optimizer()
         self._groups = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
         if self.scheduler is None:
             return optimizer
@@ -78,6 +77,20 @@ class VAEModule(L.LightningModule):
             "scheduler": factory(optimizer, **length),
         }
         return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def _build_optimizer(self) -> Optimizer:
+        groups = self.objective.parameter_groups(self.model)
+        try:
+            optimizer = self.optimizer(groups)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"the optimizer cannot be built: {error}") from error
+        unknown = {setting for group in groups for setting in group} - {"params", *optimizer.defaults}
+        if unknown:
+            raise ValueError(
+                f"objective {type(self.objective).__name__} sets its parameters' {', '.join(sorted(unknown))}, which "
+                f"optimizer {type(optimizer).__name__} has not: optimizer=adam has"
+            )
+        return optimizer
 
     # Steps ------------------------------------------------------------------------------------------------------------
 
@@ -222,6 +235,27 @@ class VAEModule(L.LightningModule):
         """The optimiser's settings of this run's config rule over those of the checkpoint it resumes."""
         for group, wanted in zip(self.trainer.optimizers[0].param_groups, self._groups, strict=True):
             group |= {k: v for k, v in wanted.items() if k != "lr" or self.scheduler is None}
+
+
+def rehearse(model: GenerativeModel, objective: Objective) -> None:
+    """Score two blank images on a copy: parts that do not go together fail here, before any data is fetched.
+
+    Raises:
+        ValueError: names the parts, and why.
+    """
+    model, objective = copy.deepcopy((model, objective))
+    x = torch.zeros(2, *model.image_shape)
+    y = torch.zeros(2, dtype=torch.long) if model.num_classes else None
+    names = (f"{part} {type(getattr(model, part)).__name__}" for part in ("posterior", "prior") if hasattr(model, part))
+    pair = f"objective {type(objective).__name__} does not go with {type(model).__name__} ({', '.join(names)})"
+    with torch.random.fork_rng([]):
+        try:
+            terms = objective(model, x, y, torch.zeros(()))
+        except (TypeError, ValueError, NotImplementedError) as error:
+            raise ValueError(f"{pair}: {error}") from error
+    for name, term in terms.items():
+        if not term.isfinite().all():
+            raise ValueError(f"{pair}: its {name} is {term[0].item()}")
 
 
 def get_rng_state(device: torch.device) -> dict[str, Tensor]:

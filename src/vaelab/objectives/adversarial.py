@@ -1,0 +1,118 @@
+"""Objectives with a discriminator on the code, D(z) in logits, trained in the same step as the model.
+
+The discriminator's own loss enters `loss` with its gradient alone, and the model's sees a copy of the discriminator
+that it cannot move: one backward pass serves both players.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Size, Tensor, nn
+
+from vaelab.distributions import PointMass
+from vaelab.objectives.objective import Objective, check_numbers, elbo_terms, only_latent
+from vaelab.trace import GenerativeModel
+
+
+class _Adversarial(Objective):
+    """A discriminator on the code, and its weight in the model's loss.
+
+    Args:
+        latent_dim: D.
+        discriminator: factory of a network, (D,) -> module: (N, D) -> (N, F), which gets one output.
+        weight: of the discriminator's verdict in the model's loss.
+        lr, betas: the discriminator's, in a parameter group of its own.
+
+    Raises:
+        ValueError: a value is out of range, or the model has no single code.
+    """
+
+    def __init__(
+        self,
+        latent_dim: int,
+        discriminator: Callable[[Size], nn.Module],
+        weight: float = 10.0,
+        lr: float = 1e-4,
+        betas: Sequence[float] = (0.5, 0.9),
+    ) -> None:
+        super().__init__()
+        check_numbers(weight=weight, lr=lr)
+        if not latent_dim:
+            raise ValueError(f"{type(self).__name__} is defined for the code of model=vae, and this model has another")
+        features = discriminator(Size((latent_dim,)))
+        size: int = features.out_features  # type: ignore[assignment]
+        self.discriminator = nn.Sequential(features, nn.Linear(size, 1), nn.Flatten(0))
+        self.weight, self.lr, self.betas = weight, lr, tuple(betas)
+
+    def parameter_groups(self, model: GenerativeModel) -> list[dict[str, Any]]:
+        own = {"params": list(self.discriminator.parameters()), "lr": self.lr, "betas": self.betas}
+        return [{"params": list(model.parameters())}, own]
+
+    def verdict(self, z: Tensor) -> Tensor:
+        """D(z) in logits, (N,), as the model sees it: with a gradient to z alone."""
+        frozen = {name: parameter.detach() for name, parameter in self.discriminator.named_parameters()}
+        return torch.func.functional_call(self.discriminator, frozen, (z,))
+
+    def discriminate(self, real: Tensor, fake: Tensor) -> Tensor:
+        """The discriminator's cross-entropy, (B,), for telling two samples (B, D) apart."""
+        return 0.5 * (F.softplus(-self.discriminator(real)) + F.softplus(self.discriminator(fake)))
+
+
+def _gradient_alone(value: Tensor) -> Tensor:
+    """Zero, with the gradient of `value`."""
+    return value - value.detach()
+
+
+class FactorVAE(_Adversarial):
+    """loss = -elbo + weight * TC, where TC = KL(q(z) || prod_d q(z_d)) is estimated by D(z) = log q(z) / prod_d q(z_d).
+
+    D tells codes from codes whose dimensions are shuffled over the batch. Kim & Mnih 2018,
+    https://arxiv.org/abs/1802.05983
+    """
+
+    def forward(
+        self,
+        model: GenerativeModel,
+        x: Tensor,
+        y: Tensor | None = None,
+        step: Tensor | None = None,  # noqa: ARG002
+    ) -> dict[str, Tensor]:
+        trace = model(x, y)
+        terms = elbo_terms(trace, x)
+        z = only_latent(trace, self).z[0]  # (B, D)
+        code = z.detach()
+        shuffled = code.gather(0, torch.rand_like(code).argsort(0))  # each dimension by a permutation of its own
+        own = self.discriminate(code, shuffled)
+        total_correlation = self.verdict(z)
+        loss = -terms["elbo"] + self.weight * total_correlation + _gradient_alone(own)
+        return {"loss": loss, **terms, "total_correlation": total_correlation, "discriminator": own}
+
+
+class AdversarialAutoencoder(_Adversarial):
+    """loss = distortion - weight * log sigmoid(D(z)), where D tells draws of the prior from codes.
+
+    Makhzani et al. 2016, https://arxiv.org/abs/1511.05644. The encoder may be a point mass.
+    """
+
+    monitor = "distortion"  # the other term is a game, whose value says nothing about the weights
+
+    def forward(
+        self,
+        model: GenerativeModel,
+        x: Tensor,
+        y: Tensor | None = None,
+        step: Tensor | None = None,  # noqa: ARG002
+    ) -> dict[str, Tensor]:
+        trace = model(x, y)
+        latent = only_latent(trace, self)
+        if isinstance(latent.q, PointMass):  # no density, no rate, no bound
+            terms = {"distortion": -trace.likelihood.log_prob(x).mean(0)}
+        else:
+            terms = elbo_terms(trace, x)
+        z = latent.z[0]  # (B, D)
+        own = self.discriminate(latent.p.sample(Size((len(z),))), z.detach())
+        generator = F.softplus(-self.verdict(z))
+        loss = terms["distortion"] + self.weight * generator + _gradient_alone(own)
+        return {"loss": loss, **terms, "generator": generator, "discriminator": own}

@@ -1,0 +1,93 @@
+"""Matching the aggregate posterior q(z) = E_x q(z | x) to the prior by the kernel two-sample statistic.
+
+MMD^2(q, p) = E k(z, z') - 2 E k(z, w) + E k(w, w'),   z, z' ~ q(z) and w, w' ~ p(z) independent
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Size, Tensor
+
+from vaelab.distributions import PointMass
+from vaelab.objectives.objective import Objective, check_numbers, elbo_terms, only_latent
+from vaelab.trace import GenerativeModel
+
+
+def rbf(squared_distance: Tensor, bandwidth: float) -> Tensor:
+    """exp(-|a - b|^2 / bandwidth)."""
+    return (-squared_distance / bandwidth).exp()
+
+
+def imq(squared_distance: Tensor, bandwidth: float) -> Tensor:
+    """Inverse multiquadratics, the mean of c / (c + |a - b|^2) over c = bandwidth * (.1, .2, .5, 1, 2, 5, 10)."""
+    scales = torch.tensor([0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0], device=squared_distance.device) * bandwidth
+    return (scales / (scales + squared_distance.unsqueeze(-1))).mean(-1)
+
+
+KERNELS: dict[str, Callable[[Tensor, float], Tensor]] = {"rbf": rbf, "imq": imq}
+
+
+def mmd(z: Tensor, w: Tensor, kernel: Callable[[Tensor, float], Tensor], bandwidth: float) -> Tensor:
+    """The unbiased estimate of MMD^2 from two samples (B, D), 0-dim; it can be below zero. Gretton et al. 2012,
+    https://jmlr.org/papers/v13/gretton12a.html
+    """
+
+    def within(a: Tensor) -> Tensor:
+        k = kernel(_squared_distance(a, a), bandwidth)
+        return (k.sum() - k.diagonal().sum()) / max(len(a) * (len(a) - 1), 1)
+
+    return within(z) + within(w) - 2 * kernel(_squared_distance(z, w), bandwidth).mean()
+
+
+def _squared_distance(a: Tensor, b: Tensor) -> Tensor:
+    """|a_i - b_j|^2, (A, B): by products, since a difference for each pair and dimension is D times the memory."""
+    squares = a.square().sum(-1, keepdim=True) + b.square().sum(-1)
+    return (squares - 2 * a @ b.T).clamp(min=0)
+
+
+class MMD(Objective):
+    """loss = distortion + (1 - alpha) * rate + (alpha + weight - 1) * MMD^2(q(z), p(z)), the InfoVAE.
+
+    Zhao et al. 2019, https://arxiv.org/abs/1706.02262. With alpha = 1 it is the Wasserstein autoencoder of Tolstikhin
+    et al. 2018, https://arxiv.org/abs/1711.01558, whose encoder may be a point mass.
+
+    Args:
+        weight: the paper's lambda, in nats.
+        kernel: "rbf" or "imq".
+        bandwidth: the kernel's squared length; None for 2 D, the mean |w - w'|^2 of a standard normal prior.
+
+    Raises:
+        ValueError: the kernel is unknown or a weight out of range.
+        TypeError: the model has more than one code.
+    """
+
+    def __init__(
+        self, alpha: float = 0.0, weight: float = 1000.0, kernel: str = "rbf", bandwidth: float | None = None
+    ) -> None:
+        super().__init__()
+        if kernel not in KERNELS:
+            raise ValueError(f"kernel={kernel}: the kernel is one of {', '.join(KERNELS)}")
+        check_numbers(weight=weight, **({} if bandwidth is None else {"bandwidth": bandwidth}))
+        if not (isinstance(alpha, int | float) and alpha <= 1 and alpha + weight >= 1):
+            raise ValueError(f"alpha={alpha} and weight={weight}: alpha <= 1 and alpha + weight >= 1 are needed")
+        self.alpha, self.weight, self.kernel, self.bandwidth = alpha, weight, KERNELS[kernel], bandwidth
+
+    def forward(
+        self,
+        model: GenerativeModel,
+        x: Tensor,
+        y: Tensor | None = None,
+        step: Tensor | None = None,  # noqa: ARG002
+    ) -> dict[str, Tensor]:
+        trace = model(x, y)
+        latent = only_latent(trace, self)
+        z = latent.z[0]  # (B, D)
+        bandwidth = 2.0 * z.shape[-1] if self.bandwidth is None else self.bandwidth
+        distance = mmd(z, latent.p.sample(Size((len(z),))), self.kernel, bandwidth)
+        if self.alpha == 1 and isinstance(latent.q, PointMass):  # no density, no rate, no bound
+            terms = {"distortion": -trace.likelihood.log_prob(x).mean(0)}
+            loss = terms["distortion"]
+        else:
+            terms = elbo_terms(trace, x)
+            loss = terms["distortion"] + (1 - self.alpha) * terms["rate"]
+        return {"loss": loss + (self.alpha + self.weight - 1) * distance, **terms, "mmd": distance.expand(len(x))}
