@@ -79,17 +79,23 @@ def principal_angle(a: Tensor, b: Tensor) -> float:
 
 def _principal_components(images: Tensor, latent_dim: int) -> tuple[Tensor, Tensor, Tensor]:
     """Mean (n,), all eigenvalues of the covariance (n,), largest first, and the first eigenvectors (n, D): float64."""
-    x = images.flatten(1)
-    pixels = x.shape[1]
+    pixels = math.prod(images.shape[1:])
     if type(latent_dim) is not int or not 0 < latent_dim < pixels:
         raise ValueError(f"latent_dim={latent_dim}: a closed form needs fewer dimensions than the {pixels} pixels")
+    mean, eigenvalues, vectors = _spectrum(images.flatten(1))
+    return mean, eigenvalues, vectors[:, :latent_dim]
+
+
+def _spectrum(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean (n,), eigenvalues (n,) and eigenvectors (n, n) of the covariance of x (N, n), largest first."""
+    pixels = x.shape[1]
     mean = x.mean(0, dtype=torch.float64)
     covariance = torch.zeros(pixels, pixels, dtype=torch.float64, device=x.device)
     for chunk in x.split(8192):  # all of MNIST in float64 would take 376 MB, twice
         centred = chunk - mean
         covariance.addmm_(centred.T, centred)
     eigenvalues, vectors = torch.linalg.eigh(covariance / len(x))
-    return mean, eigenvalues.flip(0).clamp(min=0), vectors.flip(1)[:, :latent_dim]
+    return mean, eigenvalues.flip(0).clamp(min=0), vectors.flip(1)
 
 
 def _state_dict(decoder: Tensor, mean: Tensor, weight: Tensor, log_variance: Tensor | None = None) -> dict[str, Tensor]:

@@ -24,6 +24,7 @@ from tqdm import tqdm
 from vaelab import baselines, figures
 from vaelab.files import write_atomically
 from vaelab.likelihoods import Gaussian
+from vaelab.priors import StandardNormal
 
 log = logging.getLogger(__name__)
 
@@ -298,12 +299,16 @@ class ClosedForm(Callback):
             "decoder.layers.0.weight": (pixels, model.latent_dim),
             "decoder.layers.0.bias": (pixels,),
         } | ({"likelihood.log_scale": ()} if vae else {})
-        gaussian = isinstance(model.likelihood, Gaussian) and model.likelihood.mean == "identity"
-        if not gaussian or {name: tuple(weight.shape) for name, weight in model.state_dict().items()} != needed:
+        linear = isinstance(model.likelihood, Gaussian) and model.likelihood.mean == "identity"
+        standard = isinstance(model.prior, StandardNormal) and bool((model.prior.std == 1).all())
+        if (
+            not (linear and standard)
+            or {name: tuple(weight.shape) for name, weight in model.state_dict().items()} != needed
+        ):
             raise ValueError(
                 f"callbacks.closed_form with method={self.method} needs model/network=linear, model/posterior="
-                f"{'diagonal_gaussian' if vae else 'point_mass'}, model/prior=standard_normal and model/likelihood="
-                f"gaussian with mean=identity and {'scale=learned' if vae else 'a number as its scale'}"
+                f"{'diagonal_gaussian' if vae else 'point_mass'}, model/prior=standard_normal of scale 1 and "
+                f"model/likelihood=gaussian with mean=identity and {'scale=learned' if vae else 'a number as its scale'}"
             )
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
