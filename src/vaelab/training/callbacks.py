@@ -301,14 +301,12 @@ class ClosedForm(Callback):
         } | ({"likelihood.log_scale": ()} if vae else {})
         linear = isinstance(model.likelihood, Gaussian) and model.likelihood.mean == "identity"
         standard = isinstance(model.prior, StandardNormal) and bool((model.prior.std == 1).all())
-        if (
-            not (linear and standard)
-            or {name: tuple(weight.shape) for name, weight in model.state_dict().items()} != needed
-        ):
+        found = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
+        if not (linear and standard and found == needed):
             raise ValueError(
                 f"callbacks.closed_form with method={self.method} needs model/network=linear, model/posterior="
-                f"{'diagonal_gaussian' if vae else 'point_mass'}, model/prior=standard_normal of scale 1 and "
-                f"model/likelihood=gaussian with mean=identity and {'scale=learned' if vae else 'a number as its scale'}"
+                f"{'diagonal_gaussian' if vae else 'point_mass'}, model/prior=standard_normal of scale 1 and model/"
+                f"likelihood=gaussian with mean=identity and {'scale=learned' if vae else 'a number as its scale'}"
             )
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
