@@ -19,6 +19,7 @@ OPTIONS = sorted(
     if path.parent != CONFIGS and path.parent.parts[len(CONFIGS.parts)] not in ("hydra", "experiment", "trainer")
 )
 EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
+COMPANIONS = {"model/posterior=point_mass": ["objective=reconstruction"]}  # what an option does not go without
 TRAINERS = sorted(path.stem for path in (CONFIGS / "trainer").glob("*.yaml"))
 
 
@@ -33,7 +34,7 @@ def trains(cfg: object, folder: Path) -> None:
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_option(config: Compose, tmp_path: Path, data_root: Path, option: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    overrides = [option]
+    overrides = [option, *COMPANIONS.get(option, [])]
     if option.startswith("data="):  # other data sets lie in other folders, and the small files have other checksums
         dataset = config(option).data.dataset
         monkeypatch.setattr(mnist, "reachable", lambda *_: ())

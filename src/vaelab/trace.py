@@ -132,6 +132,7 @@ class GenerativeModel(Protocol):
     image_shape: torch.Size  # (C, H, W)
     num_classes: int  # 0 for a model without labels
     prior: Callable[..., Distribution]
+    decoder: torch.nn.Module
 
     def __call__(self, x: Tensor, y: Tensor | None = None, num_samples: int = 1) -> Trace: ...
     def infer(self, x: Tensor, y: Tensor | None = None) -> Distribution: ...

@@ -101,7 +101,7 @@ def test_product_of_gaussians() -> None:
 
 
 def test_what_a_bottom_up_posterior_cannot_tell() -> None:
-    with pytest.raises(ValueError, match="VampPrior is made of q.* inference=top_down goes with it"):
+    with pytest.raises(ValueError, match=r"VampPrior is made of q.* inference=top_down goes with it"):
         build((2, 3), "bottom_up", partial(VampPrior, num_components=3, image_shape=SHAPE))
     with pytest.raises(NotImplementedError, match="no density of the top code"):
         build((2, 3), "bottom_up").infer(torch.rand(1, *SHAPE))

@@ -6,9 +6,25 @@ from vaelab.objectives.elbo import ELBO, Capacity
 from vaelab.objectives.importance import CIWAE, IWAE, MIWAE, PIWAE, DReG, Renyi
 from vaelab.objectives.mmd import MMD
 from vaelab.objectives.objective import Objective
+from vaelab.objectives.reconstruction import Reconstruction
 from vaelab.objectives.schedules import Cyclical, Linear
 
 __all__ = [
-    "CIWAE", "DIP", "ELBO", "IWAE", "MIWAE", "MMD", "PIWAE", "AdversarialAutoencoder", "BetaTC", "Capacity",
-    "Cyclical", "DReG", "FactorVAE", "Linear", "Objective", "Renyi",
-]  # fmt: skip
+    "CIWAE",
+    "DIP",
+    "ELBO",
+    "IWAE",
+    "MIWAE",
+    "MMD",
+    "PIWAE",
+    "AdversarialAutoencoder",
+    "BetaTC",
+    "Capacity",
+    "Cyclical",
+    "DReG",
+    "FactorVAE",
+    "Linear",
+    "Objective",
+    "Reconstruction",
+    "Renyi",
+]

@@ -4,9 +4,11 @@ from vaelab.training.callbacks import (
     AtomicCheckpointIO,
     AverageLoss,
     BestCheckpoint,
+    ClosedForm,
     Figures,
     Interrupted,
     LastCheckpoint,
+    PrincipalAngle,
     Progress,
 )
 from vaelab.training.module import VAEModule
@@ -17,11 +19,13 @@ __all__ = [
     "AtomicCheckpointIO",
     "AverageLoss",
     "BestCheckpoint",
+    "ClosedForm",
     "Cosine",
     "Figures",
     "Interrupted",
     "LastCheckpoint",
     "NonFiniteLossError",
+    "PrincipalAngle",
     "Progress",
     "VAEModule",
 ]

@@ -21,8 +21,10 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch.distributions import Independent
 from tqdm import tqdm
 
-from vaelab import figures
+from vaelab import baselines, figures
 from vaelab.files import write_atomically
+from vaelab.likelihoods import Gaussian
+from vaelab.priors import StandardNormal
 
 log = logging.getLogger(__name__)
 
@@ -269,7 +271,91 @@ class AverageLoss(Callback):
         pixels = math.prod(pl_module.model.image_shape)
         means = pl_module.reduce(pl_module.totals["train"])
         average = means["loss"] - pixels / 2 * math.log(math.pi)
-        pl_module.figures["train/average_loss"] = average
-        for logger in trainer.loggers:
-            logger.log_metrics({"train/average_loss": average}, trainer.global_step)
+        _record(trainer, pl_module, "train/average_loss", average)
         log.info("epoch %d: average loss %.4f (squared error + KL per image)", trainer.current_epoch + 1, average)
+
+
+class ClosedForm(Callback):
+    """Starts a linear model at its optimum over the training images, which has a closed form: see vaelab.baselines.
+
+    Args:
+        method: "pca" for the autoencoder, "ppca" for the VAE with a learned noise scale.
+
+    Raises:
+        ValueError: the method is neither, the model is not the linear one it needs, or binarisation is dynamic.
+    """
+
+    def __init__(self, method: str) -> None:
+        if method not in ("pca", "ppca"):
+            raise ValueError(f"callbacks.closed_form.method={method}: choose pca or ppca")
+        self.method = method
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:  # noqa: ARG002
+        model, vae = pl_module.model, self.method == "ppca"
+        pixels, rows = math.prod(model.image_shape), (1 + vae) * model.latent_dim
+        needed = {
+            "posterior.linear.weight": (rows, pixels),
+            "posterior.linear.bias": (rows,),
+            "decoder.layers.0.weight": (pixels, model.latent_dim),
+            "decoder.layers.0.bias": (pixels,),
+        } | ({"likelihood.log_scale": ()} if vae else {})
+        linear = isinstance(model.likelihood, Gaussian) and model.likelihood.mean == "identity"
+        standard = isinstance(model.prior, StandardNormal) and bool((model.prior.std == 1).all())
+        found = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
+        if not (linear and standard and found == needed):
+            raise ValueError(
+                f"callbacks.closed_form with method={self.method} needs model/network=linear, model/posterior="
+                f"{'diagonal_gaussian' if vae else 'point_mass'}, model/prior=standard_normal of scale 1 and model/"
+                f"likelihood=gaussian with mean=identity and {'scale=learned' if vae else 'a number as its scale'}"
+            )
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        if not trainer.ckpt_path:  # a resumed run goes on from its own weights
+            optimum = getattr(baselines, self.method)(_training_images(trainer), pl_module.model.latent_dim)
+            pl_module.model.load_state_dict(optimum)
+
+
+class PrincipalAngle(Callback):
+    """The largest angle between the column spaces of decoder and PCA, in degrees, logged as train/principal_angle.
+
+    A linear autoencoder at its optimum has 0: it finds the subspace of PCA, though not its axes. Baldi & Hornik 1989,
+    https://doi.org/10.1016/0893-6080(89)90014-2
+
+    Raises:
+        ValueError: the decoder is more than one linear layer, or binarisation is dynamic.
+    """
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:  # noqa: ARG002
+        model = pl_module.model
+        pixels = math.prod(model.image_shape)
+        if [tuple(part.shape) for part in model.decoder.parameters()] != [(pixels, model.latent_dim), (pixels,)]:
+            raise ValueError(
+                "callbacks.principal_angle looks at the columns of one matrix: it needs model/network=linear, one "
+                "likelihood parameter per pixel and no labels"
+            )
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        optimum = baselines.pca(_training_images(trainer), pl_module.model.latent_dim)
+        self._principal = optimum["decoder.layers.0.weight"]
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        weight, _ = pl_module.model.decoder.parameters()
+        angle = baselines.principal_angle(weight.detach().cpu(), self._principal)
+        _record(trainer, pl_module, "train/principal_angle", angle)
+        log.info("epoch %d: %.2f degrees from the subspace of PCA", trainer.current_epoch + 1, angle)
+
+
+def _training_images(trainer: Any) -> torch.Tensor:
+    """(N, C, H, W) in [0, 1], on the CPU."""
+    if trainer.datamodule.binarization == "dynamic":
+        raise ValueError(
+            "data.binarization=dynamic redraws the images, of which a closed form needs fixed ones: choose none"
+        )
+    return trainer.datamodule.splits["train"][0].float().div_(255)
+
+
+def _record(trainer: Any, module: Any, name: str, value: float) -> None:
+    """A figure of the epoch: for metrics.json and the loggers."""
+    module.figures[name] = value
+    for logger in trainer.loggers:
+        logger.log_metrics({name: value}, trainer.global_step)

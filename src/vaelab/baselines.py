@@ -1,0 +1,112 @@
+"""Closed forms: what the linear autoencoder and the linear VAE reach at their optimum, with no training.
+
+    S = U diag(lambda) U',  lambda_1 >= lambda_2 >= ...,   the covariance of n-pixel images around their mean
+
+Both optima are returned as state dicts of `VAE` with model/network=linear and a Gaussian likelihood of identity mean,
+computed in float64 and given in float32.
+"""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+
+def pca(images: Tensor, latent_dim: int) -> dict[str, Tensor]:
+    """Principal component analysis, z = U_q'(x - mean) and x' = U_q z + mean, for model/posterior=point_mass.
+
+    The mean squared error of images (N, C, H, W) is the sum of the discarded eigenvalues, the least that a linear
+    autoencoder can have: Baldi & Hornik 1989, https://doi.org/10.1016/0893-6080(89)90014-2
+
+    Raises:
+        ValueError: latent_dim is not below the number of pixels.
+    """
+    mean, _, basis = _principal_components(images, latent_dim)
+    return _state_dict(basis, mean, basis.T)
+
+
+def ppca(images: Tensor, latent_dim: int) -> dict[str, Tensor]:
+    """Probabilistic PCA at its maximum likelihood, for model/posterior=diagonal_gaussian and a learned scale.
+
+        W = U_q (Lambda_q - sigma^2 I)^(1/2),   sigma^2 = mean discarded eigenvalue,   M = W'W + sigma^2 I = Lambda_q
+        q(z | x) = p(z | x) = N(M^-1 W'(x - mean), sigma^2 M^-1)
+
+    W's columns are orthogonal, so that a diagonal posterior is exact. Tipping & Bishop 1999,
+    https://doi.org/10.1111/1467-9868.00196; Lucas et al. 2019, https://arxiv.org/abs/1911.02469
+
+    Raises:
+        ValueError: latent_dim is not below the number of pixels, or it leaves no variance for the noise.
+    """
+    mean, eigenvalues, basis = _principal_components(images, latent_dim)
+    kept, variance = eigenvalues[:latent_dim], eigenvalues[latent_dim:].mean()
+    if variance <= torch.finfo(eigenvalues.dtype).eps * eigenvalues[0]:
+        raise ValueError(f"latent_dim={latent_dim} leaves no variance for the noise of {len(images):,} images")
+    decoder = basis * (kept - variance).sqrt()
+    state = _state_dict(decoder, mean, (decoder / kept).T, (variance / kept).log())
+    return state | {"likelihood.log_scale": 0.5 * variance.log().float()}
+
+
+def ppca_log_likelihood(state: Mapping[str, Tensor], images: Tensor) -> Tensor:
+    """log p(x) = log N(x; mean, W W' + sigma^2 I) in nats, (B,) float64, of images (B, C, H, W).
+
+    Exact for any linear VAE with a learned scale, at its optimum or not. By Woodbury's identity nothing larger than
+    M = W'W + sigma^2 I, (D, D), is inverted.
+    """
+    names = ("decoder.layers.0.weight", "decoder.layers.0.bias", "likelihood.log_scale")
+    weight, mean, log_scale = (state[name].double() for name in names)
+    pixels, latent_dim = weight.shape
+    factor = torch.linalg.cholesky(weight.T @ weight + (2 * log_scale).exp() * torch.eye(latent_dim).to(weight))
+    centred = images.flatten(1).double() - mean
+    explained = torch.linalg.solve_triangular(factor, weight.T @ centred.T, upper=False)  # (D, B)
+    distance = (centred.square().sum(1) - explained.square().sum(0)) / (2 * log_scale).exp()
+    log_det = 2 * factor.diagonal().log().sum() + 2 * (pixels - latent_dim) * log_scale
+    return -0.5 * (pixels * math.log(2 * math.pi) + log_det + distance)
+
+
+def principal_angle(a: Tensor, b: Tensor) -> float:
+    """The largest principal angle between the column spaces of a (n, p) and b (n, q), of full rank: 0 to 90 degrees.
+
+    From its sine and its cosine, for either alone loses half of the digits at one end. Bjorck & Golub 1973,
+    https://doi.org/10.2307/2005662
+    """
+    wide, narrow = (torch.linalg.qr(m.double()).Q for m in sorted((a, b), key=lambda m: -m.shape[1]))
+    inside = wide.T @ narrow
+    cosine = torch.linalg.svdvals(inside)[-1]
+    sine = torch.linalg.matrix_norm(narrow - wide @ inside, ord=2)
+    return math.degrees(torch.atan2(sine, cosine))
+
+
+def _principal_components(images: Tensor, latent_dim: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean (n,), all eigenvalues of the covariance (n,), largest first, and the first eigenvectors (n, D): float64."""
+    pixels = math.prod(images.shape[1:])
+    if type(latent_dim) is not int or not 0 < latent_dim < pixels:
+        raise ValueError(f"latent_dim={latent_dim}: a closed form needs fewer dimensions than the {pixels} pixels")
+    mean, eigenvalues, vectors = _spectrum(images.flatten(1))
+    return mean, eigenvalues, vectors[:, :latent_dim]
+
+
+def _spectrum(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean (n,), eigenvalues (n,) and eigenvectors (n, n) of the covariance of x (N, n), largest first."""
+    pixels = x.shape[1]
+    mean = x.mean(0, dtype=torch.float64)
+    covariance = torch.zeros(pixels, pixels, dtype=torch.float64, device=x.device)
+    for chunk in x.split(8192):  # all of MNIST in float64 would take 376 MB, twice
+        centred = chunk - mean
+        covariance.addmm_(centred.T, centred)
+    eigenvalues, vectors = torch.linalg.eigh(covariance / len(x))
+    return mean, eigenvalues.flip(0).clamp(min=0), vectors.flip(1)
+
+
+def _state_dict(decoder: Tensor, mean: Tensor, weight: Tensor, log_variance: Tensor | None = None) -> dict[str, Tensor]:
+    """x' = decoder z + mean and z = weight (x - mean), with a log-variance (D,) that is the same for all images."""
+    bias = -weight @ mean
+    if log_variance is not None:
+        weight, bias = torch.cat([weight, torch.zeros_like(weight)]), torch.cat([bias, log_variance])
+    state = {
+        "posterior.linear.weight": weight,
+        "posterior.linear.bias": bias,
+        "decoder.layers.0.weight": decoder,
+        "decoder.layers.0.bias": mean,
+    }
+    return {name: value.float() for name, value in state.items()}

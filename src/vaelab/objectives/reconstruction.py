@@ -1,0 +1,79 @@
+"""What an autoencoder optimises: loss = -log p(x | z) + penalties on code and decoder. It bounds nothing."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from vaelab.objectives.objective import Objective
+from vaelab.trace import GenerativeModel
+
+
+class Reconstruction(Objective):
+    """loss = distortion + weighted penalties, in nats per image: distortion is -log p(x | z).
+
+    Reported beside them are `squared_error`, ||x - E[x | z]||^2 in squared pixel values, and each penalty that is
+    switched on, without its weight; neither elbo nor rate, which a point mass has not.
+
+    Args:
+        code_weight, l2, gradient_penalty: weights of 1/2 ||z||^2 (`code`), of the decoder's squared weights without
+            biases, and of ||d E[x | z] / dz||_F^2, which one random probe an image estimates, in training alone,
+            because validation runs without gradients: Ghosh et al. 2020, https://arxiv.org/abs/1903.12436
+        spectral: weight of the squared largest singular values of the decoder's matrices, kernels flattened to
+            (first axis, rest): Yoshida & Miyato 2017, https://arxiv.org/abs/1705.10941
+
+    Raises:
+        ValueError: a weight is no number, at least zero.
+    """
+
+    def __init__(
+        self, code_weight: float = 0.0, l2: float = 0.0, gradient_penalty: float = 0.0, spectral: float = 0.0
+    ) -> None:
+        super().__init__()
+        weights = {"code_weight": code_weight, "l2": l2, "gradient_penalty": gradient_penalty, "spectral": spectral}
+        for name, weight in weights.items():
+            if type(weight) not in (int, float) or not 0 <= weight < float("inf"):
+                raise ValueError(f"{name}={weight}: the weight of a penalty is a number, at least zero")
+        self.weights = {name.removesuffix("_weight"): weight for name, weight in weights.items() if weight}
+
+    def forward(
+        self,
+        model: GenerativeModel,
+        x: Tensor,
+        y: Tensor | None = None,
+        step: Tensor | None = None,  # noqa: ARG002
+    ) -> dict[str, Tensor]:
+        trace = model(x, y)
+        mean, codes = trace.likelihood.mean, [latent.z for latent in trace.latents]  # (1, B, C, H, W), (1, B, D) each
+        matrices = [weight.flatten(1) for weight in model.decoder.parameters() if weight.dim() > 1]
+        penalty = {
+            "code": lambda: 0.5 * _squared_norm(codes),
+            "l2": lambda: torch.stack([matrix.square().sum() for matrix in matrices]).sum(),
+            "gradient_penalty": lambda: _squared_norm(_probe_jacobian(mean, codes)),
+            "spectral": lambda: torch.stack([_spectral_norm(matrix).square() for matrix in matrices]).sum(),
+        }
+        active = {name: w for name, w in self.weights.items() if name != "gradient_penalty" or codes[0].requires_grad}
+        penalties = {name: penalty[name]().expand(len(x)) for name in active}  # (B,) each
+        distortion = -trace.likelihood.log_prob(x).mean(0)  # (B,)
+        squared_error = (x - mean).square().flatten(2).sum(2).mean(0)  # (B,)
+        loss = distortion + sum(weight * penalties[name] for name, weight in active.items())
+        return {"loss": loss, "distortion": distortion, "squared_error": squared_error, **penalties}
+
+
+def _squared_norm(codes: Sequence[Tensor]) -> Tensor:
+    """Codes (1, B, D) of all layers -> (B,)."""
+    return torch.stack([z.square().sum((0, 2)) for z in codes]).sum(0)
+
+
+def _probe_jacobian(mean: Tensor, codes: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """J'v of J = d mean / dz and independent signs v, for which E ||J'v||^2 = ||J||_F^2: Hutchinson's estimator."""
+    probe = torch.randn_like(mean).sign()
+    return torch.autograd.grad((mean * probe).sum(), codes, create_graph=True)
+
+
+def _spectral_norm(matrix: Tensor) -> Tensor:
+    """u'Wv at the leading singular vectors u and v; held fixed, they leave its gradient uv' exact."""
+    with torch.autocast(matrix.device.type, enabled=False):  # bfloat16 has no singular vectors
+        with torch.no_grad():
+            u, _, v = torch.svd_lowrank(matrix, q=min(6, *matrix.shape), niter=4)
+        return u[:, 0] @ matrix @ v[:, 0]
