@@ -20,7 +20,7 @@ class Plane(nn.Module):
     def prior(self, _: object) -> torch.distributions.Distribution:
         return torch.distributions.Independent(torch.distributions.Normal(torch.zeros(2), torch.ones(2)), 1)
 
-    def decode(self, z: torch.Tensor, y: torch.Tensor | None = None) -> torch.distributions.Distribution:  # noqa: ARG002
+    def decode(self, z: torch.Tensor, y: torch.Tensor | None = None) -> torch.distributions.Distribution:
         pixels = torch.special.ndtr(z).view(-1, 1, 1, 2)
         return torch.distributions.Independent(torch.distributions.Normal(pixels, torch.ones(())), 3)
 

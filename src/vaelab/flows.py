@@ -5,6 +5,7 @@ The transforms are zuko's. It changes torch.distributions when it is imported, s
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 from torch.distributions import Distribution
@@ -57,7 +58,7 @@ def flow(layers: nn.ModuleList, base: Distribution, context: Tensor | None = Non
 
 
 @functools.cache
-def _flow_type() -> type[Distribution]:
+def _flow_type() -> Any:
     import torch
     from zuko.distributions import NormalizingFlow
 

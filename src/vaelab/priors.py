@@ -30,7 +30,7 @@ class StandardNormal(nn.Module):
         self.register_buffer("mean", torch.zeros(latent_dim), persistent=False)
         self.register_buffer("std", torch.full((latent_dim,), float(scale)), persistent=False)
 
-    def forward(self, infer: Callable[..., Distribution]) -> Independent:  # noqa: ARG002
+    def forward(self, infer: Callable[..., Distribution]) -> Independent:
         return Independent(Normal(self.mean, self.std), 1)
 
 
@@ -51,7 +51,7 @@ class GaussianMixture(nn.Module):
         self.mean = nn.Parameter(torch.randn(num_components, latent_dim))
         self.log_std = nn.Parameter(torch.zeros(num_components, latent_dim))
 
-    def forward(self, infer: Callable[..., Distribution]) -> MixtureSameFamily:  # noqa: ARG002
+    def forward(self, infer: Callable[..., Distribution]) -> MixtureSameFamily:
         components = Independent(Normal(self.mean, self.log_std.exp()), 1)
         return MixtureSameFamily(Categorical(logits=self.logits), components)
 
@@ -71,7 +71,7 @@ class VampPrior(nn.Module):
 
     made_of_posteriors = True  # of q(z | u) for an image alone: no labels, no layers below
 
-    def __init__(self, latent_dim: int, image_shape: Sequence[int], num_components: int = 500) -> None:  # noqa: ARG002
+    def __init__(self, latent_dim: int, image_shape: Sequence[int], num_components: int = 500) -> None:
         super().__init__()
         _check_components(num_components)
         self.pseudo_inputs = nn.Parameter(torch.rand(num_components, *image_shape))
@@ -122,7 +122,7 @@ class UniformCategorical(nn.Module):
         sizes = distributions.categorical_sizes(latent_dim, num_categories)
         self.register_buffer("logits", torch.zeros(sizes), persistent=False)
 
-    def forward(self, infer: Callable[..., Distribution]) -> distributions.Categoricals:  # noqa: ARG002
+    def forward(self, infer: Callable[..., Distribution]) -> distributions.Categoricals:
         return distributions.Categoricals(self.logits)
 
 
@@ -141,7 +141,7 @@ class UniformSphere(nn.Module):
             raise ValueError(f"latent_dim={latent_dim}: a sphere needs two dimensions or more around it")
         self.register_buffer("zero", torch.zeros(latent_dim), persistent=False)
 
-    def forward(self, infer: Callable[..., Distribution]) -> distributions.UniformSphere:  # noqa: ARG002
+    def forward(self, infer: Callable[..., Distribution]) -> distributions.UniformSphere:
         return distributions.UniformSphere(self.zero)
 
 

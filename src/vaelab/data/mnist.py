@@ -146,7 +146,7 @@ class MNISTDataModule(L.LightningDataModule):
         if not self._files_exist() and not self._may_use_subset():
             raise FileNotFoundError(self._missing(why))
 
-    def setup(self, stage: str | None = None) -> None:  # noqa: ARG002
+    def setup(self, stage: str | None = None) -> None:
         """Read, check, split and binarise."""
         if self.splits:
             return

@@ -73,7 +73,7 @@ class LadderVAE(nn.Module):
         self.decoder = decoder(dims[0], Size((num_parameters * channels, height, width)))
         self.likelihood = likelihood
 
-    def forward(self, x: Tensor, y: Tensor | None = None, num_samples: int = 1) -> Trace:  # noqa: ARG002
+    def forward(self, x: Tensor, y: Tensor | None = None, num_samples: int = 1) -> Trace:
         """Infer, draw `num_samples` codes of each layer an image, generate: (B, C, H, W) -> Trace, top layer first."""
         shape = Size((num_samples,))
         latents = self._top_down(x, shape) if self.inference == "top_down" else self._bottom_up(x, shape)
@@ -112,7 +112,7 @@ class LadderVAE(nn.Module):
     def _likelihood(self, z: Tensor) -> Distribution:
         return self.likelihood(_rows(self.decoder, z))
 
-    def infer(self, x: Tensor, y: Tensor | None = None) -> Distribution:  # noqa: ARG002
+    def infer(self, x: Tensor, y: Tensor | None = None) -> Distribution:
         """q(z_L | x), batch shape (B,).
 
         Raises:
@@ -122,7 +122,7 @@ class LadderVAE(nn.Module):
             raise NotImplementedError("inference=bottom_up has no density of the top code given the image alone")
         return self.posteriors[-1](self._features(x)[-1])
 
-    def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:  # noqa: ARG002
+    def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """The top code, (B, D_L): its posterior's mean, at the means of the layers below where it depends on them."""
         if self.inference == "top_down":
             return self.infer(x).mean
@@ -131,11 +131,11 @@ class LadderVAE(nn.Module):
             z = posterior(up(z)).mean
         return z
 
-    def decode(self, z: Tensor, y: Tensor | None = None) -> Distribution:  # noqa: ARG002
+    def decode(self, z: Tensor, y: Tensor | None = None) -> Distribution:
         """p(x | z) of top codes (..., D_L), batch shape (...), with the layers below at their conditional means."""
         return self._descend(z, lambda p: p.mean)
 
-    def sample(self, num_samples: int, y: Tensor | None = None) -> Distribution:  # noqa: ARG002
+    def sample(self, num_samples: int, y: Tensor | None = None) -> Distribution:
         """p(x | z) at `num_samples` draws of all layers, batch shape (num_samples,)."""
         return self._descend(self.prior(self.infer).sample(Size((num_samples,))), lambda p: p.sample())
 

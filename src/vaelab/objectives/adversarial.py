@@ -13,7 +13,7 @@ from torch import Size, Tensor, nn
 
 from vaelab.distributions import PointMass
 from vaelab.objectives.objective import Objective, check_numbers, elbo_terms, only_latent
-from vaelab.trace import GenerativeModel
+from vaelab.trace import GenerativeModel, Trace
 
 
 class _Adversarial(Objective):
@@ -72,14 +72,7 @@ class FactorVAE(_Adversarial):
     https://arxiv.org/abs/1802.05983
     """
 
-    def forward(
-        self,
-        model: GenerativeModel,
-        x: Tensor,
-        y: Tensor | None = None,
-        step: Tensor | None = None,  # noqa: ARG002
-    ) -> dict[str, Tensor]:
-        trace = model(x, y)
+    def terms(self, trace: Trace, x: Tensor, step: Tensor | None) -> dict[str, Tensor]:
         terms = elbo_terms(trace, x)
         z = only_latent(trace, self).z[0]  # (B, D)
         code = z.detach()
@@ -98,14 +91,7 @@ class AdversarialAutoencoder(_Adversarial):
 
     monitor = "distortion"  # the other term is a game, whose value says nothing about the weights
 
-    def forward(
-        self,
-        model: GenerativeModel,
-        x: Tensor,
-        y: Tensor | None = None,
-        step: Tensor | None = None,  # noqa: ARG002
-    ) -> dict[str, Tensor]:
-        trace = model(x, y)
+    def terms(self, trace: Trace, x: Tensor, step: Tensor | None) -> dict[str, Tensor]:
         latent = only_latent(trace, self)
         if isinstance(latent.q, PointMass):  # no density, no rate, no bound
             terms = {"distortion": -trace.likelihood.log_prob(x).mean(0)}

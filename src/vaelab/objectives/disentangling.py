@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vaelab.objectives.objective import Objective, check_numbers, elbo_terms, only_latent
-from vaelab.trace import GenerativeModel
+from vaelab.trace import Trace
 
 
 class BetaTC(Objective):
@@ -47,14 +47,7 @@ class BetaTC(Objective):
         """Learn N from the training images (N, C, H, W)."""
         self.num_images.fill_(len(images))
 
-    def forward(
-        self,
-        model: GenerativeModel,
-        x: Tensor,
-        y: Tensor | None = None,
-        step: Tensor | None = None,  # noqa: ARG002
-    ) -> dict[str, Tensor]:
-        trace = model(x, y)
+    def terms(self, trace: Trace, x: Tensor, step: Tensor | None) -> dict[str, Tensor]:
         latent = only_latent(trace, self)
         q, p = latent.gaussians()
         z = latent.z[0]  # (B, D)
@@ -99,14 +92,7 @@ class DIP(Objective):
             raise ValueError(f"kind={kind}: DIP-VAE is of kind I or II")
         self.kind, self.off_diagonal, self.diagonal = kind, off_diagonal, diagonal
 
-    def forward(
-        self,
-        model: GenerativeModel,
-        x: Tensor,
-        y: Tensor | None = None,
-        step: Tensor | None = None,  # noqa: ARG002
-    ) -> dict[str, Tensor]:
-        trace = model(x, y)
+    def terms(self, trace: Trace, x: Tensor, step: Tensor | None) -> dict[str, Tensor]:
         q, _ = only_latent(trace, self).gaussians()
         covariance = torch.atleast_2d(torch.cov(q.mean.T, correction=0))  # (D, D)
         if self.kind == "II":

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from vaelab.distributions import path_log_prob
 from vaelab.objectives.objective import Objective, check_numbers, elbo_terms
-from vaelab.trace import GenerativeModel, Latent, Trace
+from vaelab.trace import Latent, Trace
 
 
 class ELBO(Objective):
@@ -54,10 +54,7 @@ class ELBO(Objective):
         self.beta, self.free_bits, self.num_samples, self.kl = beta, free_bits, num_samples, kl
         self.sticking_the_landing = sticking_the_landing
 
-    def forward(
-        self, model: GenerativeModel, x: Tensor, y: Tensor | None = None, step: Tensor | None = None
-    ) -> dict[str, Tensor]:
-        trace = model(x, y, self.num_samples)
+    def terms(self, trace: Trace, x: Tensor, step: Tensor | None) -> dict[str, Tensor]:
         distortion = -trace.likelihood.log_prob(x).mean(0)  # (B,)
         rate = torch.stack([self._rate(latent) for latent in trace.latents]).sum(0)  # (B,)
         beta = self.beta(step) if callable(self.beta) else self.beta
@@ -101,10 +98,7 @@ class Capacity(Objective):
         check_numbers(gamma=gamma)
         self.capacity, self.gamma = list(capacity), gamma
 
-    def forward(
-        self, model: GenerativeModel, x: Tensor, y: Tensor | None = None, step: Tensor | None = None
-    ) -> dict[str, Tensor]:
-        trace = model(x, y)
+    def terms(self, trace: Trace, x: Tensor, step: Tensor | None) -> dict[str, Tensor]:
         if len(trace.latents) != len(self.capacity):
             raise TypeError(f"objective.capacity has {len(self.capacity)} entries for {len(trace.latents)} latents")
         terms = elbo_terms(trace, x)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vaelab.distributions import path_log_prob
 from vaelab.objectives.objective import Objective, only_latent
-from vaelab.trace import GenerativeModel, Trace
+from vaelab.trace import Trace
 
 
 def log_mean_exp(log_w: Tensor, dim: int) -> Tensor:
@@ -35,14 +35,7 @@ class IWAE(Objective):
         _check_count("num_samples", num_samples)
         self.num_samples = num_samples
 
-    def forward(
-        self,
-        model: GenerativeModel,
-        x: Tensor,
-        y: Tensor | None = None,
-        step: Tensor | None = None,  # noqa: ARG002
-    ) -> dict[str, Tensor]:
-        trace = model(x, y, self.num_samples)
+    def terms(self, trace: Trace, x: Tensor, step: Tensor | None) -> dict[str, Tensor]:
         log_w = self.log_weight(trace, x)  # (K, B)
         bound = self.bound(log_w)
         elbo, distortion = log_w.detach().mean(0), -trace.likelihood.log_prob(x).detach().mean(0)

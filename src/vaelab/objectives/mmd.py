@@ -10,7 +10,7 @@ from torch import Size, Tensor
 
 from vaelab.distributions import PointMass
 from vaelab.objectives.objective import Objective, check_numbers, elbo_terms, only_latent
-from vaelab.trace import GenerativeModel
+from vaelab.trace import Trace
 
 
 def rbf(squared_distance: Tensor, bandwidth: float) -> Tensor:
@@ -72,14 +72,7 @@ class MMD(Objective):
             raise ValueError(f"alpha={alpha} and weight={weight}: alpha <= 1 and alpha + weight >= 1 are needed")
         self.alpha, self.weight, self.kernel, self.bandwidth = alpha, weight, KERNELS[kernel], bandwidth
 
-    def forward(
-        self,
-        model: GenerativeModel,
-        x: Tensor,
-        y: Tensor | None = None,
-        step: Tensor | None = None,  # noqa: ARG002
-    ) -> dict[str, Tensor]:
-        trace = model(x, y)
+    def terms(self, trace: Trace, x: Tensor, step: Tensor | None) -> dict[str, Tensor]:
         latent = only_latent(trace, self)
         z = latent.z[0]  # (B, D)
         bandwidth = 2.0 * z.shape[-1] if self.bandwidth is None else self.bandwidth

@@ -11,23 +11,35 @@ from vaelab.trace import GenerativeModel, Latent, Trace
 class Objective(nn.Module):
     """Scores a model on a batch; may own parameters of its own.
 
-    `monitor` names the term that checkpoints and schedulers watch; lower is better.
+    `monitor` names the term that checkpoints and schedulers watch, lower is better; `num_samples` is K of the trace.
     """
 
     monitor: str = "loss"
+    num_samples: int = 1
+    scores: type = Trace  # what the model has to leave behind
 
     def forward(
         self, model: GenerativeModel, x: Tensor, y: Tensor | None = None, step: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Terms in nats, one value per image.
+        """Terms in nats, one value per image: {"loss": (B,), ...}; a figure that is undefined is absent.
 
         Args:
             x: images (B, C, H, W); y: labels (B,) for conditional models.
             step: optimiser steps taken so far, a 0-dim tensor; None stands for a schedule's final value.
 
-        Returns:
-            {"loss": (B,), ...}; a figure that is undefined is absent.
+        Raises:
+            TypeError: the model leaves something else behind than this objective scores.
         """
+        trace = model(x, y, self.num_samples)
+        if not isinstance(trace, self.scores):
+            raise TypeError(
+                f"{type(self).__name__} scores a {self.scores.__name__}, and the model leaves a "
+                f"{type(trace).__name__}: objective=vq and model=vqvae belong together"
+            )
+        return self.terms(trace, x, step)
+
+    def terms(self, trace: Any, x: Tensor, step: Tensor | None) -> dict[str, Tensor]:
+        """What `forward` returns, from the trace of images x (B, C, H, W)."""
         raise NotImplementedError
 
     def parameter_groups(self, model: GenerativeModel) -> list[dict[str, Any]]:

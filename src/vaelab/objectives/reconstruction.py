@@ -41,7 +41,7 @@ class Reconstruction(Objective):
         model: GenerativeModel,
         x: Tensor,
         y: Tensor | None = None,
-        step: Tensor | None = None,  # noqa: ARG002
+        step: Tensor | None = None,
     ) -> dict[str, Tensor]:
         trace = model(x, y)
         mean, codes = trace.likelihood.mean, [latent.z for latent in trace.latents]  # (1, B, C, H, W), (1, B, D) each

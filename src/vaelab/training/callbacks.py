@@ -36,7 +36,7 @@ class Interrupted(SystemExit):
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Lightning's own moves a finished file over the old one, which is a copy, byte by byte, between file systems."""
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:  # noqa: ARG002
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         content = io.BytesIO()
@@ -92,7 +92,7 @@ class LastCheckpoint(RunCheckpoint):
         for signum in (signal.SIGINT, signal.SIGTERM):
             self._handlers[signum] = signal.signal(signum, self._remember)
 
-    def _remember(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002
+    def _remember(self, signum: int, frame: FrameType | None) -> None:
         if self._signal is not None:
             raise KeyboardInterrupt
         self._signal = signum
@@ -145,7 +145,7 @@ class Progress(ProgressBar):
         """Lightning calls this on all ranks but the first."""
         self.refresh_every_n_steps = 0
 
-    def on_train_start(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         if self.refresh_every_n_steps:
             steps = trainer.estimated_stepping_batches
             total = None if math.isinf(steps) else int(steps)
@@ -171,7 +171,7 @@ class Progress(ProgressBar):
             self._bar.n = trainer.global_step
             self._bar.set_postfix_str(f"epoch {trainer.current_epoch + 1}, {_losses(module)}")
 
-    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:  # noqa: ARG002
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
@@ -254,7 +254,7 @@ class AverageLoss(Callback):
         ValueError: the likelihood is no Gaussian with scale sqrt(1/2), or the loss is not the plain ELBO.
     """
 
-    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:  # noqa: ARG002
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         log_scale = getattr(pl_module.model.likelihood, "log_scale", None)
         if log_scale is None or log_scale.requires_grad or not math.isclose(2 * log_scale, -math.log(2), rel_tol=1e-5):
             raise ValueError(
@@ -290,7 +290,7 @@ class ClosedForm(Callback):
             raise ValueError(f"callbacks.closed_form.method={method}: choose pca or ppca")
         self.method = method
 
-    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:  # noqa: ARG002
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         model, vae = pl_module.model, self.method == "ppca"
         pixels, rows = math.prod(model.image_shape), (1 + vae) * model.latent_dim
         needed = {
@@ -325,7 +325,7 @@ class PrincipalAngle(Callback):
         ValueError: the decoder is more than one linear layer, or binarisation is dynamic.
     """
 
-    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:  # noqa: ARG002
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         model = pl_module.model
         pixels = math.prod(model.image_shape)
         if [tuple(part.shape) for part in model.decoder.parameters()] != [(pixels, model.latent_dim), (pixels,)]:

@@ -94,7 +94,7 @@ class VAEModule(L.LightningModule):
 
     # Steps ------------------------------------------------------------------------------------------------------------
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         terms = self._terms(batch, self._step)
         self.totals["train"].add(terms, self.trainer.global_step + 1)
         return terms["loss"].mean()
