@@ -129,7 +129,7 @@ def test_convolutional_settings_out_of_range(settings: dict, sentence: str) -> N
 
 def test_a_map_has_to_grow_to_the_image() -> None:
     with pytest.raises(
-        ValueError, match="2 convolutions turn a map of 2 x 2 into images of 8 x 9, and the map is 4 x 4"
+        ValueError, match=r"channels=\[64, 32\] turns a map of 2 x 2 into images of 8 x 9, and the map is 4 x 4"
     ):
         ConvDecoder(Size((2, 4, 4)), Size((1, 8, 9)))
 

@@ -81,8 +81,8 @@ class ConvDecoder(nn.Module):
             layers = _convolution(nn.Conv2d, in_features[0], channels[0], 3, norm, padding=1)
         else:
             raise ValueError(
-                f"channels={list(channels)}: {len(channels)} convolutions turn a map of {_by(smallest)} into images of "
-                f"{_by(out_shape[1:])}, and the map is {_by(in_features[1:])}"
+                f"channels={list(channels)} turns a map of {_by(smallest)} into images of {_by(out_shape[1:])}, "
+                f"and the map is {_by(in_features[1:])}"
             )
         for before, after, (height, width) in zip(channels, (*channels[1:], out_shape[0]), sizes, strict=True):
             layers += _residual_blocks(before, num_blocks, activation, norm)
