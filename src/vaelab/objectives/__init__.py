@@ -8,23 +8,9 @@ from vaelab.objectives.mmd import MMD
 from vaelab.objectives.objective import Objective
 from vaelab.objectives.reconstruction import Reconstruction
 from vaelab.objectives.schedules import Cyclical, Linear
+from vaelab.objectives.vq import VQ
 
 __all__ = [
-    "CIWAE",
-    "DIP",
-    "ELBO",
-    "IWAE",
-    "MIWAE",
-    "MMD",
-    "PIWAE",
-    "AdversarialAutoencoder",
-    "BetaTC",
-    "Capacity",
-    "Cyclical",
-    "DReG",
-    "FactorVAE",
-    "Linear",
-    "Objective",
-    "Reconstruction",
-    "Renyi",
-]
+    "CIWAE", "DIP", "ELBO", "IWAE", "MIWAE", "MMD", "PIWAE", "VQ", "AdversarialAutoencoder", "BetaTC", "Capacity",
+    "Cyclical", "DReG", "FactorVAE", "Linear", "Objective", "Reconstruction", "Renyi",
+]  # fmt: skip
