@@ -35,7 +35,6 @@ def train(cfg: DictConfig, folder: Path) -> float:
     )
     resumed = runs.last_checkpoint(folder, module, cfg.trainer.max_epochs) if cfg.resume else None
 
-    data.prepare_data()
     data.setup()
     runs.check_data(model, data)
     cfg.data.used = data.name

