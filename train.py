@@ -33,7 +33,7 @@ def train(cfg: DictConfig, folder: Path) -> float:
         optimizer=instantiate(cfg.optimizer, _convert_="all"),
         scheduler=instantiate(cfg.get("scheduler"), _convert_="all") or None,
     )
-    resumed = runs.last_checkpoint(folder, module, cfg.trainer.max_epochs) if cfg.resume else None
+    checkpoint, step = runs.last_checkpoint(folder, module, cfg.trainer.max_epochs) if cfg.resume else (None, None)
 
     data.setup()
     runs.check_data(model, data)
@@ -43,7 +43,7 @@ def train(cfg: DictConfig, folder: Path) -> float:
     if data.val_size == 0:
         cfg.trainer.limit_val_batches = 0
 
-    logger = instantiate(cfg.logger, save_dir=str(folder), purge_step=resumed.step + 1 if resumed else None)
+    logger = instantiate(cfg.logger, save_dir=str(folder), purge_step=step)
     callbacks = [callback for callback in instantiate(cfg.callbacks, _convert_="all").values() if callback]
     extras = {"logger": logger, "callbacks": callbacks, "plugins": [AtomicCheckpointIO()]}
     trainer = instantiate(cfg.trainer, _convert_="all", default_root_dir=folder, **extras)
@@ -58,7 +58,7 @@ def train(cfg: DictConfig, folder: Path) -> float:
 
     started = time.perf_counter()
     tensorboard.add_layout(logger)
-    trainer.fit(module, data, ckpt_path=resumed.path if resumed else None)
+    trainer.fit(module, data, ckpt_path=checkpoint)
     seconds = time.perf_counter() - started
     best = trainer.checkpoint_callback.best_model_path
     if module.monitor:

@@ -52,7 +52,7 @@ class Command:
         ("optimiser=sgd", "there is no setting optimiser; did you mean optimizer?"),
         ("model.latent_dim=0", "model: latent_dim=0: the latent dimension is a whole number above zero"),
         ("model.latent_dim=two", "model: latent_dim=two: the latent dimension is a whole number above zero"),
-        ("model=vea", "model=vea: did you mean vae? choose one of vae"),
+        ("model=vea", "model=vea: did you mean vae? choose one of ladder, vae, vqvae"),
         ("experiment=tutorail", "experiment=tutorail: did you mean tutorial? choose one of "),
         ("data.binarization=dynamc", "data.binarization=dynamc: choose one of none, threshold, static, dynamic"),
         ("data.batch_size=0", "data.batch_size=0: a whole number, at least 1, is needed"),
@@ -186,6 +186,16 @@ def test_a_stranger_s_target_is_not_run(command: Command, target: object) -> Non
     path.write_text(text)
     code, _ = command(f"resume={run}", "trainer.max_epochs=3", small=False)
     assert f"names {target}, which is not part of vaelab, torch.optim, lightning.pytorch: it is not run" in code
+
+
+def test_a_stranger_s_target_is_not_interpolated(command: Command) -> None:
+    """A resolver can make a `_target_` out of text, after all that stands in the file was checked."""
+    run = command.folder / "run"
+    assert command(f"hydra.run.dir={run}")[0] is None
+    with (run / "config.yaml").open("a") as file:
+        file.write("extra: ${oc.decode:${oc.env:CODE}}\n")
+    code, _ = command(f"resume={run}", "trainer.max_epochs=3", small=False)
+    assert "config.yaml is not the config of a run: its extra is ${oc.decode:${oc.env:CODE}}" in code
 
 
 def test_a_sweep_makes_one_run_each_with_names_that_need_no_quotes(command: Command) -> None:

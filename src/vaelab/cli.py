@@ -53,27 +53,22 @@ def main(task: Task, config_dir: Path, config_name: str) -> None:
 
 
 @contextlib.contextmanager
-def _sentences() -> Iterator[None]:
-    """Exit with one sentence for an error that a user can mend; HYDRA_FULL_ERROR=1 keeps the traceback."""
+def _sentences(go_on: bool = False) -> Iterator[None]:
+    """Exit with one sentence for an error that a user can mend; HYDRA_FULL_ERROR=1 keeps the traceback.
+
+    With `go_on`, for a run of a sweep, it is only printed: Hydra goes on with the next run, and raises at the end.
+    """
     try:
         yield
     except KeyboardInterrupt:
         sys.exit("stopped before there was anything to save")
     except Exception as error:
         message = sentence(error)
-        if TRACEBACKS or message is None:
+        if go_on:
+            print(f"error: {message or repr(error)}", file=sys.stderr)
+        if go_on or TRACEBACKS or message is None:
             raise
         sys.exit(f"error: {message}")
-
-
-@contextlib.contextmanager
-def _said_at_once() -> Iterator[None]:
-    """A sweep goes on after a run that failed, and Hydra names it at the end."""
-    try:
-        yield
-    except Exception as error:
-        print(f"error: {sentence(error) or repr(error)}", file=sys.stderr)
-        raise
 
 
 def _launch(task: Task, config_dir: Path, config_name: str) -> None:
@@ -85,7 +80,7 @@ def _launch(task: Task, config_dir: Path, config_name: str) -> None:
         started = True
         folder = Path(HydraConfig.get().runtime.output_dir).absolute()
         try:
-            with _sentences() if HydraConfig.get().mode == RunMode.RUN else _said_at_once():
+            with _sentences(go_on=HydraConfig.get().mode == RunMode.MULTIRUN):
                 return task(cfg, folder)
         finally:
             with contextlib.suppress(OSError):  # leave no empty folder behind
@@ -119,52 +114,41 @@ def _resume(task: Task, folder: str) -> None:
 
 def sentence(error: BaseException) -> str | None:
     """What went wrong and how to mend it, in one sentence; None for an error that is a fault of the program."""
-    cause = error.__cause__
-    if isinstance(error, HydraException) and isinstance(cause, OmegaConfBaseException):
-        return _unknown_key(cause) or _one_line(f"{error}: {cause}")
-    if isinstance(error, HydraException) and cause is not None and "Error in call to target" in str(error):
-        key = re.search(r"full_key: (\S+)", str(error))
-        return _one_line(f"{key[1]}: {cause}" if key else str(cause))
-    if isinstance(error, OmegaConfBaseException):
-        return _unknown_key(error) or _one_line(str(error))
+    text, cause = str(error), error.__cause__
+    unknown = _unknown_key(error) or _unknown_key(cause)
+    if unknown:
+        return unknown
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
         options = error.options or []
         close = difflib.get_close_matches(option, options, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
         return f"{group}={option}: {hint}" + (f"choose one of {', '.join(options)}" if options else "no such group")
-    if isinstance(error, HydraException):
-        return _one_line(str(error))
-    if isinstance(error, OSError) and error.strerror:
+    if isinstance(error, HydraException) and isinstance(cause, OmegaConfBaseException):
+        text = f"{error}: {cause}"
+    elif isinstance(error, HydraException) and cause is not None and "Error in call to target" in text:
+        key = re.search(r"full_key: (\S+)", text)
+        text = f"{key[1]}: {cause}" if key else str(cause)
+    elif isinstance(error, OSError) and error.strerror:
         mend = "; make room, then go on with resume=<the run's folder>" if error.errno == errno.ENOSPC else ""
-        return f"{error.filename or 'a file'} cannot be read or written: {error.strerror}{mend}"
-    mendable = OSError | ValueError | ArithmeticError | NotImplementedError
+        text = f"{error.filename or 'a file'} cannot be read or written: {error.strerror}{mend}"
+    mendable = HydraException | OmegaConfBaseException | OSError | ValueError | ArithmeticError | NotImplementedError
     if isinstance(error, mendable) or type(error).__name__ == "MisconfigurationException":
-        return _one_line(str(error))
+        return " ".join(text.split())
     return None
 
 
-def _unknown_key(error: OmegaConfBaseException) -> str | None:
-    if not error.key or not isinstance(error.parent_node, DictConfig) or "not in struct" not in str(error):
+def _unknown_key(error: BaseException | None) -> str | None:
+    """The sentence for a setting that does not exist: it names one that is meant, below it or beside it."""
+    if not isinstance(error, OmegaConfBaseException) or not isinstance(error.parent_node, DictConfig):
         return None
-    known = [str(key) for key in error.parent_node]
+    if not error.key or "not in struct" not in str(error):
+        return None
     parent = str(error.full_key).removesuffix(str(error.key))
-    deeper = [key for key in _keys(error.parent_node) if key.endswith(f".{error.key}")]
-    if deeper:
-        return f"there is no setting {error.full_key}; did you mean {' or '.join(parent + key for key in deeper[:3])}?"
-    close = difflib.get_close_matches(str(error.key), known, n=1, cutoff=0.5)
-    hint = f"did you mean {parent}{close[0]}?" if close else f"it can be one of {', '.join(parent + k for k in known)}"
+    known = [key for key, _ in runs.settings(error.parent_node)]
+    beside = [key for key in known if "." not in key]
+    below = [key for key in known if key.endswith(f".{error.key}")]
+    close = below[:3] or difflib.get_close_matches(str(error.key), beside, n=1, cutoff=0.5)
+    names = [parent + key for key in close or beside]
+    hint = f"did you mean {' or '.join(names)}?" if close else f"it can be one of {', '.join(names)}"
     return f"there is no setting {error.full_key}; {hint}"
-
-
-def _keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
-    """All dotted keys below a node."""
-    for key in map(str, node):
-        yield prefix + key
-        child = node._get_node(key)
-        if isinstance(child, DictConfig) and not child._is_none():
-            yield from _keys(child, f"{prefix}{key}.")
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())

