@@ -1,7 +1,4 @@
-"""Callbacks: checkpoints, progress, pictures. None of them draws from the random stream that training uses.
-
-Hooks get Lightning's Trainer and our VAEModule.
-"""
+"""Callbacks: checkpoints, progress, pictures. None of them draws from the random stream that training uses."""
 
 import io
 import logging
@@ -9,7 +6,6 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -51,14 +47,15 @@ class RunCheckpoint(ModelCheckpoint):
         super().__init__(filename=filename, save_on_train_epoch_end=True, enable_version_counter=False)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """A run's folder may have moved since: its checkpoints lie where it is now."""
+        """A run's folder may have moved since: its checkpoint lies where it is now."""
+        old, new = str(state_dict["dirpath"]), str(self.dirpath)
 
-        def here(path: str) -> str:
-            return str(Path(self.dirpath or "") / Path(path).name) if path else path
+        def here(value: Any) -> Any:
+            return value.replace(old, new, 1) if isinstance(value, str) else value
 
-        paths = {key: here(state_dict[key]) for key in ("best_model_path", "kth_best_model_path", "last_model_path")}
-        best_k_models = {here(path): score for path, score in state_dict["best_k_models"].items()}
-        super().load_state_dict({**state_dict, **paths, "best_k_models": best_k_models, "dirpath": self.dirpath})
+        moved = {key: here(value) for key, value in state_dict.items()}
+        moved["best_k_models"] = {here(path): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict(moved)
 
 
 class BestCheckpoint(RunCheckpoint):
@@ -68,18 +65,15 @@ class BestCheckpoint(RunCheckpoint):
         super().__init__("best")
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        if stage == "fit":
-            self.monitor = pl_module.monitor
+        self.monitor = pl_module.monitor
         super().setup(trainer, pl_module, stage)
 
 
 class LastCheckpoint(RunCheckpoint):
     """last.ckpt: the end of the latest epoch, or the step at which Ctrl-C or SIGTERM stopped the run.
 
-    A signal is answered between two steps, so that the resumed run goes on bit for bit; a second Ctrl-C stops at once.
-
-    Raises:
-        Interrupted: after the checkpoint is written.
+    A signal is answered between two steps, so that the resumed run goes on bit for bit: Interrupted is raised after the
+    checkpoint is written. A second Ctrl-C stops at once.
     """
 
     def __init__(self) -> None:
@@ -89,8 +83,7 @@ class LastCheckpoint(RunCheckpoint):
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         super().on_train_start(trainer, pl_module)
-        for signum in (signal.SIGINT, signal.SIGTERM):
-            self._handlers[signum] = signal.signal(signum, self._remember)
+        self._handlers = {signum: signal.signal(signum, self._remember) for signum in (signal.SIGINT, signal.SIGTERM)}
 
     def _remember(self, signum: int, frame: FrameType | None) -> None:
         if self._signal is not None:
@@ -119,62 +112,54 @@ class LastCheckpoint(RunCheckpoint):
 
     def _stop(self, trainer: Any) -> bool:
         """Whether a signal came; all ranks have to agree, and ask each other now and then only."""
-        if trainer.world_size == 1:
-            return self._signal is not None
-        if trainer.global_step % trainer.log_every_n_steps and not trainer.is_last_batch:
-            return False
-        return trainer.strategy.reduce_boolean_decision(self._signal is not None, all=False)
+        every = trainer.log_every_n_steps if trainer.world_size > 1 else 1
+        due = trainer.is_last_batch or trainer.global_step % every == 0
+        return due and trainer.strategy.reduce_boolean_decision(self._signal is not None, all=False)
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         super().teardown(trainer, pl_module, stage)
         for signum, handler in self._handlers.items():
             signal.signal(signum, handler)
-        self._handlers.clear()
+        self._handlers = {}
 
 
 class Progress(ProgressBar):
-    """One bar over all optimiser steps, redrawn every `refresh_every_n_steps`, and ten lines of log a run."""
+    """One bar over all optimiser steps, redrawn every `refresh_every_n_steps`, 0 for no bar, and ten lines of log."""
 
     def __init__(self, refresh_every_n_steps: int = 50) -> None:
         super().__init__()
         self.refresh_every_n_steps = refresh_every_n_steps
-        self._bar: tqdm | None = None
+        self._bar = tqdm(disable=True)
         self._reported = 0
 
     def disable(self) -> None:
-        """Lightning calls this on all ranks but the first."""
-        self.refresh_every_n_steps = 0
+        """Lightning calls this on all ranks but the first, whose bar is never drawn."""
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        if self.refresh_every_n_steps:
-            steps = trainer.estimated_stepping_batches
-            total = None if math.isinf(steps) else int(steps)
-            self._bar = tqdm(total=total, initial=trainer.global_step, unit="step", file=sys.stdout, disable=None)
+        drawn = trainer.is_global_zero and self.refresh_every_n_steps
+        hidden = None if drawn else True  # None: unless the output is a terminal
+        total = trainer.estimated_stepping_batches
+        self._bar = tqdm(total=total, initial=trainer.global_step, unit="step", file=sys.stdout, disable=hidden)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
-        if self._bar is not None and trainer.global_step % self.refresh_every_n_steps == 0:
+        if self.refresh_every_n_steps and trainer.global_step % self.refresh_every_n_steps == 0:
             self._redraw(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        if self._bar is None:
-            return
         self._redraw(trainer, pl_module)
         tenth = int(10 * trainer.global_step / trainer.estimated_stepping_batches)
         if tenth > self._reported:
             self._reported = tenth
             self._bar.clear()
-            log.info("epoch %d, step %s: %s", trainer.current_epoch + 1, f"{trainer.global_step:,}", _losses(pl_module))
+            epoch, step = trainer.current_epoch + 1, trainer.global_step
+            log.info("epoch %d, step %s: %s", epoch, f"{step:,}", _losses(pl_module))
 
     def _redraw(self, trainer: Any, module: Any) -> None:
-        assert self._bar is not None
-        if not self._bar.disable:
-            self._bar.n = trainer.global_step
-            self._bar.set_postfix_str(f"epoch {trainer.current_epoch + 1}, {_losses(module)}")
+        self._bar.n = trainer.global_step
+        self._bar.set_postfix_str(f"epoch {trainer.current_epoch + 1}, {_losses(module)}")
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
+        self._bar.close()
 
 
 def _losses(module: Any) -> str:
@@ -197,60 +182,49 @@ class Figures(Callback):
         self.count, self.num_reconstructions, self.num_samples = count, num_reconstructions, num_samples
         self._drawn = -1
 
-    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        self._draw_if_due(trainer, pl_module)
-
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        self._draw_if_due(trainer, pl_module)
-
-    def _draw_if_due(self, trainer: Any, module: Any) -> None:
         due = int(self.count * trainer.global_step / trainer.estimated_stepping_batches)
         if due > self._drawn and trainer.is_global_zero:
             self._drawn = due
-            training = module.training
-            module.eval()
-            self._draw(trainer, module)
-            module.train(training)
+            training = pl_module.training
+            pl_module.eval()
+            self._draw(trainer, pl_module)
+            pl_module.train(training)
+
+    on_train_start = on_train_epoch_end
 
     def _draw(self, trainer: Any, module: Any) -> None:
+        from torchvision.utils import save_image
+
         model = module.model
         x, y = (part.to(module.device) for part in trainer.datamodule.examples(self.num_reconstructions))
         labels = y if model.num_classes else None
-        pictures: dict[str, Callable[[], Any]] = {"reconstructions": lambda: figures.reconstructions(model, x, labels)}
+        pictures: dict[str, Any] = {"reconstructions": figures.reconstructions(model, x, labels)}
         if model.prior is not None:
-            pictures["samples"] = lambda: figures.samples(model, self.num_samples)
+            pictures["samples"] = figures.samples(model, self.num_samples)
         if model.latent_dim == 2 and not model.num_classes:
-            many = [part.to(module.device) for part in trainer.datamodule.examples(5000)]
-            pictures["codes"] = lambda: figures.codes(model, *many)
+            pictures["codes"] = figures.codes(model, *(p.to(module.device) for p in trainer.datamodule.examples(5000)))
             if model.prior is not None and isinstance(model.prior(model.infer), Independent):  # which has quantiles
-                pictures["manifold"] = lambda: figures.manifold(model)
+                pictures["manifold"] = figures.manifold(model)
         folder = Path(trainer.default_root_dir) / "figures"
         folder.mkdir(exist_ok=True)
-        for name, draw in pictures.items():
-            self._write(draw(), name, folder / f"{name}.png", trainer)
-
-    def _write(self, picture: Any, name: str, path: Path, trainer: Any) -> None:
         boards = [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-        if isinstance(picture, torch.Tensor):
-            from torchvision.utils import save_image
-
-            save_image(picture, path)
+        for name, picture in pictures.items():
+            if isinstance(picture, torch.Tensor):
+                save_image(picture, folder / f"{name}.png")
+            else:
+                picture.savefig(folder / f"{name}.png")
             for board in boards:
-                board.add_image(name, picture, trainer.global_step)
-        else:
-            picture.savefig(path)
-            for board in boards:
-                board.add_figure(name, picture, trainer.global_step)
+                add = board.add_image if isinstance(picture, torch.Tensor) else board.add_figure
+                add(name, picture, trainer.global_step)
 
 
 class AverageLoss(Callback):
     """The tutorial's own figure, squared error + KL per image, from the loss in nats.
 
     For n pixels and a Gaussian likelihood of variance 1/2, -log p(x | z) = ||x - mean||^2 + (n/2) log pi, so the
-    figure is the loss less (n/2) log pi: an identity, no second computation. Logged as train/average_loss.
-
-    Raises:
-        ValueError: the likelihood is no Gaussian with scale sqrt(1/2), or the loss is not the plain ELBO.
+    figure is the loss less (n/2) log pi: an identity, no second computation. Logged as train/average_loss. Raises
+    ValueError if the likelihood is another, or the loss is not the plain ELBO.
     """
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
@@ -268,20 +242,16 @@ class AverageLoss(Callback):
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         pixels = math.prod(pl_module.model.image_shape)
-        means = pl_module.reduce(pl_module.totals["train"])
-        average = means["loss"] - pixels / 2 * math.log(math.pi)
-        _record(trainer, pl_module, "train/average_loss", average)
+        average = pl_module.means("train")["train/loss"] - pixels / 2 * math.log(math.pi)
+        pl_module.record({"train/average_loss": average})
         log.info("epoch %d: average loss %.4f (squared error + KL per image)", trainer.current_epoch + 1, average)
 
 
 class ClosedForm(Callback):
     """Starts a linear model at its optimum over the training images, which has a closed form: see vaelab.baselines.
 
-    Args:
-        method: "pca" for the autoencoder, "ppca" for the VAE with a learned noise scale.
-
-    Raises:
-        ValueError: the method is neither, the model is not the linear one it needs, or binarisation is dynamic.
+    `method` is "pca" for the autoencoder, "ppca" for the VAE with a learned noise scale. Raises ValueError if it is
+    neither, the model is not the linear one it needs, or binarisation is dynamic.
     """
 
     def __init__(self, method: str) -> None:
@@ -290,57 +260,46 @@ class ClosedForm(Callback):
         self.method = method
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        if stage != "fit":
+            return
         model, vae = pl_module.model, self.method == "ppca"
-        pixels, rows = math.prod(model.image_shape), (1 + vae) * model.latent_dim
-        needed = {
-            "posterior.linear.weight": (rows, pixels),
-            "posterior.linear.bias": (rows,),
-            "decoder.layers.0.weight": (pixels, model.latent_dim),
-            "decoder.layers.0.bias": (pixels,),
-        } | ({"likelihood.log_scale": ()} if vae else {})
+        optimum = getattr(baselines, self.method)(_training_images(trainer), model.latent_dim)
+        shapes, needed = ({name: w.shape for name, w in state.items()} for state in (model.state_dict(), optimum))
         linear = isinstance(model.likelihood, Gaussian) and model.likelihood.mean == "identity"
         standard = isinstance(model.prior, StandardNormal) and bool((model.prior.std == 1).all())
-        found = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
-        if not (linear and standard and found == needed):
+        if not (linear and standard and shapes == needed):
             raise ValueError(
                 f"callbacks.closed_form with method={self.method} needs model/network=linear, model/posterior="
                 f"{'diagonal_gaussian' if vae else 'point_mass'}, model/prior=standard_normal of scale 1 and model/"
                 f"likelihood=gaussian with mean=identity and {'scale=learned' if vae else 'a number as its scale'}"
             )
-
-    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
-        if not trainer.ckpt_path:  # a resumed run goes on from its own weights
-            optimum = getattr(baselines, self.method)(_training_images(trainer), pl_module.model.latent_dim)
-            pl_module.model.load_state_dict(optimum)
+        model.load_state_dict(optimum)  # a resumed run's own weights are restored after this, over these
 
 
 class PrincipalAngle(Callback):
     """The largest angle between the column spaces of decoder and PCA, in degrees, logged as train/principal_angle.
 
     A linear autoencoder at its optimum has 0: it finds the subspace of PCA, though not its axes. Baldi & Hornik 1989,
-    https://doi.org/10.1016/0893-6080(89)90014-2
-
-    Raises:
-        ValueError: the decoder is more than one linear layer, or binarisation is dynamic.
+    https://doi.org/10.1016/0893-6080(89)90014-2. Raises ValueError if the decoder is more than one linear layer, or
+    binarisation is dynamic.
     """
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        model = pl_module.model
-        pixels = math.prod(model.image_shape)
-        if [tuple(part.shape) for part in model.decoder.parameters()] != [(pixels, model.latent_dim), (pixels,)]:
+        if stage != "fit":
+            return
+        optimum = baselines.pca(_training_images(trainer), pl_module.model.latent_dim)
+        self._principal, bias = optimum["decoder.layers.0.weight"], optimum["decoder.layers.0.bias"]
+        shapes = [part.shape for part in pl_module.model.decoder.parameters()]
+        if shapes != [self._principal.shape, bias.shape]:
             raise ValueError(
                 "callbacks.principal_angle looks at the columns of one matrix: it needs model/network=linear, one "
                 "likelihood parameter per pixel and no labels"
             )
 
-    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
-        optimum = baselines.pca(_training_images(trainer), pl_module.model.latent_dim)
-        self._principal = optimum["decoder.layers.0.weight"]
-
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         weight, _ = pl_module.model.decoder.parameters()
         angle = baselines.principal_angle(weight.detach().cpu(), self._principal)
-        _record(trainer, pl_module, "train/principal_angle", angle)
+        pl_module.record({"train/principal_angle": angle})
         log.info("epoch %d: %.2f degrees from the subspace of PCA", trainer.current_epoch + 1, angle)
 
 
@@ -351,10 +310,3 @@ def _training_images(trainer: Any) -> torch.Tensor:
             "data.binarization=dynamic redraws the images, of which a closed form needs fixed ones: choose none"
         )
     return trainer.datamodule.splits["train"][0].float().div_(255)
-
-
-def _record(trainer: Any, module: Any, name: str, value: float) -> None:
-    """A figure of the epoch: for metrics.json and the loggers."""
-    module.figures[name] = value
-    for logger in trainer.loggers:
-        logger.log_metrics({name: value}, trainer.global_step)

@@ -21,12 +21,8 @@ Batch = tuple[Tensor, Tensor]
 class VAEModule(L.LightningModule):
     """Trains a model by an objective. Figures are means per image, in nats where the objective's terms are.
 
-    Args:
-        optimizer: a factory, parameters -> Optimizer.
-        scheduler: Lightning's scheduler configuration with a factory under "scheduler", or None.
-
-    Raises:
-        ValueError: the optimiser refuses its settings, or the objective does not go with the model's parts.
+    `optimizer` is a factory, parameters -> Optimizer, and `scheduler` Lightning's configuration with a factory under
+    "scheduler". Raises ValueError if the optimiser refuses its settings, or parts and objective do not go together.
     """
 
     model: GenerativeModel
@@ -68,15 +64,10 @@ class VAEModule(L.LightningModule):
         if self.scheduler is None:
             return optimizer
         factory = self.scheduler["scheduler"]
-        length = {}
-        if "total_steps" in inspect.signature(factory).parameters:
-            length["total_steps"] = self.trainer.estimated_stepping_batches
-        schedule = {
-            "monitor": self.monitor or "train/loss",
-            **self.scheduler,
-            "scheduler": factory(optimizer, **length),
-        }
-        return {"optimizer": optimizer, "lr_scheduler": schedule}
+        takes_length = "total_steps" in inspect.signature(factory).parameters
+        length = {"total_steps": self.trainer.estimated_stepping_batches} if takes_length else {}
+        schedule = {**self.scheduler, "scheduler": factory(optimizer, **length)}
+        return {"optimizer": optimizer, "lr_scheduler": {"monitor": self.monitor or "train/loss", **schedule}}
 
     def _build_optimizer(self) -> Optimizer:
         groups = self.objective.parameter_groups(self.model)
@@ -92,34 +83,31 @@ class VAEModule(L.LightningModule):
             )
         return optimizer
 
-    # Steps ------------------------------------------------------------------------------------------------------------
-
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         terms = self._terms(batch, self._step)
         self.totals["train"].add(terms, self.trainer.global_step + 1)
         return terms["loss"].mean()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._evaluate(batch, batch_idx, "val")
+        """The same noise each time, and none of it taken from the training stream."""
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(batch_idx)
+            self.totals[self._split].add(self._terms(batch, None), self.trainer.global_step)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self._evaluate(batch, batch_idx, "test")
+    test_step = validation_step
+
+    @property
+    def _split(self) -> str:
+        """What is under way; an epoch's validation is no training."""
+        return "train" if self.trainer.training else "test" if self.trainer.testing else "val"
 
     def _terms(self, batch: Batch, step: Tensor | None) -> dict[str, Tensor]:
         x, y = batch
         return self.objective(self.model, x, y if self.model.num_classes else None, step)
 
-    def _evaluate(self, batch: Batch, batch_idx: int, split: str) -> None:
-        """The same noise each time, and none of it taken from the training stream."""
-        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(batch_idx)
-            self.totals[split].add(self._terms(batch, None), self.trainer.global_step)
-
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
         self._step += 1
-
-    # Figures ----------------------------------------------------------------------------------------------------------
 
     def on_fit_start(self) -> None:
         """Let parts that must see data first do so, once: when resuming, what they learned came with the checkpoint."""
@@ -132,10 +120,14 @@ class VAEModule(L.LightningModule):
     def on_train_start(self) -> None:
         self._step = torch.tensor(float(self.trainer.global_step), device=self.device)
         if self._rng_state:
-            set_rng_state(self._rng_state)
+            torch.set_rng_state(self._rng_state["cpu"])
+            if "cuda" in self._rng_state and self.device.type == "cuda":
+                torch.cuda.set_rng_state(self._rng_state["cuda"], self.device)
         if self.global_rank:  # only the first rank's state is in a checkpoint; noise differs by rank
             torch.manual_seed(torch.initial_seed() + 1_000_003 * self.global_rank + self.trainer.global_step)
-        self._apply_overrides()
+        # the optimiser's settings of this run's config rule over those of the checkpoint it resumes
+        for group, wanted in zip(self.trainer.optimizers[0].param_groups, self._groups, strict=True):
+            group |= {k: v for k, v in wanted.items() if k != "lr" or self.scheduler is None}
 
     def on_train_epoch_start(self) -> None:
         self._clock = time.perf_counter()
@@ -156,61 +148,56 @@ class VAEModule(L.LightningModule):
             now = time.perf_counter()
             rate = (totals.images - before) * self.trainer.world_size / (now - self._clock)
             self._clock = now
-            self._log("train", {**window, "images_per_second": rate})
+            self.record({f"train/{name}": value for name, value in window.items()} | {"train/images_per_second": rate})
 
     def on_train_epoch_end(self) -> None:
-        self._epoch_end("train", self.reduce(self.totals["train"]))
-        for config in self._schedules("epoch"):
-            metric = self.figures[config.monitor] if config.reduce_on_plateau else None
-            super().lr_scheduler_step(config.scheduler, metric)
+        self._epoch_end()
+        for config in self.trainer.lr_scheduler_configs:
+            if config.interval == "epoch":
+                metric = self.figures[config.monitor] if config.reduce_on_plateau else None
+                super().lr_scheduler_step(config.scheduler, metric)
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         """Lightning's own step after an epoch comes too late for the checkpoint of that epoch: see above."""
-        if any(config.scheduler is scheduler for config in self._schedules("step")):
+        if any(config.interval == "step" for config in self.trainer.lr_scheduler_configs):
             super().lr_scheduler_step(scheduler, metric)
 
-    def _schedules(self, interval: str) -> list[Any]:
-        return [config for config in self.trainer.lr_scheduler_configs if config.interval == interval]
-
     def on_validation_epoch_end(self) -> None:
-        self._read_and_log("val")
+        self._epoch_end()
 
-    def on_test_epoch_end(self) -> None:
-        self._read_and_log("test")
+    on_test_epoch_end = on_validation_epoch_end
 
-    def _read_and_log(self, split: str) -> None:
+    def _epoch_end(self) -> None:
+        """Hand the epoch's means to checkpoints, schedulers, the run's record and, of evaluations, the loggers."""
+        split = self._split
         self.totals[split].read()
-        means = self.reduce(self.totals[split])
-        if self.trainer.state.fn != "validate":  # the best weights' figures belong to no step of the curve
-            self._log(split, means)
-        self._epoch_end(split, means)
-
-    def _epoch_end(self, split: str, means: dict[str, float]) -> None:
-        """Hand the epoch's means to checkpoints, schedulers and the run's record."""
-        self.figures |= {f"{split}/{name}": value for name, value in means.items()}
-        self.log_dict({f"{split}/{name}": value for name, value in means.items()}, logger=False)
+        means = self.means(split)
+        self.figures |= means
+        # the training curve has its points already, and the best weights' figures belong to no step of the other
+        if split != "train" and self.trainer.state.fn != "validate":
+            self.record(means)
+        self.log_dict(means, logger=False)
         self.totals[split].clear()
 
-    def _log(self, split: str, figures: dict[str, float]) -> None:
-        self.figures |= {f"{split}/{name}": value for name, value in figures.items()}
+    def record(self, figures: dict[str, float]) -> None:
+        """Keep the latest of each figure, "train/loss" and so on, and send it to the loggers."""
+        self.figures |= figures
         for logger in self.loggers:
-            logger.log_metrics({f"{split}/{name}": value for name, value in figures.items()}, self.trainer.global_step)
+            logger.log_metrics(figures, self.trainer.global_step)
 
-    def reduce(self, totals: Totals) -> dict[str, float]:
-        """Means per image over all ranks."""
-        if self.trainer.world_size == 1:
-            return totals.means()
-        sums = torch.tensor([*totals.sums.values(), totals.images], dtype=torch.float64, device=self.device)
-        *values, images = self.trainer.strategy.reduce(sums, reduce_op="sum").tolist()
-        return {name: value / images for name, value in zip(totals.sums, values, strict=True)}
+    def means(self, split: str) -> dict[str, float]:
+        """Means per image over all ranks, of what was read of the epoch under way."""
+        totals = self.totals[split]
+        sums = torch.tensor([*totals.sums.values(), totals.images], dtype=torch.float64)
+        if self.trainer.world_size > 1:
+            sums = self.trainer.strategy.reduce(sums.to(self.device), reduce_op="sum")
+        *values, images = sums.tolist()
+        return {f"{split}/{name}": value / images for name, value in zip(totals.sums, values, strict=True)}
 
     def _last_good(self) -> str:
-        checkpoint = self.trainer.checkpoint_callbacks[-1].best_model_path if self.trainer.checkpoint_callbacks else ""
-        if not checkpoint:
-            return "no checkpoint was written before it; a smaller optimizer.lr is the first thing to try"
-        return f"the last good checkpoint is {checkpoint}; a smaller optimizer.lr is the first thing to try"
-
-    # Checkpoints ------------------------------------------------------------------------------------------------------
+        paths = [callback.best_model_path for callback in self.trainer.checkpoint_callbacks]
+        good = f"the last good checkpoint is {paths[-1]}" if any(paths) else "no checkpoint was written before it"
+        return f"{good}; a smaller optimizer.lr is the first thing to try"
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Nothing but finite numbers is written; random states and the epoch's sums go along."""
@@ -219,30 +206,20 @@ class VAEModule(L.LightningModule):
             raise NonFiniteLossError(
                 f"a weight is no finite number after step {self.trainer.global_step:,}; {self._last_good()}"
             )
+        rng_state = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            rng_state["cuda"] = torch.cuda.get_rng_state(self.device)
         totals = self.totals["train"]
-        checkpoint["vaelab"] = {
-            "rng_state": get_rng_state(self.device),
-            "sums": dict(totals.sums),
-            "images": totals.images,
-        }
+        checkpoint["vaelab"] = {"rng_state": rng_state, "sums": dict(totals.sums), "images": totals.images}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         state = checkpoint["vaelab"]
         self._rng_state = state["rng_state"]
         self.totals["train"].sums, self.totals["train"].images = dict(state["sums"]), state["images"]
 
-    def _apply_overrides(self) -> None:
-        """The optimiser's settings of this run's config rule over those of the checkpoint it resumes."""
-        for group, wanted in zip(self.trainer.optimizers[0].param_groups, self._groups, strict=True):
-            group |= {k: v for k, v in wanted.items() if k != "lr" or self.scheduler is None}
-
 
 def rehearse(model: GenerativeModel, objective: Objective) -> None:
-    """Score two blank images on a copy: parts that do not go together fail here, before any data is fetched.
-
-    Raises:
-        ValueError: names the parts, and why.
-    """
+    """Score two blank images on a copy: parts that do not go together raise ValueError before any data is fetched."""
     model, objective = copy.deepcopy((model, objective))
     x = torch.zeros(2, *model.image_shape)
     y = torch.zeros(2, dtype=torch.long) if model.num_classes else None
@@ -256,18 +233,3 @@ def rehearse(model: GenerativeModel, objective: Objective) -> None:
     for name, term in terms.items():
         if not term.isfinite().all():
             raise ValueError(f"{pair}: its {name} is {term[0].item()}")
-
-
-def get_rng_state(device: torch.device) -> dict[str, Tensor]:
-    """The states of torch's generators on the CPU and on `device`."""
-    state = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        state["cuda"] = torch.cuda.get_rng_state(device)
-    return state
-
-
-def set_rng_state(state: dict[str, Tensor]) -> None:
-    """Inverse of `get_rng_state`; a state of a device that is absent here is left alone."""
-    torch.set_rng_state(state["cpu"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])

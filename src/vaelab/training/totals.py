@@ -32,8 +32,7 @@ class Totals:
     def read(self) -> dict[str, float]:
         """Means per image over the steps since the last read, which are added to `sums`.
 
-        Raises:
-            NonFiniteLossError: names the first step with a term that is NaN or infinite, and all of its terms.
+        NonFiniteLossError names the first step with a term that is NaN or infinite, and all of its terms.
         """
         if not self._rows:
             return {}
@@ -47,10 +46,6 @@ class Totals:
                 self.sums[name] = self.sums.get(name, 0.0) + value
         self._rows, self._steps, self.images = [], [], self.images + images
         return {name: value / images for name, value in window.items()}
-
-    def means(self) -> dict[str, float]:
-        """Means per image over all that was read since the last `clear`."""
-        return {name: value / self.images for name, value in self.sums.items()}
 
     def clear(self) -> None:
         """Start anew."""
