@@ -33,21 +33,16 @@ class Loader:
     Every pass is a new epoch: the order depends on (seed, epoch) and binarisation noise on (seed, epoch, rank) alone,
     so that they are the same whatever the model draws. Ranks share the order and take every world_size-th image; when
     shuffling, all ranks get the same number of batches.
-
-    Args:
-        images: uint8 (N, C, H, W), on the device where batches are wanted.
-        labels: int64 (N,), on the same device.
-        dynamic: redraw binary pixels, x ~ Bernoulli(pixel / 255), each time an image is served.
     """
 
     def __init__(
         self,
-        images: Tensor,
-        labels: Tensor,
+        images: Tensor,  # uint8 (N, C, H, W), on the device where batches are wanted
+        labels: Tensor,  # int64 (N,), on the same device
         batch_size: int,
         *,
         shuffle: bool = False,
-        dynamic: bool = False,
+        dynamic: bool = False,  # redraw binary pixels, x ~ Bernoulli(pixel / 255), each time an image is served
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
@@ -55,18 +50,13 @@ class Loader:
         self.images, self.labels, self.batch_size = images, labels, batch_size
         self.shuffle, self.dynamic, self.seed = shuffle, dynamic, seed
         self.rank, self.world_size = rank, world_size
+        self.served = len(images) - (len(images) % world_size if shuffle else 0)  # in an epoch, by all ranks together
         self.epoch, self.batch = -1, 0  # the epoch under way and the batches of it that were served
         self.noise = Generator(images.device)
         self._resumed = False
 
-    @property
-    def num_images(self) -> int:
-        """Images of this rank in one epoch."""
-        total = len(self.images)
-        return total // self.world_size if self.shuffle else len(range(self.rank, total, self.world_size))
-
     def __len__(self) -> int:
-        return -(-self.num_images // self.batch_size)
+        return -(-len(range(self.rank, self.served, self.world_size)) // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         if not self._resumed:
@@ -82,11 +72,11 @@ class Loader:
             yield x, self.labels.index_select(0, index)
 
     def _order(self) -> Tensor:
-        total = len(self.images)
-        if not self.shuffle:
-            return torch.arange(self.rank, total, self.world_size, device=self.images.device)
-        order = torch.randperm(total, generator=seeded(torch.device("cpu"), self.seed, self.epoch, 0))
-        return order[self.rank :: self.world_size][: self.num_images].to(self.images.device)
+        """The images of this rank, in turn."""
+        order = torch.arange(len(self.images))
+        if self.shuffle:
+            order = torch.randperm(len(order), generator=seeded(torch.device("cpu"), self.seed, self.epoch, 0))
+        return order[self.rank : self.served : self.world_size].to(self.images.device)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the epoch under way stands; plain containers and a tensor."""

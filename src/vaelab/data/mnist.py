@@ -1,10 +1,10 @@
 """MNIST and its relatives: where the files come from, how they are split, how pixels are binarised."""
 
 import contextlib
-import errno
 import functools
 import gzip
 import hashlib
+import http.client
 import math
 import socket
 import threading
@@ -40,38 +40,26 @@ class MNISTDataModule(L.LightningDataModule):
     Raises ValueError for an argument out of its range, a corrupt file and another data set than `used`, and
     FileNotFoundError, which names the files, the folder and the checksums to provide, if the data set cannot be had.
 
-    Args:
-        root: the folder that holds `dataset`/raw.
-        dataset: "MNIST", or the name of a torchvision class in its format.
-        image_shape: (C, H, W) of the images; the files must agree.
-        batch_size, eval_batch_size: images a step in training, and in validation and test.
-        train_size: how many training images to use, from the first on; None for all that validation leaves.
-        val_size: the last `val_size` images of the training set validate; the official test set only ever tests.
-        binarization: "none" (grey levels in [0, 1]), "threshold" (pixel > 127), "static" (one draw an image from
-            Bernoulli(pixel / 255)) or "dynamic" (a draw each time; validation and test use the static one).
-        binarization_seed: the seed of all static draws; part of the protocol, unlike `seed`.
-        seed: of the order of training images and of the dynamic draws.
-        allow_subset: False makes the last resort an error.
-        md5: checksum of each raw file; a file without one is compared with its .gz, where torchvision left that
-            beside it, and checked for its size otherwise.
-        used: the data set a resumed run was trained on.
+    Pixels are "none" (grey levels in [0, 1]), "threshold" (pixel > 127), "static" (one draw an image from
+    Bernoulli(pixel / 255)) or "dynamic" (a draw each time; validation and test use the static one). A raw file without
+    an md5 is compared with its .gz, where torchvision left that beside it, and checked for its size otherwise.
     """
 
     def __init__(
         self,
-        root: str = "data",
-        dataset: str = "MNIST",
-        image_shape: Sequence[int] = (1, 28, 28),
+        root: str = "data",  # holds `dataset`/raw
+        dataset: str = "MNIST",  # or the name of a torchvision class in its format
+        image_shape: Sequence[int] = (1, 28, 28),  # (C, H, W); the files must agree
         batch_size: int = 128,
         eval_batch_size: int = 1000,
-        train_size: int | None = None,
-        val_size: int = 5000,
+        train_size: int | None = None,  # the first so many; None for all that validation leaves
+        val_size: int = 5000,  # the last so many of the training set; the official test set only ever tests
         binarization: str = "dynamic",
-        binarization_seed: int = 0,
-        seed: int = 0,
-        allow_subset: bool = True,
-        md5: Mapping[str, str] | None = None,
-        used: str | None = None,
+        binarization_seed: int = 0,  # of all static draws; part of the protocol, unlike `seed`
+        seed: int = 0,  # of the order of training images and of the dynamic draws
+        allow_subset: bool = True,  # False makes the last resort an error
+        md5: Mapping[str, str] | None = None,  # of each raw file
+        used: str | None = None,  # the data set that a resumed run was trained on
     ) -> None:
         super().__init__()
         if binarization not in BINARIZATIONS:
@@ -79,6 +67,7 @@ class MNISTDataModule(L.LightningDataModule):
         if isinstance(image_shape, int | str) or [type(size) for size in image_shape] != 3 * [int]:
             raise ValueError(f"data.image_shape={image_shape}: three whole numbers are needed, such as [1,28,28]")
         self.root, self.dataset, self.image_shape = Path(root), dataset, tuple(image_shape)
+        self.folder = self.root / dataset / "raw"
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.train_size, self.val_size = train_size, val_size
         for name, least in (("batch_size", 1), ("eval_batch_size", 1), ("train_size", 1), ("val_size", 0)):
@@ -113,13 +102,8 @@ class MNISTDataModule(L.LightningDataModule):
         sizes = " / ".join(f"{n:,}" for n in self.protocol["images"].values())
         return f"{self.name} ({sizes} images to train / validate / test), binarization {self.binarization}"
 
-    @property
-    def folder(self) -> Path:
-        """torchvision's folder of raw files."""
-        return self.root / self.dataset / "raw"
-
     def prepare_data(self) -> None:
-        """Download what is missing. Does nothing where the files, or the last resort, are in place."""
+        """Download the files if they are missing; FileNotFoundError if that fails and there is no last resort."""
         if self.splits or self._files_exist():
             return
         why = self._download()
@@ -144,8 +128,8 @@ class MNISTDataModule(L.LightningDataModule):
         shape = list(parts[0][0].shape[1:])
         if shape != list(self.image_shape):
             raise ValueError(f"data.image_shape={list(self.image_shape)}, but the images of {self.name} are {shape}")
-        fixed = [(self._fixed(images, split), labels) for split, (images, labels) in zip(SPLITS, parts, strict=True)]
-        self.splits = dict(zip(SPLITS, fixed, strict=True))
+        for split, (images, labels) in zip(SPLITS, parts, strict=True):
+            self.splits[split] = self._fixed(images, split), labels
 
     def _files_exist(self) -> bool:
         return all((self.folder / name).is_file() for name in FILES)
@@ -162,17 +146,15 @@ class MNISTDataModule(L.LightningDataModule):
         answering = mirrors if archives else reachable(tuple(mirrors), f"{FILES[0]}.gz")
         if not answering:
             return "no mirror answers: " + ", ".join(mirrors)
+        self.folder.mkdir(parents=True, exist_ok=True)
         timeout = socket.getdefaulttimeout()
+        socket.setdefaulttimeout(30)
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            socket.setdefaulttimeout(30)
             with FileLock(self.folder / ".lock"):  # the ranks of one machine share the folder
                 if not self._files_exist():
                     type(self.dataset, (torch_class,), {"mirrors": answering})(self.root, download=True)
             return ""
-        except (RuntimeError, OSError) as error:
-            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS):
-                raise
+        except (RuntimeError, ConnectionError, TimeoutError, http.client.HTTPException) as error:  # not a full disk
             return " ".join(str(error).split())
         finally:
             socket.setdefaulttimeout(timeout)
