@@ -99,6 +99,13 @@ def test_a_residual_block_adds_to_its_input() -> None:
     assert (block[1].kernel_size, block[3].kernel_size) == ((3, 3), (1, 1))
 
 
+def test_the_signal_keeps_its_size() -> None:
+    """Within a factor of three, for the borders take some; torch's default weights would lose a factor of 200."""
+    encoder, decoder = ConvEncoder(Size((3, 32, 32)), [32, 64, 64]), ConvDecoder(9, Size((32, 32, 32)))
+    assert 1 / 3 < encoder(torch.randn(50, 3, 32, 32)).square().mean() < 3
+    assert 1 / 3 < decoder(torch.randn(50, 9)).square().mean() < 3
+
+
 def test_conv_norm_stands_after_each_convolution_but_the_last() -> None:
     kinds = [type(layer).__name__ for layer in ConvDecoder(Size((3, 2, 2)), Size((1, 8, 8)), norm="batch").layers]
     up = ["ReLU", "ConvTranspose2d"]

@@ -3,6 +3,7 @@
 With residual blocks, x + conv1x1(relu(conv3x3(relu(x)))): van den Oord et al. 2017, https://arxiv.org/abs/1711.00937
 """
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -44,7 +45,7 @@ class ConvEncoder(nn.Module):
             layers += _residual_blocks(after, num_blocks, activation, norm)
         features = Size((channels[-1], *sizes[-1]))
         dense = hidden_layers(features.numel(), hidden, activation, norm=norm)
-        self.layers = nn.Sequential(*layers, nn.Flatten(), *dense)
+        self.layers = nn.Sequential(*layers, nn.Flatten(), *dense).apply(_start)
         self.out_features = hidden[-1] if hidden else features.numel()
         self.map_shape = None if hidden else features
 
@@ -89,7 +90,7 @@ class ConvDecoder(nn.Module):
             last = (height, width) == out_shape[1:]
             padding = {"padding": 1, "output_padding": (height % 2, width % 2)}
             layers += _convolution(nn.ConvTranspose2d, before, after, 4, "none" if last else norm, stride=2, **padding)
-        self.layers = nn.Sequential(*layers)
+        self.layers = nn.Sequential(*layers).apply(_start)
 
     def forward(self, z: Tensor) -> Tensor:
         return self.layers(z)
@@ -121,6 +122,20 @@ def _convolution(
 ) -> list[nn.Module]:
     layer = kind(before, after, kernel, bias=norm == "none", **settings)
     return [layer] if norm == "none" else [layer, nn.BatchNorm2d(after)]
+
+
+def _start(layer: nn.Module) -> None:
+    """Weights ~ N(0, 2 / fan-in), biases zero: He et al. 2015, https://arxiv.org/abs/1502.01852
+
+    Torch's default shrinks the signal by sqrt(6) in each rectified layer, and networks as deep as these stay on the
+    plateau where all images are their mean.
+    """
+    if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+        transposed = isinstance(layer, nn.ConvTranspose2d)  # (before, after, 4, 4): a fourth of it meets in one pixel
+        fan_in = layer.weight[:, 0].numel() / 4 if transposed else layer.weight[0].numel()
+        nn.init.normal_(layer.weight, std=math.sqrt(2 / fan_in))
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
 
 
 def _sizes(image_shape: Size, channels: Sequence[int], num_blocks: int, norm: str) -> list[tuple[int, int]]:
