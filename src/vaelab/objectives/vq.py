@@ -16,8 +16,8 @@ class VQ(Objective):
     """Distortion and quantisation errors, sums over pixels, dimensions and places: van den Oord et al. 2017,
     https://arxiv.org/abs/1711.00937
 
-    `perplexity`, exp(entropy of the batch's code usage), is the number of codes in use. There is no rate, and no bound,
-    until a prior over the codes is learned.
+    `perplexity`, exp(entropy of the batch's code usage), is J where J codes are in equal use. There is no rate, and no
+    bound, until a prior over the codes is learned.
 
     Args:
         commitment: the weight that holds encoder outputs to their codes.
