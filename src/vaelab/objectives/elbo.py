@@ -55,22 +55,16 @@ class ELBO(Objective):
         self.sticking_the_landing = sticking_the_landing
 
     def terms(self, trace: Trace, x: Tensor, step: Tensor | None) -> dict[str, Tensor]:
-        distortion = -trace.likelihood.log_prob(x).mean(0)  # (B,)
-        rate = torch.stack([self._rate(latent) for latent in trace.latents]).sum(0)  # (B,)
+        terms = elbo_terms(trace, x, self._kl)
         beta = self.beta(step) if callable(self.beta) else self.beta
-        penalty = self._free(trace) if self.free_bits else rate
-        return {
-            "loss": distortion + beta * penalty,
-            "elbo": -(distortion + rate),
-            "rate": rate,
-            "distortion": distortion,
-        }
+        penalty = self._free(trace) if self.free_bits else terms["rate"]
+        return {"loss": terms["distortion"] + beta * penalty, **terms}
 
-    def _rate(self, latent: Latent) -> Tensor:
+    def _kl(self, latent: Latent) -> Tensor:
         if self.kl == "analytic":
-            return latent.kl().mean(0)
+            return latent.kl()
         log_q = path_log_prob(latent.q, latent.z) if self.sticking_the_landing else latent.log_q
-        return (log_q - latent.p.log_prob(latent.z)).mean(0)
+        return log_q - latent.p.log_prob(latent.z)
 
     def _free(self, trace: Trace) -> Tensor:
         """A statistic of the batch, the same for each of its images: 0-dim."""
