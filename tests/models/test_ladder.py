@@ -120,9 +120,9 @@ def test_free_bits_are_per_dimension_of_each_layer() -> None:
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"latent_dims": 5}, "latent_dims=5: one whole number above zero a layer"),
-        ({"latent_dims": (2, 0)}, "one whole number above zero a layer"),
-        ({"latent_dims": (2,), "inference": "sideways"}, "a ladder infers top_down or bottom_up"),
+        ({"latent_dims": 5}, "latent_dims=5: a list of whole numbers above zero"),
+        ({"latent_dims": (2, 0)}, "a list of whole numbers above zero"),
+        ({"latent_dims": (2,), "inference": "sideways"}, "inference=sideways: choose one of top_down, bottom_up"),
     ],
 )
 def test_settings_out_of_range(settings: dict, sentence: str) -> None:

@@ -70,10 +70,3 @@ def only_latent(trace: Trace, objective: Objective) -> Latent:
     if len(trace.latents) != 1:
         raise TypeError(f"{type(objective).__name__} is defined for one code, and this model has {len(trace.latents)}")
     return trace.latents[0]
-
-
-def check_numbers(**values: float) -> None:
-    """Raise ValueError for a weight that is no number, at least zero."""
-    for name, value in values.items():
-        if not (isinstance(value, int | float) and value >= 0):
-            raise ValueError(f"{name}={value}: a number, at least zero, is needed")

@@ -8,7 +8,8 @@ Without its middle term where the codebook learns by moving averages.
 import torch
 from torch import Tensor
 
-from vaelab.objectives.objective import Objective, check_numbers
+from vaelab import checks
+from vaelab.objectives.objective import Objective
 from vaelab.trace import Quantized
 
 
@@ -23,7 +24,6 @@ class VQ(Objective):
         commitment: the weight that holds encoder outputs to their codes.
 
     Raises:
-        ValueError: the commitment is below zero.
         TypeError: the model does not quantise.
     """
 
@@ -31,7 +31,7 @@ class VQ(Objective):
 
     def __init__(self, commitment: float = 0.25) -> None:
         super().__init__()
-        check_numbers(commitment=commitment)
+        checks.number(commitment=commitment)
         self.commitment = commitment
 
     def terms(self, trace: Quantized, x: Tensor, step: Tensor | None) -> dict[str, Tensor]:
