@@ -130,6 +130,17 @@ def test_settings_out_of_range(settings: dict, sentence: str) -> None:
         build(**settings)
 
 
+@pytest.mark.parametrize("inference", INFERENCES)
+def test_reconstruction_is_the_likelihood_at_a_posterior_without_noise(inference: str) -> None:
+    ladder, x = build((2, 3, 4), inference), torch.rand(5, *SHAPE)
+    noisy = ladder(x).likelihood.mean[0]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Normal, "rsample", lambda self, shape=(): self.mean.expand(self._extended_shape(shape)))
+        quiet = ladder(x).likelihood.mean[0]
+    torch.testing.assert_close(ladder.reconstruct(x).mean, quiet)
+    assert not torch.allclose(noisy, quiet)
+
+
 def test_decoding_the_top_code_takes_the_means_below() -> None:
     ladder, z = build((1, 1)), torch.randn(4, 1)
     below = ladder._conditional(0, z).mean

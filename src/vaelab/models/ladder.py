@@ -129,6 +129,14 @@ class LadderVAE(nn.Module):
             z = posterior(up(z)).mean
         return z
 
+    def reconstruct(self, x: Tensor, y: Tensor | None = None) -> Distribution:
+        """p(x | z_1) at the posterior means of all layers, batch shape (B,)."""
+        features = self._features(x) if self.inference == "top_down" else [self.encoder(x)]
+        z = self.posteriors[len(features) - 1](features[-1]).mean
+        for level in reversed(range(len(features) - 1)):
+            z = _product(self.posteriors[level](features[level]), self._conditional(level, z)).mean
+        return self._likelihood(z)
+
     def decode(self, z: Tensor, y: Tensor | None = None) -> Distribution:
         """p(x | z) of top codes (..., D_L), batch shape (...), with the layers below at their conditional means."""
         return self._descend(z, lambda p: p.mean)

@@ -79,6 +79,10 @@ class VAE(nn.Module):
         """A point estimate of the code, (B, D): the posterior's mean, or that of 64 samples at fixed noise."""
         return point_estimate(self.infer(x, y))
 
+    def reconstruct(self, x: Tensor, y: Tensor | None = None) -> Distribution:
+        """p(x | z) at the point estimate of z, batch shape (B,)."""
+        return self.decode(self.encode(x, y), y)
+
     def decode(self, z: Tensor, y: Tensor | None = None) -> Distribution:
         """p(x | z) of codes (..., D), batch shape (...); labels y broadcast against it."""
         code = self._with_label(z, y)

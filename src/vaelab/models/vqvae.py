@@ -115,6 +115,10 @@ class VQVAE(nn.Module):
         """The quantised code, (B, D*h*w)."""
         return self.quantize(self._embed(x))[0].flatten(1)
 
+    def reconstruct(self, x: Tensor, y: Tensor | None = None) -> Distribution:
+        """p(x | z_q), batch shape (B,)."""
+        return self.decode(self.encode(x))
+
     def decode(self, z: Tensor, y: Tensor | None = None) -> Distribution:
         """p(x | z) of codes (..., D*h*w), batch shape (...)."""
         parameters = self.decoder(z.reshape(-1, *self.code_shape))  # (N, P*C, H, W)
