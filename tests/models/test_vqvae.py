@@ -165,7 +165,7 @@ def test_a_network_without_a_feature_map(encoder: type) -> None:
 
 def test_networks_that_disagree_on_the_map() -> None:
     with pytest.raises(
-        ValueError, match=r"channels=\[8\] turns a map of 6 x 4 into images of 12 x 9, and the map is 3 x 2"
+        ValueError, match=r"channels=\[8\] turns a map of \(6, 4\) into images of \(12, 9\), and the map is \(3, 2\)"
     ):
         build(decoder=partial(ConvDecoder, channels=[8]))
 
@@ -173,11 +173,11 @@ def test_networks_that_disagree_on_the_map() -> None:
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"embedding_dim": 0}, "embedding_dim=0: a codebook's sizes"),
-        ({"num_embeddings": 2.5}, "num_embeddings=2.5: a codebook's sizes"),
-        ({"codebook": "kmeans"}, "codebook=kmeans: a codebook learns by ema or gradient"),
-        ({"decay": 1}, "decay=1: a number from zero to below one"),
-        ({"restart_below": -0.1}, "restart_below=-0.1: a number from zero to below one"),
+        ({"embedding_dim": 0}, "embedding_dim=0: a whole number, at least 1"),
+        ({"num_embeddings": 2.5}, "num_embeddings=2.5: a whole number"),
+        ({"codebook": "kmeans"}, "codebook=kmeans: choose one of ema, gradient"),
+        ({"decay": 1.1}, "decay=1.1: a number from zero to one"),
+        ({"restart_below": -0.1}, "restart_below=-0.1: a number from zero to one"),
     ],
 )
 def test_settings_out_of_range(settings: dict, sentence: str) -> None:

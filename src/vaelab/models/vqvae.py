@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Size, Tensor, nn
 from torch.distributions import Distribution
 
+from vaelab import checks
 from vaelab.models.vae import Encoder, _check_shape
 from vaelab.trace import Quantized
 
@@ -36,7 +37,7 @@ class VQVAE(nn.Module):
         restart_below: share of the mean count below which a code restarts; 0 for never.
 
     Raises:
-        ValueError: an argument is out of its range, or a network does not fit.
+        ValueError: a network does not fit, or leaves no feature map.
     """
 
     prior = None
@@ -57,14 +58,9 @@ class VQVAE(nn.Module):
         restart_below: float = 0.1,
     ) -> None:
         super().__init__()
-        for name, count in (("embedding_dim", embedding_dim), ("num_embeddings", num_embeddings)):
-            if type(count) is not int or count < 1:
-                raise ValueError(f"{name}={count}: a codebook's sizes are whole numbers above zero")
-        if codebook not in ("ema", "gradient"):
-            raise ValueError(f"codebook={codebook}: a codebook learns by ema or gradient")
-        for name, share in (("decay", decay), ("restart_below", restart_below)):
-            if not (isinstance(share, int | float) and 0 <= share < 1):
-                raise ValueError(f"{name}={share}: a number from zero to below one is needed")
+        checks.whole(embedding_dim=embedding_dim, num_embeddings=num_embeddings)
+        checks.one_of(("ema", "gradient"), codebook=codebook)
+        checks.share(decay=decay, restart_below=restart_below)
         self.image_shape, self.decay, self.restart_below = Size(image_shape), decay, restart_below
         self.encoder = encoder(self.image_shape)
         map_shape: Size | None = getattr(self.encoder, "map_shape", None)
@@ -118,6 +114,10 @@ class VQVAE(nn.Module):
     def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """The quantised code, (B, D*h*w)."""
         return self.quantize(self._embed(x))[0].flatten(1)
+
+    def reconstruct(self, x: Tensor, y: Tensor | None = None) -> Distribution:
+        """p(x | z_q), batch shape (B,)."""
+        return self.decode(self.encode(x))
 
     def decode(self, z: Tensor, y: Tensor | None = None) -> Distribution:
         """p(x | z) of codes (..., D*h*w), batch shape (...)."""

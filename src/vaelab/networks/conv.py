@@ -6,10 +6,12 @@ With residual blocks, x + conv1x1(relu(conv3x3(relu(x)))): van den Oord et al. 2
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 from torch import Size, Tensor, nn
 
-from vaelab.networks.mlp import activation_named, hidden_layers
+from vaelab import checks
+from vaelab.networks.mlp import ACTIVATIONS, hidden_layers
 
 
 class ConvEncoder(nn.Module):
@@ -25,7 +27,7 @@ class ConvEncoder(nn.Module):
         norm: "none" or "batch", after each convolution and dense layer.
 
     Raises:
-        ValueError: an argument is none of these, or the image is too small for so many convolutions.
+        ValueError: the image is too small for so many convolutions.
     """
 
     def __init__(
@@ -38,12 +40,12 @@ class ConvEncoder(nn.Module):
         norm: str = "none",
     ) -> None:
         super().__init__()
-        sizes = _sizes(image_shape, channels, num_blocks, norm)
+        smallest = _sizes(image_shape, channels, num_blocks, activation, norm)[-1]
         layers: list[nn.Module] = []
         for before, after in pairwise((image_shape[0], *channels)):
             layers += _convolution(nn.Conv2d, before, after, 4, norm, stride=2, padding=1)
             layers += _residual_blocks(after, num_blocks, activation, norm)
-        features = Size((channels[-1], *sizes[-1]))
+        features = Size((channels[-1], *smallest))
         dense = hidden_layers(features.numel(), hidden, activation, norm=norm)
         self.layers = nn.Sequential(*layers, nn.Flatten(), *dense).apply(_start)
         self.out_features = hidden[-1] if hidden else features.numel()
@@ -73,7 +75,7 @@ class ConvDecoder(nn.Module):
         norm: str = "none",
     ) -> None:
         super().__init__()
-        smallest, *sizes = reversed(_sizes(out_shape, channels, num_blocks, norm))
+        smallest, *sizes = reversed(_sizes(out_shape, channels, num_blocks, activation, norm))
         if isinstance(in_features, int):
             shape = Size((channels[0], *smallest))
             layers = hidden_layers(in_features, hidden, activation, norm=norm)
@@ -82,8 +84,8 @@ class ConvDecoder(nn.Module):
             layers = _convolution(nn.Conv2d, in_features[0], channels[0], 3, norm, padding=1)
         else:
             raise ValueError(
-                f"channels={list(channels)} turns a map of {_by(smallest)} into images of {_by(out_shape[1:])}, "
-                f"and the map is {_by(in_features[1:])}"
+                f"channels={list(channels)} turns a map of {tuple(smallest)} into images of {tuple(out_shape[1:])}, "
+                f"and the map is {tuple(in_features[1:])}"
             )
         for before, after, (height, width) in zip(channels, (*channels[1:], out_shape[0]), sizes, strict=True):
             layers += _residual_blocks(before, num_blocks, activation, norm)
@@ -96,30 +98,23 @@ class ConvDecoder(nn.Module):
         return self.layers(z)
 
 
-class _Residual(nn.Module):
+class _Residual(nn.Sequential):
     """x + conv1x1(activation(conv3x3(activation(x)))), (N, channels, h, w)."""
 
-    def __init__(self, channels: int, activation: str, norm: str) -> None:
-        super().__init__()
-        activate = activation_named(activation)
-        self.layers = nn.Sequential(
-            activate(),
-            *_convolution(nn.Conv2d, channels, channels, 3, norm, padding=1),
-            activate(),
-            *_convolution(nn.Conv2d, channels, channels, 1, norm),
-        )
-
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.layers(x)
+        return x + super().forward(x)
 
 
 def _residual_blocks(channels: int, num_blocks: int, activation: str, norm: str) -> list[nn.Module]:
-    return [*(_Residual(channels, activation, norm) for _ in range(num_blocks)), activation_named(activation)()]
+    activate = ACTIVATIONS[activation]
+    blocks = []
+    for _ in range(num_blocks):
+        inner = _convolution(nn.Conv2d, channels, channels, 3, norm, padding=1)
+        blocks.append(_Residual(activate(), *inner, activate(), *_convolution(nn.Conv2d, channels, channels, 1, norm)))
+    return [*blocks, activate()]
 
 
-def _convolution(
-    kind: type[nn.Module], before: int, after: int, kernel: int, norm: str, **settings: object
-) -> list[nn.Module]:
+def _convolution(kind: type[nn.Module], before: int, after: int, kernel: int, norm: str, **settings: Any) -> list:
     layer = kind(before, after, kernel, bias=norm == "none", **settings)
     return [layer] if norm == "none" else [layer, nn.BatchNorm2d(after)]
 
@@ -138,25 +133,18 @@ def _start(layer: nn.Module) -> None:
             nn.init.zeros_(layer.bias)
 
 
-def _sizes(image_shape: Size, channels: Sequence[int], num_blocks: int, norm: str) -> list[tuple[int, int]]:
+def _sizes(
+    image_shape: Size, channels: Sequence[int], num_blocks: int, activation: str, norm: str
+) -> list[tuple[int, int]]:
     """Heights and widths from the image's down to the map's, one a convolution; checks what they depend on."""
-    if isinstance(channels, int | str) or not channels or not all(type(c) is int and c > 0 for c in channels):
-        raise ValueError(
-            f"channels={channels}: convolutions have whole numbers of channels above zero, such as [32,64]"
-        )
-    if type(num_blocks) is not int or num_blocks < 0:
-        raise ValueError(f"num_blocks={num_blocks}: the number of residual blocks is a whole number, at least zero")
-    if norm not in ("none", "batch"):
-        raise ValueError(f"norm={norm}: the norm of a convolution is none or batch")
+    checks.widths(1, channels=channels)
+    checks.whole(0, num_blocks=num_blocks)
+    checks.one_of(tuple(ACTIVATIONS), activation=activation)
+    checks.one_of(("none", "batch"), norm=norm)
     height, width = image_shape[1:]
     sizes = [(height >> i, width >> i) for i in range(len(channels) + 1)]
     if 0 in sizes[-1]:
         raise ValueError(
-            f"channels={list(channels)}: images of {_by((height, width))} are too small to be halved "
-            f"{len(channels)} times"
+            f"channels={list(channels)}: images of {height} x {width} are too small to be halved {len(channels)} times"
         )
     return sizes
-
-
-def _by(size: Sequence[int]) -> str:
-    return " x ".join(map(str, size))

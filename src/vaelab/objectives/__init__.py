@@ -1,4 +1,4 @@
-"""What is optimised. Objectives see a model through its Trace only, and return nats per image."""
+"""What is optimised. Objectives see a model through its Trace or Quantized only, and return nats per image."""
 
 from vaelab.objectives.adversarial import AdversarialAutoencoder, FactorVAE
 from vaelab.objectives.disentangling import DIP, BetaTC

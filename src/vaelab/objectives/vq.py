@@ -8,7 +8,8 @@ Without its middle term where the codebook learns by moving averages.
 import torch
 from torch import Tensor
 
-from vaelab.objectives.objective import Objective, check_numbers
+from vaelab import checks
+from vaelab.objectives.objective import Objective
 from vaelab.trace import Quantized
 
 
@@ -16,14 +17,13 @@ class VQ(Objective):
     """Distortion and quantisation errors, sums over pixels, dimensions and places: van den Oord et al. 2017,
     https://arxiv.org/abs/1711.00937
 
-    `perplexity`, exp(entropy of the batch's code usage), is the number of codes in use. There is no rate, and no bound,
-    until a prior over the codes is learned.
+    `perplexity`, exp(entropy of the batch's code usage), is J where J codes are in equal use. There is no rate, and no
+    bound, until a prior over the codes is learned.
 
     Args:
         commitment: the weight that holds encoder outputs to their codes.
 
     Raises:
-        ValueError: the commitment is below zero.
         TypeError: the model does not quantise.
     """
 
@@ -31,7 +31,7 @@ class VQ(Objective):
 
     def __init__(self, commitment: float = 0.25) -> None:
         super().__init__()
-        check_numbers(commitment=commitment)
+        checks.number(commitment=commitment)
         self.commitment = commitment
 
     def terms(self, trace: Quantized, x: Tensor, step: Tensor | None) -> dict[str, Tensor]:
