@@ -250,5 +250,5 @@ def test_a_callback_names_the_model_that_it_needs(
 
 
 def test_there_are_two_closed_forms() -> None:
-    with pytest.raises(ValueError, match="method=ica: choose pca or ppca"):
+    with pytest.raises(ValueError, match="method=ica: choose one of pca, ppca"):
         ClosedForm("ica")

@@ -24,6 +24,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from vaelab import checks
 from vaelab.files import write_atomically
 
 if TYPE_CHECKING:
@@ -67,13 +68,12 @@ def check_config(cfg: DictConfig) -> None:
 
     if type(cfg.seed) is not int or not 0 <= cfg.seed < 2**32:
         raise ValueError(f"seed={cfg.seed}: the seed is a whole number from 0 to 2^32 - 1")
-    if type(cfg.steps) is not int or cfg.steps < 1:
-        raise ValueError(f"steps={cfg.steps}: a run has at least one step")
+    checks.whole(steps=cfg.steps)
     for name in ("max_epochs", "log_every_n_steps", "accumulate_grad_batches", "limit_train_batches"):
         value = cfg.trainer.get(name)
         fraction = name == "limit_train_batches" and type(value) is float and 0 < value <= 1
-        if value is not None and not fraction and (type(value) is not int or value < 1):
-            raise ValueError(f"trainer.{name}={value}: a whole number above zero is needed")
+        if value is not None and not fraction:
+            checks.whole(**{f"trainer.{name}": value})
     accelerator = cfg.trainer.accelerator
     if accelerator in ("gpu", "cuda") and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
         raise ValueError(

@@ -21,6 +21,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
+from vaelab import checks
 from vaelab.data.loader import Loader, binarize, seeded
 
 BINARIZATIONS = ("none", "threshold", "static", "dynamic")
@@ -62,18 +63,16 @@ class MNISTDataModule(L.LightningDataModule):
         used: str | None = None,  # the data set that a resumed run was trained on
     ) -> None:
         super().__init__()
-        if binarization not in BINARIZATIONS:
-            raise ValueError(f"data.binarization={binarization}: choose one of {', '.join(BINARIZATIONS)}")
+        checks.one_of(BINARIZATIONS, binarization=binarization)
+        checks.whole(batch_size=batch_size, eval_batch_size=eval_batch_size)
+        checks.whole(train_size=1 if train_size is None else train_size)
+        checks.whole(0, val_size=val_size)
         if isinstance(image_shape, int | str) or [type(size) for size in image_shape] != 3 * [int]:
-            raise ValueError(f"data.image_shape={image_shape}: three whole numbers are needed, such as [1,28,28]")
+            raise ValueError(f"image_shape={image_shape}: three whole numbers are needed, such as [1,28,28]")
         self.root, self.dataset, self.image_shape = Path(root), dataset, tuple(image_shape)
         self.folder = self.root / dataset / "raw"
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.train_size, self.val_size = train_size, val_size
-        for name, least in (("batch_size", 1), ("eval_batch_size", 1), ("train_size", 1), ("val_size", 0)):
-            size = getattr(self, name)
-            if (type(size) is not int or size < least) and (name, size) != ("train_size", None):
-                raise ValueError(f"data.{name}={size}: a whole number, at least {least}, is needed")
         self.binarization, self.binarization_seed, self.seed = binarization, binarization_seed, seed
         self.allow_subset, self.md5, self.used = allow_subset, dict(md5 or {}), used
         self.splits: dict[str, tuple[Tensor, Tensor]] = {}  # uint8 (N, C, H, W) and int64 (N,), on the CPU

@@ -17,7 +17,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch.distributions import Independent
 from tqdm import tqdm
 
-from vaelab import baselines, figures
+from vaelab import baselines, checks, figures
 from vaelab.files import write_atomically
 from vaelab.likelihoods import Gaussian
 from vaelab.priors import StandardNormal
@@ -175,10 +175,7 @@ class Figures(Callback):
     """
 
     def __init__(self, count: int = 20, num_reconstructions: int = 32, num_samples: int = 64) -> None:
-        counts = {"count": count, "num_reconstructions": num_reconstructions, "num_samples": num_samples}
-        for name, value in counts.items():
-            if type(value) is not int or value < 0:
-                raise ValueError(f"callbacks.figures.{name}={value}: a whole number, at least zero, is needed")
+        checks.whole(0, count=count, num_reconstructions=num_reconstructions, num_samples=num_samples)
         self.count, self.num_reconstructions, self.num_samples = count, num_reconstructions, num_samples
         self._drawn = -1
 
@@ -255,8 +252,7 @@ class ClosedForm(Callback):
     """
 
     def __init__(self, method: str) -> None:
-        if method not in ("pca", "ppca"):
-            raise ValueError(f"callbacks.closed_form.method={method}: choose pca or ppca")
+        checks.one_of(("pca", "ppca"), method=method)
         self.method = method
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
