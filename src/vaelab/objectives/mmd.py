@@ -42,7 +42,8 @@ def mmd(z: Tensor, w: Tensor, kernel: Callable[[Tensor, float], Tensor], bandwid
 def _squared_distance(a: Tensor, b: Tensor) -> Tensor:
     """|a_i - b_j|^2, (A, B): by products, since a difference for each pair and dimension is D times the memory."""
     squares = a.square().sum(-1, keepdim=True) + b.square().sum(-1)
-    return (squares - 2 * a @ b.T).clamp(min=0)
+    with torch.autocast(a.device.type, enabled=False):  # squares cancel: bfloat16 would leave little of the difference
+        return (squares - 2 * a @ b.T).clamp(min=0)
 
 
 class MMD(Objective):
@@ -57,7 +58,7 @@ class MMD(Objective):
         bandwidth: the kernel's squared length; None for 2 D, the mean |w - w'|^2 of a standard normal prior.
 
     Raises:
-        ValueError: the kernel is unknown or a weight out of range.
+        ValueError: the kernel is unknown, or its bandwidth or a weight out of range.
         TypeError: the model has more than one code.
     """
 
@@ -67,7 +68,9 @@ class MMD(Objective):
         super().__init__()
         if kernel not in KERNELS:
             raise ValueError(f"kernel={kernel}: the kernel is one of {', '.join(KERNELS)}")
-        check_numbers(weight=weight, **({} if bandwidth is None else {"bandwidth": bandwidth}))
+        check_numbers(weight=weight)
+        if bandwidth is not None and not (isinstance(bandwidth, int | float) and 0 < bandwidth < float("inf")):
+            raise ValueError(f"bandwidth={bandwidth}: a number above zero is needed, or null")
         if not (isinstance(alpha, int | float) and alpha <= 1 and alpha + weight >= 1):
             raise ValueError(f"alpha={alpha} and weight={weight}: alpha <= 1 and alpha + weight >= 1 are needed")
         self.alpha, self.weight, self.kernel, self.bandwidth = alpha, weight, KERNELS[kernel], bandwidth
