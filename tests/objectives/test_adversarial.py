@@ -97,6 +97,13 @@ def test_terms_are_one_value_per_image_without_gradients_too(kind: type[_Adversa
 
 
 @pytest.mark.parametrize("kind", BOTH)
+def test_terms_are_float32_under_autocast_too(kind: type[_Adversarial]) -> None:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        t = evaluate(build(kind), LinearGaussian().vae(exact=False))
+    assert {term.dtype for term in t.values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("kind", BOTH)
 def test_parameter_groups_hold_each_parameter_once(kind: type[_Adversarial]) -> None:
     objective, model = build(kind, lr=3e-4, betas=[0.4, 0.8]), LinearGaussian().vae(exact=False)
     first, own = objective.parameter_groups(model)

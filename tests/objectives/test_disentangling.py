@@ -135,6 +135,19 @@ def test_stratified_weights_are_the_paper_s_averaged_over_which_image_is_last(si
     torch.testing.assert_close(weights.double(), paper.mean(0), rtol=1e-5, atol=1e-9)
 
 
+def test_weighted_estimate_by_hand() -> None:
+    """log q(z) = log 1/(N B) sum_j q(z | x_j), of the code and of each dimension."""
+    q = random_posteriors(7)
+    trace = trace_of(q)
+    z = trace.latents[0].z[0]
+    t = score(learned(BetaTC(estimator="weighted"), 60_000), trace)
+    by_dim = q.base_dist.log_prob(z.unsqueeze(1)).exp()  # (B, B, D)
+    joint = (by_dim.prod(-1).sum(1) / (60_000 * 7)).log()
+    marginals = (by_dim.sum(1) / (60_000 * 7)).log()
+    torch.testing.assert_close(t["mutual_information"], q.log_prob(z) - joint, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(t["total_correlation"], joint - marginals.sum(-1), rtol=1e-4, atol=1e-4)
+
+
 def test_the_number_of_images_is_learned_and_saved() -> None:
     objective, fresh = learned(BetaTC(), 60_000), BetaTC()
     assert objective.state_dict()["num_images"] == 60_000

@@ -56,7 +56,7 @@ def test_kernels() -> None:
 
 @pytest.mark.parametrize("name", KERNELS)
 def test_statistic_is_the_double_sum_over_pairs(name: str) -> None:
-    z, w = torch.randn(6, 3) + 1, torch.randn(6, 3)
+    z, w = torch.randn(6, 3) + 3, torch.randn(6, 3)
     statistic = mmd(z, w, KERNELS[name], 4.0)
     torch.testing.assert_close(statistic, by_hand(z, w, lambda d: KERNELS[name](d, 4.0)))
     assert statistic > 0.05
