@@ -50,16 +50,16 @@ class Command:
     [
         ("model.latent_dm=2", "there is no setting model.latent_dm; did you mean model.latent_dim?"),
         ("optimiser=sgd", "there is no setting optimiser; did you mean optimizer?"),
-        ("model.latent_dim=0", "model: latent_dim=0: the latent dimension is a whole number above zero"),
-        ("model.latent_dim=two", "model: latent_dim=two: the latent dimension is a whole number above zero"),
-        ("model=vea", "model=vea: did you mean vae? choose one of vae"),
+        ("model.latent_dim=0", "model: latent_dim=0: a whole number, at least 1, is needed"),
+        ("model.latent_dim=two", "model: latent_dim=two: a whole number, at least 1, is needed"),
+        ("model=vea", "model=vea: did you mean vae? choose one of ladder, vae, vqvae"),
         ("experiment=tutorail", "experiment=tutorail: did you mean tutorial? choose one of "),
         ("data.binarization=dynamc", "data.binarization=dynamc: choose one of none, threshold, static, dynamic"),
         ("data.batch_size=0", "data.batch_size=0: a whole number, at least 1, is needed"),
         ("data.val_size=600", "data.val_size=600 and data.train_size=None do not fit into the 600 training images"),
-        ("objective.beta=-1", "beta=-1: the weight of the rate is a number, at least zero, or a schedule"),
-        ("model.encoder.hidden=[400,0]", "hidden=[400, 0]: the widths of hidden layers are whole numbers above zero"),
-        ("model.encoder.activation=gelu", "activation=gelu is unknown: choose one of relu, tanh, silu"),
+        ("objective.beta=-1", "beta=-1: a number, at least zero, is needed"),
+        ("model.encoder.hidden=[400,0]", "hidden=[400, 0]: a list of whole numbers above zero is needed"),
+        ("model.encoder.activation=gelu", "activation=gelu: choose one of relu, tanh, silu"),
         ("+model.depth=3", "model: VAE.__init__() got an unexpected keyword argument 'depth'"),
         ("model.image_shape=[1,32,32]", "model.image_shape=[1, 32, 32] does not fit the images of MNIST, [1, 28, 28]"),
         ("trainer.precision=7", "trainer: Precision 7 is invalid"),
@@ -74,9 +74,9 @@ class Command:
         ("optimizer.lr=abc", "the optimizer cannot be built: "),
         ("model.num_classes=5", "model.num_classes=5, but MNIST has 10 classes"),
         ("latent_dim=2", "there is no setting latent_dim; did you mean model.latent_dim?"),
-        ("objective.free_bits=abc", "free_bits=abc: free bits are nats per latent dimension"),
-        ("model.prior.scale=abc", "the prior's scale is a number above zero, not abc"),
-        ("model.encoder.hidden=400", "hidden=400: the widths of hidden layers are whole numbers above zero"),
+        ("objective.free_bits=abc", "free_bits=abc: a number, at least zero, is needed"),
+        ("model.prior.scale=abc", "scale=abc: a number above zero is needed"),
+        ("model.encoder.hidden=400", "hidden=400: a list of whole numbers above zero is needed"),
         ("data.image_shape=28", "data.image_shape=28: three whole numbers are needed, such as [1,28,28]"),
         ("callbacks.figures.count=abc", "callbacks.figures.count=abc: a whole number, at least zero, is needed"),
         ("steps=0", "steps=0: a run has at least one step"),
@@ -203,7 +203,7 @@ def test_a_sweep_makes_one_run_each_with_names_that_need_no_quotes(command: Comm
 
 def test_a_sweep_goes_on_after_a_run_that_fails(command: Command) -> None:
     code, printed = command("-m", "model.latent_dim=0,2")
-    assert "latent_dim=0: the latent dimension" in str(code)
+    assert "latent_dim=0: a whole number" in str(code)
     assert "error: model: latent_dim=0" in printed
     assert len(list(command.folder.glob("logs/*/*/metrics.json"))) == 1
 

@@ -103,9 +103,9 @@ def test_one_dimension() -> None:
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"kind": "planar"}, "kind=planar: a flow is one of iaf, maf, spline"),
-        ({"num_transforms": -1}, "num_transforms=-1: a flow has a whole number"),
-        ({"hidden": [0]}, "the widths of hidden layers are whole numbers"),
+        ({"kind": "planar"}, "kind=planar: choose one of iaf, maf, spline"),
+        ({"num_transforms": -1}, "num_transforms=-1: a whole number, at least 0"),
+        ({"hidden": [0]}, "a list of whole numbers above zero"),
     ],
 )
 def test_settings_out_of_range(settings: dict, sentence: str) -> None:

@@ -6,7 +6,7 @@ import sys
 import pytest
 from conftest import ROOT
 
-HEAVY = ("lightning", "hydra", "omegaconf", "torchvision", "matplotlib", "tensorboard", "mlxtend")
+HEAVY = ("lightning", "hydra", "omegaconf", "torchvision", "matplotlib", "tensorboard", "mlxtend", "zuko")
 PARTS = ("networks", "posteriors", "priors", "likelihoods")
 
 FORBIDDEN = {
@@ -16,6 +16,8 @@ FORBIDDEN = {
         for part in PARTS
     },
     "models": ["vaelab.objectives", "vaelab.training", "vaelab.data", *HEAVY],
+    "flows": ["vaelab.models", "vaelab.objectives", *(f"vaelab.{part}" for part in PARTS), *HEAVY],
+    "baselines": ["vaelab.models", "vaelab.objectives", *(f"vaelab.{part}" for part in PARTS), *HEAVY],
     "objectives": ["vaelab.models", *(f"vaelab.{part}" for part in PARTS), "vaelab.training", *HEAVY],
     "figures": ["vaelab.models", "vaelab.objectives", "vaelab.training", *HEAVY],
     "data": ["vaelab.models", "vaelab.objectives", "vaelab.training", "hydra", "mlxtend"],

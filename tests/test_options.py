@@ -1,6 +1,8 @@
 """Every option of every group composes, instantiates, takes steps and draws: a new YAML file is a test case already."""
 
 import json
+import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,9 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT, Compose, write_idx
+from hydra.errors import InstantiationException
+from omegaconf import DictConfig
 
 from train import train
+from vaelab import runs
 from vaelab.data import mnist
+from vaelab.training import VAEModule
 
 CONFIGS = ROOT / "configs"
 OPTIONS = sorted(
@@ -19,21 +25,54 @@ OPTIONS = sorted(
     if path.parent != CONFIGS and path.parent.parts[len(CONFIGS.parts)] not in ("hydra", "experiment", "trainer")
 )
 EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
-COMPANIONS = {"model/posterior=point_mass": ["objective=reconstruction"]}  # what an option does not go without
+COMPANIONS = {  # what an option does not go without
+    "model/posterior=point_mass": ["objective=reconstruction"],
+    "model/posterior=categorical": ["model/prior=uniform_categorical"],
+    "model/prior=uniform_categorical": ["model/posterior=categorical"],
+    "model/posterior=hyperspherical": ["model/prior=uniform_sphere"],
+    "model/prior=uniform_sphere": ["model/posterior=hyperspherical"],
+    "model/posterior=joint": ["model/prior=joint"],
+    "model/prior=joint": ["model/posterior=joint"],
+    "model=vqvae": ["objective=vq"],
+    "objective=vq": ["model=vqvae"],
+}
 TRAINERS = sorted(path.stem for path in (CONFIGS / "trainer").glob("*.yaml"))
 
 
-def trains(cfg: object, folder: Path) -> None:
+@pytest.fixture
+def moved(monkeypatch: pytest.MonkeyPatch) -> dict[str, bool]:
+    """Every trainable parameter of the runs of a test, and whether a gradient reached it."""
+    reached: dict[str, bool] = {}
+
+    def on_before_optimizer_step(self: VAEModule, _: object) -> None:
+        for name, parameter in self.named_parameters():
+            gradient = parameter.grad is not None and bool(parameter.grad.any())
+            reached[name] = reached.get(name, False) or gradient
+
+    monkeypatch.setattr(VAEModule, "on_before_optimizer_step", on_before_optimizer_step)
+    return reached
+
+
+def trains(cfg: DictConfig, folder: Path) -> None:
     train(cfg, folder)
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["steps"] > 0
-    assert {path.name for path in (folder / "figures").iterdir()} >= {"reconstructions.png", "samples.png"}
-    checkpoint = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
-    assert all(value.isfinite().all() for value in checkpoint["state_dict"].values())
+    assert all(math.isfinite(figure) for split in ("train", "test") for figure in metrics[split].values())
+    pictures = {"reconstructions.png", *(["samples.png"] if "prior" in cfg.model else [])}
+    assert {path.name for path in (folder / "figures").iterdir()} >= pictures
+
+
+def resumes(folder: Path, epochs: int) -> None:
+    cfg = runs.saved_config(folder, [f"trainer.max_epochs={epochs}"])
+    cfg.resume = str(folder)
+    train(cfg, folder)
+    assert json.loads((folder / "metrics.json").read_text())["epochs"] == epochs
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_option(config: Compose, tmp_path: Path, data_root: Path, option: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_option(
+    config: Compose, tmp_path: Path, data_root: Path, option: str, monkeypatch: pytest.MonkeyPatch, moved: dict
+) -> None:
     overrides = [option, *COMPANIONS.get(option, [])]
     if option.startswith("data="):  # other data sets lie in other folders, and the small files have other checksums
         dataset = config(option).data.dataset
@@ -44,15 +83,28 @@ def test_option(config: Compose, tmp_path: Path, data_root: Path, option: str, m
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(path.read_bytes())
             overrides.append(f"data.root={tmp_path / 'data'}")
-    trains(config(*overrides), tmp_path)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    trains(config(*overrides, "trainer.max_epochs=1"), folder)
+    assert all(moved.values()), [name for name in moved if not moved[name]]
+    resumes(folder, epochs=2)
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_experiment(config: Compose, tmp_path: Path, experiment: str) -> None:
-    cfg = config(f"experiment={experiment}", "trainer.max_epochs=2")
-    trains(cfg, tmp_path)
-    header = (CONFIGS / "experiment" / f"{experiment}.yaml").read_text().split("\n\n")[0]
-    assert all(word in header for word in ("Expected:", "Time:"))
+def test_experiment(config: Compose, tmp_path: Path, experiment: str, moved: dict) -> None:
+    """Runs of two epochs in one go and in two end with the same weights, discriminators and codebooks included."""
+    text = (CONFIGS / "experiment" / f"{experiment}.yaml").read_text()
+    assert all(word in text.split("\n\n")[0] for word in ("Expected:", "Time:"))
+    assert len(text.splitlines()) <= 15
+    last = []
+    for name, epochs in (("whole", 2), ("parts", 1)):
+        (tmp_path / name).mkdir()
+        trains(config(f"experiment={experiment}", f"trainer.max_epochs={epochs}"), tmp_path / name)
+        if name == "parts":
+            resumes(tmp_path / name, epochs=2)
+        last.append(torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"])
+    assert all(moved.values()), [name for name in moved if not moved[name]]
+    assert all(torch.equal(last[0][name], last[1][name]) for name in last[0])
 
 
 @pytest.mark.parametrize("trainer", [name for name in TRAINERS if name not in ("gpu", "ddp")])
@@ -99,3 +151,40 @@ def test_images_of_another_size(config: Compose, tmp_path: Path) -> None:
 
 def test_class_conditioning_from_the_command_line(config: Compose, tmp_path: Path) -> None:
     trains(config("model.num_classes=10"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["model/posterior=point_mass"], "ELBO does not go with VAE (posterior PointMass, .*): its loss is inf"),
+        (["model/posterior=categorical"], "lies on 2 one-hot vectors of 10 categories, but the prior on R^20"),
+        (["model/prior=uniform_sphere"], "the posterior lies on R^20, but the prior on the unit sphere"),
+        (["model/posterior=joint"], "lies on blocks of 10 + 10 dimensions, but the prior on R^20: choose both"),
+        (["model=vqvae"], "ELBO does not go with VQVAE .*: ELBO scores a Trace, and the model leaves a Quantized"),
+        (["objective=vq"], "objective VQ does not go with VAE .*: VQ scores a Quantized, and the model leaves a Trace"),
+        (["model=ladder", "objective=dreg"], "DReG is biased beyond one stochastic layer, and this model has 2"),
+        (["model=ladder", "objective=mmd"], "MMD is defined for one code, and this model has 2"),
+        (["model=ladder", "model/prior=vampprior", "model.inference=bottom_up"], "inference=top_down goes with it"),
+        (["model=ladder", "objective=factor"], "FactorVAE is defined for the code of model=vae"),
+        (["model/posterior=flow", "objective=beta_tc"], "needs factorised Gaussians, got q = Flow"),
+        (["model/posterior=full_covariance", "objective.free_bits=0.1"], "needs factorised Gaussians"),
+        (
+            ["model/posterior=categorical", "model/prior=uniform_categorical", "objective=iwae"],
+            "objective IWAE does not go with .*: a relaxed categorical sample has no probability",
+        ),
+        (["objective=factor", "optimizer=sgd"], "FactorVAE sets its parameters' betas, which optimizer SGD has not"),
+        (["model/prior=vampprior", "model.num_classes=10"], "has no labels for its pseudo-inputs"),
+        (["model=vqvae", "objective=vq", "model/network=mlp"], "VQVAE quantises a feature map, and MLPEncoder"),
+        (["objective=capacity", "model/posterior=joint", "model/prior=joint"], "has 1 entries for 2 latents"),
+        (["model/posterior=hyperspherical", "model/prior=uniform_sphere", "model.latent_dim=1"], "a sphere needs two"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)  # fmt: skip
+def test_parts_that_do_not_go_together(config: Compose, tmp_path: Path, overrides: list, sentence: str) -> None:
+    """They fail before any data is fetched, with a sentence that names both."""
+    with pytest.raises((ValueError, InstantiationException)) as error:
+        train(config(*overrides, f"data.root={tmp_path}", "data.allow_subset=false"), tmp_path)
+    text = f"{error.value} {error.value.__cause__}"
+    assert re.search(sentence.replace("(", r"\(").replace(")", r"\)").replace("^", r"\^").replace("+", r"\+"), text), (
+        text
+    )

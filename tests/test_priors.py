@@ -76,7 +76,7 @@ def test_rate_under_a_mixture_is_estimated_at_the_sample_and_is_right_on_average
 @pytest.mark.parametrize("build", [lambda c: GaussianMixture(2, c), lambda c: VampPrior(2, (1, 2, 2), c)])
 @pytest.mark.parametrize("components", [0, -1, 2.5])
 def test_components_are_a_whole_number(build: object, components: object) -> None:
-    with pytest.raises(ValueError, match="a whole number of components above zero"):
+    with pytest.raises(ValueError, match="a whole number, at least 1, is needed"):
         build(components)
 
 

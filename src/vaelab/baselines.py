@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
+from torch.distributions import LowRankMultivariateNormal
 
 
 def pca(images: Tensor, latent_dim: int) -> dict[str, Tensor]:
@@ -50,18 +51,12 @@ def ppca(images: Tensor, latent_dim: int) -> dict[str, Tensor]:
 def ppca_log_likelihood(state: Mapping[str, Tensor], images: Tensor) -> Tensor:
     """log p(x) = log N(x; mean, W W' + sigma^2 I) in nats, (B,) float64, of images (B, C, H, W).
 
-    Exact for any linear VAE with a learned scale, at its optimum or not. By Woodbury's identity nothing larger than
-    M = W'W + sigma^2 I, (D, D), is inverted.
+    Exact for any linear VAE with a learned scale, at its optimum or not.
     """
     names = ("decoder.layers.0.weight", "decoder.layers.0.bias", "likelihood.log_scale")
     weight, mean, log_scale = (state[name].double() for name in names)
-    pixels, latent_dim = weight.shape
-    factor = torch.linalg.cholesky(weight.T @ weight + (2 * log_scale).exp() * torch.eye(latent_dim).to(weight))
-    centred = images.flatten(1).double() - mean
-    explained = torch.linalg.solve_triangular(factor, weight.T @ centred.T, upper=False)  # (D, B)
-    distance = (centred.square().sum(1) - explained.square().sum(0)) / (2 * log_scale).exp()
-    log_det = 2 * factor.diagonal().log().sum() + 2 * (pixels - latent_dim) * log_scale
-    return -0.5 * (pixels * math.log(2 * math.pi) + log_det + distance)
+    variance = (2 * log_scale).exp().expand_as(mean)
+    return LowRankMultivariateNormal(mean, weight, variance).log_prob(images.flatten(1).double())
 
 
 def principal_angle(a: Tensor, b: Tensor) -> float:
@@ -79,23 +74,17 @@ def principal_angle(a: Tensor, b: Tensor) -> float:
 
 def _principal_components(images: Tensor, latent_dim: int) -> tuple[Tensor, Tensor, Tensor]:
     """Mean (n,), all eigenvalues of the covariance (n,), largest first, and the first eigenvectors (n, D): float64."""
-    pixels = math.prod(images.shape[1:])
+    x = images.flatten(1)
+    pixels = x.shape[1]
     if type(latent_dim) is not int or not 0 < latent_dim < pixels:
         raise ValueError(f"latent_dim={latent_dim}: a closed form needs fewer dimensions than the {pixels} pixels")
-    mean, eigenvalues, vectors = _spectrum(images.flatten(1))
-    return mean, eigenvalues, vectors[:, :latent_dim]
-
-
-def _spectrum(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean (n,), eigenvalues (n,) and eigenvectors (n, n) of the covariance of x (N, n), largest first."""
-    pixels = x.shape[1]
     mean = x.mean(0, dtype=torch.float64)
     covariance = torch.zeros(pixels, pixels, dtype=torch.float64, device=x.device)
     for chunk in x.split(8192):  # all of MNIST in float64 would take 376 MB, twice
         centred = chunk - mean
         covariance.addmm_(centred.T, centred)
     eigenvalues, vectors = torch.linalg.eigh(covariance / len(x))
-    return mean, eigenvalues.flip(0).clamp(min=0), vectors.flip(1)
+    return mean, eigenvalues.flip(0).clamp(min=0), vectors.flip(1)[:, :latent_dim]
 
 
 def _state_dict(decoder: Tensor, mean: Tensor, weight: Tensor, log_variance: Tensor | None = None) -> dict[str, Tensor]:

@@ -64,9 +64,6 @@ class DiscretizedLogistic(Distribution):
         self.mu, self.log_scale = torch.broadcast_tensors(mu, log_scale)
         super().__init__(self.mu.shape, validate_args=validate_args)
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> "DiscretizedLogistic":
-        return DiscretizedLogistic(self.mu.expand(batch_shape), self.log_scale.expand(batch_shape), validate_args=False)
-
     @property
     def mean(self) -> Tensor:
         """The logistic's mean, held inside [0, 1]: for narrow scales the mean over the bins."""
@@ -274,12 +271,6 @@ def path_log_prob(q: Distribution, z: Tensor) -> Tensor:
 
 @register_kl(MultivariateNormal, Independent)
 def _kl_full_diagonal(p: MultivariateNormal, q: Independent) -> Tensor:
-    """KL between a full-covariance and a factorised Gaussian: of the mean and of each marginal, less the correlation.
-
-    KL(N(m, S) || N(mu, D)) = 1/2 [tr(D^-1 S) + (mu - m)' D^-1 (mu - m) - d + ln det D - ln det S]
-    """
-    if not isinstance(q.base_dist, Normal) or q.reinterpreted_batch_ndims != 1:
+    if not isinstance(q.base_dist, Normal):
         raise NotImplementedError(f"no closed form of KL({type(p).__name__} || {q})")
-    marginals = kl_divergence(Normal(p.loc, p.variance.sqrt()), q.base_dist).sum(-1)
-    log_det = 2 * p.scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    return marginals + 0.5 * (p.variance.log().sum(-1) - log_det)
+    return kl_divergence(p, MultivariateNormal(q.mean, scale_tril=torch.diag_embed(q.stddev)))

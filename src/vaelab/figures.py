@@ -29,8 +29,7 @@ def grid(images: Tensor, columns: int, zoom: int = 2) -> Tensor:
 @torch.no_grad()
 def reconstructions(model: GenerativeModel, x: Tensor, y: Tensor | None = None, columns: int = 8) -> Tensor:
     """Pairs: an image of (B, C, H, W), and to its right E[x | z] at its posterior's mean."""
-    means = model.decode(model.encode(x, y), y).mean
-    return grid(torch.cat([x, means], dim=-1), columns)
+    return grid(torch.cat([x, model.reconstruct(x, y).mean], dim=-1), columns)
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-KINDS = ("iaf", "maf", "spline")
+from vaelab import checks
 
 
 def transforms(kind: str, features: int, context: int, num_transforms: int, hidden: Sequence[int]) -> nn.ModuleList:
@@ -20,16 +20,10 @@ def transforms(kind: str, features: int, context: int, num_transforms: int, hidd
     * maf: affine; its density takes one pass, a sample `features`: Papamakarios et al. 2017, https://arxiv.org/abs/1705.07057
     * spline: rational-quadratic, coupling half of the dimensions to the other half, two passes either way:
       Durkan et al. 2019, https://arxiv.org/abs/1906.04032
-
-    Raises:
-        ValueError: the kind is unknown, or a count is no whole number.
     """
-    if kind not in KINDS:
-        raise ValueError(f"kind={kind}: a flow is one of {', '.join(KINDS)}")
-    if type(num_transforms) is not int or num_transforms < 0:
-        raise ValueError(f"num_transforms={num_transforms}: a flow has a whole number of transforms, at least zero")
-    if isinstance(hidden, int | str) or not all(type(width) is int and width > 0 for width in hidden):
-        raise ValueError(f"hidden={hidden}: the widths of hidden layers are whole numbers above zero, such as [64, 64]")
+    checks.one_of(("iaf", "maf", "spline"), kind=kind)
+    checks.whole(0, num_transforms=num_transforms)
+    checks.widths(hidden=hidden)
     import torch
     from zuko.flows import MaskedAutoregressiveTransform
     from zuko.lazy import LazyInverse

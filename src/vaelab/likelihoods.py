@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
-from vaelab import distributions
+from vaelab import checks, distributions
 
 
 class Bernoulli(nn.Module):
@@ -92,22 +92,18 @@ class _LocationScale(nn.Module):
             parameter per pixel through a softplus, above `floor`.
         mean: "identity" or "sigmoid".
         floor: least scale per pixel. Without one, pixels that never change have unbounded likelihood.
-
-    Raises:
-        ValueError: an argument is none of these.
     """
 
     family: ClassVar[type[Any]]
 
     def __init__(self, scale: float | str = 1.0, mean: str = "identity", floor: float = 1 / 256) -> None:
         super().__init__()
-        name = type(self).__name__
-        if mean not in ("identity", "sigmoid"):
-            raise ValueError(f"the {name} likelihood's mean is identity or sigmoid, not {mean}")
-        if scale not in ("learned", "per_pixel") and not (isinstance(scale, int | float) and scale > 0):
-            raise ValueError(f"the {name} likelihood's scale is a number above zero, learned or per_pixel, not {scale}")
-        if not floor > 0:
-            raise ValueError(f"the {name} likelihood's floor is above zero, not {floor}")
+        checks.one_of(("identity", "sigmoid"), mean=mean)
+        if isinstance(scale, str):
+            checks.one_of(("a number above zero", "learned", "per_pixel"), scale=scale)
+        else:
+            checks.positive(scale=scale)
+        checks.positive(floor=floor)
         self.mean, self.floor = mean, floor
         self.num_parameters = 2 if scale == "per_pixel" else 1
         if scale == "learned":

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 
-from vaelab import distributions, flows
+from vaelab import checks, distributions, flows
 
 
 class DiagonalGaussian(nn.Module):
@@ -98,16 +98,12 @@ class Categorical(nn.Module):
     Args:
         num_categories: C; the latent dimension D is N * C for N variables.
         temperature: of the relaxation. Evaluation samples exactly.
-
-    Raises:
-        ValueError: C does not divide the latent dimension, or the temperature is not above zero.
     """
 
     def __init__(self, in_features: int, latent_dim: int, num_categories: int = 10, temperature: float = 0.5) -> None:
         super().__init__()
         self.sizes = distributions.categorical_sizes(latent_dim, num_categories)
-        if not (isinstance(temperature, int | float) and temperature > 0):
-            raise ValueError(f"temperature={temperature}: the relaxation's temperature is a number above zero")
+        checks.positive(temperature=temperature)
         self.linear, self.temperature = nn.Linear(in_features, latent_dim), temperature
 
     def forward(self, h: Tensor) -> distributions.Categoricals:
@@ -119,16 +115,12 @@ class PowerSpherical(nn.Module):
     """q(z | x) on the unit sphere, around mu(h) = Wh / |Wh| with concentration kappa(h) = 1 + softplus(w'h).
 
     De Cao & Aziz 2020, https://arxiv.org/abs/2006.04437; the hyperspherical VAE of Davidson et al. 2018,
-    https://arxiv.org/abs/1804.00891, without its rejection sampler. The code has D coordinates, on a sphere of D - 1.
-
-    Raises:
-        ValueError: the latent dimension is below two.
+    https://arxiv.org/abs/1804.00891, without its rejection sampler. The code has D > 1 coordinates.
     """
 
     def __init__(self, in_features: int, latent_dim: int) -> None:
         super().__init__()
-        if latent_dim < 2:
-            raise ValueError(f"latent_dim={latent_dim}: a sphere needs two dimensions or more around it")
+        checks.whole(2, latent_dim=latent_dim)
         self.direction, self.concentration = nn.Linear(in_features, latent_dim), nn.Linear(in_features, 1)
 
     def forward(self, h: Tensor) -> distributions.PowerSpherical:
@@ -142,9 +134,6 @@ class Joint(nn.Module):
     Args:
         blocks: a posterior's factory for each block.
         dims: dimensions of each block, which add up to the latent dimension.
-
-    Raises:
-        ValueError: they do not add up.
     """
 
     def __init__(

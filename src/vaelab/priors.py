@@ -10,23 +10,18 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
 
-from vaelab import distributions, flows
+from vaelab import checks, distributions, flows
 
 
 class StandardNormal(nn.Module):
-    """p(z) = N(z; 0, scale^2 I): standard with scale = 1.
-
-    Raises:
-        ValueError: the scale is not above zero.
-    """
+    """p(z) = N(z; 0, scale^2 I): standard with scale = 1."""
 
     mean: Tensor
     std: Tensor
 
     def __init__(self, latent_dim: int, scale: float = 1.0) -> None:
         super().__init__()
-        if not (isinstance(scale, int | float) and scale > 0):
-            raise ValueError(f"the prior's scale is a number above zero, not {scale}")
+        checks.positive(scale=scale)
         self.register_buffer("mean", torch.zeros(latent_dim), persistent=False)
         self.register_buffer("std", torch.full((latent_dim,), float(scale)), persistent=False)
 
@@ -39,14 +34,11 @@ class GaussianMixture(nn.Module):
 
     Args:
         num_components: number of Gaussians.
-
-    Raises:
-        ValueError: num_components is no whole number above zero.
     """
 
     def __init__(self, latent_dim: int, num_components: int = 10) -> None:
         super().__init__()
-        _check_components(num_components)
+        checks.whole(num_components=num_components)
         self.logits = nn.Parameter(torch.zeros(num_components))
         self.mean = nn.Parameter(torch.randn(num_components, latent_dim))
         self.log_std = nn.Parameter(torch.zeros(num_components, latent_dim))
@@ -64,16 +56,13 @@ class VampPrior(nn.Module):
     Args:
         num_components: C.
         image_shape: (C, H, W) of a pseudo-input.
-
-    Raises:
-        ValueError: num_components is no whole number above zero.
     """
 
     made_of_posteriors = True  # of q(z | u) for an image alone: no labels, no layers below
 
     def __init__(self, latent_dim: int, image_shape: Sequence[int], num_components: int = 500) -> None:
         super().__init__()
-        _check_components(num_components)
+        checks.whole(num_components=num_components)
         self.pseudo_inputs = nn.Parameter(torch.rand(num_components, *image_shape))
 
     @torch.no_grad()
@@ -109,11 +98,7 @@ class Flow(nn.Module):
 
 
 class UniformCategorical(nn.Module):
-    """p(z) = C^-N over N one-hot vectors of C categories, with N * C the latent dimension.
-
-    Raises:
-        ValueError: C does not divide the latent dimension.
-    """
+    """p(z) = C^-N over N one-hot vectors of C categories, with N * C the latent dimension."""
 
     logits: Tensor
 
@@ -127,18 +112,13 @@ class UniformCategorical(nn.Module):
 
 
 class UniformSphere(nn.Module):
-    """p(z) = 1 / area on the unit sphere of R^D: Davidson et al. 2018, https://arxiv.org/abs/1804.00891
-
-    Raises:
-        ValueError: the latent dimension is below two.
-    """
+    """p(z) = 1 / area on the unit sphere of R^D, D > 1: Davidson et al. 2018, https://arxiv.org/abs/1804.00891"""
 
     zero: Tensor
 
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
-        if latent_dim < 2:
-            raise ValueError(f"latent_dim={latent_dim}: a sphere needs two dimensions or more around it")
+        checks.whole(2, latent_dim=latent_dim)
         self.register_buffer("zero", torch.zeros(latent_dim), persistent=False)
 
     def forward(self, infer: Callable[..., Distribution]) -> distributions.UniformSphere:
@@ -151,9 +131,6 @@ class Joint(nn.Module):
     Args:
         blocks: a prior's factory for each block.
         dims: dimensions of each block, which add up to the latent dimension.
-
-    Raises:
-        ValueError: they do not add up.
     """
 
     def __init__(self, latent_dim: int, blocks: Sequence[Callable[..., nn.Module]], dims: Sequence[int]) -> None:
@@ -163,8 +140,3 @@ class Joint(nn.Module):
 
     def forward(self, infer: Callable[..., Distribution]) -> distributions.Product:
         return distributions.Product(*(block(infer) for block in self.blocks))
-
-
-def _check_components(num_components: int) -> None:
-    if type(num_components) is not int or num_components < 1:
-        raise ValueError(f"num_components={num_components}: a mixture has a whole number of components above zero")

@@ -125,6 +125,16 @@ class Trace(NamedTuple):
         return log_w
 
 
+class Quantized(NamedTuple):
+    """One pass of a vector-quantised autoencoder, in place of a Trace: its commitment needs the unquantised code."""
+
+    z_e: Tensor  # (B, D, h, w), the encoder's map
+    z_q: Tensor  # (B, D, h, w), the nearest codes; a gradient reaches the codebook, not the encoder
+    indices: Tensor  # (B, h, w), of these codes
+    likelihood: Distribution  # p(x | z_q): batch (B,), event (C, H, W); its gradient goes straight through to z_e
+    codebook: Tensor  # all codes, one a row; requires a gradient unless it learns by moving averages
+
+
 class GenerativeModel(Protocol):
     """The public face of every model: what objectives, figures and training may know of it."""
 
@@ -137,6 +147,7 @@ class GenerativeModel(Protocol):
     def __call__(self, x: Tensor, y: Tensor | None = None, num_samples: int = 1) -> Trace: ...
     def infer(self, x: Tensor, y: Tensor | None = None) -> Distribution: ...
     def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor: ...
+    def reconstruct(self, x: Tensor, y: Tensor | None = None) -> Distribution: ...
     def decode(self, z: Tensor, y: Tensor | None = None) -> Distribution: ...
     def sample(self, num_samples: int, y: Tensor | None = None) -> Distribution: ...
     def parameters(self) -> Iterator[torch.nn.Parameter]: ...

@@ -120,14 +120,25 @@ def test_free_bits_are_per_dimension_of_each_layer() -> None:
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"latent_dims": 5}, "latent_dims=5: one whole number above zero a layer"),
-        ({"latent_dims": (2, 0)}, "one whole number above zero a layer"),
-        ({"latent_dims": (2,), "inference": "sideways"}, "a ladder infers top_down or bottom_up"),
+        ({"latent_dims": 5}, "latent_dims=5: a list of whole numbers above zero"),
+        ({"latent_dims": (2, 0)}, "a list of whole numbers above zero"),
+        ({"latent_dims": (2,), "inference": "sideways"}, "inference=sideways: choose one of top_down, bottom_up"),
     ],
 )
 def test_settings_out_of_range(settings: dict, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         build(**settings)
+
+
+@pytest.mark.parametrize("inference", INFERENCES)
+def test_reconstruction_is_the_likelihood_at_a_posterior_without_noise(inference: str) -> None:
+    ladder, x = build((2, 3, 4), inference), torch.rand(5, *SHAPE)
+    noisy = ladder(x).likelihood.mean[0]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Normal, "rsample", lambda self, shape=(): self.mean.expand(self._extended_shape(shape)))
+        quiet = ladder(x).likelihood.mean[0]
+    torch.testing.assert_close(ladder.reconstruct(x).mean, quiet)
+    assert not torch.allclose(noisy, quiet)
 
 
 def test_decoding_the_top_code_takes_the_means_below() -> None:

@@ -59,7 +59,7 @@ def test_labels_reach_encoder_and_decoder() -> None:
 
 @pytest.mark.parametrize("latent_dim", [0, -3, 2.0, "two", True, None])
 def test_latent_dim_is_a_whole_number_above_zero(latent_dim: object) -> None:
-    with pytest.raises(ValueError, match=f"latent_dim={latent_dim}: the latent dimension is a whole number above zero"):
+    with pytest.raises(ValueError, match=f"latent_dim={latent_dim}: a whole number, at least 1, is needed"):
         build(latent_dim)
 
 

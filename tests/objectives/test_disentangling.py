@@ -282,9 +282,9 @@ def test_they_need_a_single_code(objective: Objective) -> None:
 @pytest.mark.parametrize(
     ("build", "sentence"),
     [
-        (lambda: BetaTC(estimator="mss"), "estimator=mss: the aggregate posterior's estimator is stratified or"),
+        (lambda: BetaTC(estimator="mss"), "estimator=mss: choose one of stratified, weighted"),
         (lambda: BetaTC(beta=-1), "beta=-1: a number, at least zero"),
-        (lambda: DIP(kind="III"), "kind=III: DIP-VAE is of kind I or II"),
+        (lambda: DIP(kind="III"), "kind=III: choose one of I, II"),
         (lambda: DIP(diagonal="big"), "diagonal=big: a number, at least zero"),
     ],
 )

@@ -101,11 +101,11 @@ def test_scheduled_beta(step: int | None, beta: float) -> None:
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"beta": -1}, "beta=-1: the weight of the rate"),
-        ({"beta": "big"}, "beta=big: the weight of the rate"),
-        ({"free_bits": -0.1}, "free bits are nats per latent dimension"),
-        ({"num_samples": 0}, "number of samples is a whole number above zero"),
-        ({"kl": "exact"}, "the KL term is analytic or sample"),
+        ({"beta": -1}, "beta=-1: a number, at least zero"),
+        ({"beta": "big"}, "beta=big: a number, at least zero"),
+        ({"free_bits": -0.1}, "free_bits=-0.1: a number, at least zero"),
+        ({"num_samples": 0}, "num_samples=0: a whole number, at least 1"),
+        ({"kl": "exact"}, "kl=exact: choose one of analytic, sample"),
         ({"kl": "sample", "free_bits": 1.0}, "goes with kl=analytic only"),
     ],
 )
@@ -115,7 +115,7 @@ def test_settings_out_of_range(settings: dict, sentence: str) -> None:
 
 
 def test_schedule_out_of_range() -> None:
-    with pytest.raises(ValueError, match="needs a whole number of steps above zero, got 0"):
+    with pytest.raises(ValueError, match="steps=0: a whole number, at least 1"):
         Linear(steps=0)
 
 
@@ -153,13 +153,13 @@ def test_cyclical_beta(step: float | None, beta: float) -> None:
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"steps": 0}, "a cyclical schedule needs a whole number of steps above zero, got 0"),
-        ({"steps": 2.5}, "whole number of steps above zero, got 2.5"),
-        ({"steps": 5, "cycles": 0}, "whole cycles and a ramp in"),
-        ({"steps": 5, "cycles": 1.5}, "whole cycles and a ramp in"),
-        ({"steps": 5, "ramp": 0.0}, "whole cycles and a ramp in"),
-        ({"steps": 5, "ramp": 1.1}, "whole cycles and a ramp in"),
-        ({"steps": 5, "end": "high"}, "goes from number to number, not from 0.0 to high"),
+        ({"steps": 0}, "steps=0: a whole number, at least 1"),
+        ({"steps": 2.5}, "steps=2.5: a whole number, at least 1"),
+        ({"steps": 5, "cycles": 0}, "cycles=0: a whole number, at least 1"),
+        ({"steps": 5, "cycles": 1.5}, "cycles=1.5: a whole number, at least 1"),
+        ({"steps": 5, "ramp": 0.0}, "ramp=0.0: a number above zero"),
+        ({"steps": 5, "ramp": 1.1}, "ramp=1.1: a number from zero to one"),
+        ({"steps": 5, "end": "high"}, "end=high: a number, at least zero"),
     ],
 )
 def test_cyclical_schedule_out_of_range(settings: dict, sentence: str) -> None:

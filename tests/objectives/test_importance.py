@@ -236,12 +236,12 @@ def test_piwae_needs_a_single_code() -> None:
 @pytest.mark.parametrize(
     ("build", "sentence"),
     [
-        (lambda: IWAE(0), "num_samples=0: a whole number above zero"),
-        (lambda: MIWAE(0, 8), "whole number above zero"),
-        (lambda: PIWAE(0, 8), "whole number above zero"),
-        (lambda: PIWAE(8, 0), "whole number above zero"),
-        (lambda: PIWAE(-2, -3), "num_bounds=-2: a whole number above zero"),
-        (lambda: CIWAE(1.5), "beta=1.5: the share of the ELBO"),
+        (lambda: IWAE(0), "num_samples=0: a whole number, at least 1"),
+        (lambda: MIWAE(0, 8), "num_bounds=0: a whole number, at least 1|num_samples=0: a whole number, at least 1"),
+        (lambda: PIWAE(0, 8), "num_samples=0: a whole number, at least 1"),
+        (lambda: PIWAE(8, 0), "num_samples=0: a whole number, at least 1"),
+        (lambda: PIWAE(-2, -3), "num_bounds=-2: a whole number, at least 1"),
+        (lambda: CIWAE(1.5), "beta=1.5: a number from zero to one"),
         (lambda: Renyi(1), "alpha=1 is the ELBO"),
         (lambda: ELBO(sticking_the_landing=True, free_bits=1.0), "goes with kl=analytic only"),
     ],

@@ -1,6 +1,8 @@
 """The interface: what every objective hands on, and what it refuses."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import pytest
@@ -8,8 +10,9 @@ import torch
 from oracle import LinearGaussian
 from torch import Tensor
 
-from vaelab.objectives import ELBO, IWAE, MMD, BetaTC, Objective
-from vaelab.objectives.objective import check_numbers, elbo_terms, only_latent
+from vaelab.networks import MLPEncoder
+from vaelab.objectives import DIP, ELBO, IWAE, MMD, BetaTC, Capacity, FactorVAE, Objective
+from vaelab.objectives.objective import elbo_terms, only_latent
 from vaelab.trace import Trace
 
 
@@ -81,6 +84,8 @@ def test_terms_of_the_bound_are_means_over_samples_and_sums_over_latents() -> No
     torch.testing.assert_close(t["rate"], 2 * trace.latents[0].kl()[0])
     torch.testing.assert_close(t["distortion"], -torch.stack([*trace.likelihood.log_prob(x)]).sum(0) / 6)
     torch.testing.assert_close(t["elbo"], -t["rate"] - t["distortion"])
+    torch.testing.assert_close(t["rate_1"] + t["rate_2"], t["rate"])
+    assert "rate_1" not in elbo_terms(trace, x)
 
 
 @pytest.mark.parametrize("count", [0, 2, 3])
@@ -92,9 +97,20 @@ def test_only_latent_refuses_any_other_number(count: int) -> None:
         only_latent(Trace(trace.latents * count, trace.likelihood), ELBO())
 
 
-@pytest.mark.parametrize("value", [-1, -1e-9, "big", None, math.nan, [1.0]])
-def test_check_numbers_names_what_is_no_number_at_least_zero(value: object) -> None:
-    check_numbers(first=0, second=1.5)
-    check_numbers()
-    with pytest.raises(ValueError, match=r"second=.*: a number, at least zero, is needed"):
-        check_numbers(first=0, second=value)
+WEIGHTS = {
+    "beta": BetaTC,
+    "off_diagonal": DIP,
+    "weight": MMD,
+    "bandwidth": MMD,
+    "gamma": partial(Capacity, [1.0]),
+    "lr": partial(FactorVAE, 2, MLPEncoder),
+}
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+@pytest.mark.parametrize("value", [-1, "big", True, math.nan, math.inf, [1.0]])
+def test_weights_are_finite_numbers_and_not_below_zero(name: str, value: object) -> None:
+    build: Callable[..., Objective] = WEIGHTS[name]
+    build(**{name: 1.5})
+    with pytest.raises(ValueError, match=rf"{name}=.*: a number"):
+        build(**{name: value})

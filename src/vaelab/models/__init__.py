@@ -2,5 +2,6 @@
 
 from vaelab.models.ladder import LadderVAE
 from vaelab.models.vae import VAE
+from vaelab.models.vqvae import VQVAE
 
-__all__ = ["VAE", "LadderVAE"]
+__all__ = ["VAE", "VQVAE", "LadderVAE"]

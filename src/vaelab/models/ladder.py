@@ -6,6 +6,7 @@ from itertools import pairwise
 from torch import Size, Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
+from vaelab import checks
 from vaelab.models.vae import Decoder, Encoder, Prior
 from vaelab.posteriors import DiagonalGaussian
 from vaelab.trace import Latent, Trace, draw
@@ -28,8 +29,7 @@ class LadderVAE(nn.Module):
         inference: "top_down" or "bottom_up".
 
     Raises:
-        ValueError: a size is no whole number above zero, the inference is unknown, or the prior needs a posterior of
-            the top layer given the image alone, which bottom_up has not.
+        ValueError: the prior needs a posterior of the top layer given the image alone, which bottom_up has not.
     """
 
     num_classes = 0
@@ -46,10 +46,8 @@ class LadderVAE(nn.Module):
         inference: str = "top_down",
     ) -> None:
         super().__init__()
-        if isinstance(latent_dims, int) or not latent_dims or not all(type(d) is int and d > 0 for d in latent_dims):
-            raise ValueError(f"latent_dims={latent_dims}: one whole number above zero a layer, such as [20, 50]")
-        if inference not in ("top_down", "bottom_up"):
-            raise ValueError(f"inference={inference}: a ladder infers top_down or bottom_up")
+        checks.widths(1, latent_dims=latent_dims)
+        checks.one_of(("top_down", "bottom_up"), inference=inference)
         self.latent_dim, self.image_shape, self.inference = latent_dims[0], Size(image_shape), inference
         channels, height, width = self.image_shape
         dims = list(reversed(latent_dims))  # D_1, ..., D_L
@@ -130,6 +128,14 @@ class LadderVAE(nn.Module):
         for up, posterior in zip(self.up, self.posteriors[1:], strict=True):
             z = posterior(up(z)).mean
         return z
+
+    def reconstruct(self, x: Tensor, y: Tensor | None = None) -> Distribution:
+        """p(x | z_1) at the posterior means of all layers, batch shape (B,)."""
+        features = self._features(x) if self.inference == "top_down" else [self.encoder(x)]
+        z = self.posteriors[len(features) - 1](features[-1]).mean
+        for level in reversed(range(len(features) - 1)):
+            z = _product(self.posteriors[level](features[level]), self._conditional(level, z)).mean
+        return self._likelihood(z)
 
     def decode(self, z: Tensor, y: Tensor | None = None) -> Distribution:
         """p(x | z) of top codes (..., D_L), batch shape (...), with the layers below at their conditional means."""

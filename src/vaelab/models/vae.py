@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Size, Tensor, nn
 from torch.distributions import Distribution
 
+from vaelab import checks
 from vaelab.trace import Trace, draw, point_estimate
 
 Encoder = Callable[[Size], nn.Module]  # (C, H, W) -> module: (B, C, H, W) -> (B, F), has .out_features
@@ -30,7 +31,7 @@ class VAE(nn.Module):
         num_classes: 0 for an unconditional model, else labels y are (B,) integers below it.
 
     Raises:
-        ValueError: a size is no whole number above zero, or a network's output has the wrong shape.
+        ValueError: a network's output has the wrong shape, or a prior made of posteriors would need labels.
     """
 
     def __init__(
@@ -45,10 +46,8 @@ class VAE(nn.Module):
         num_classes: int = 0,
     ) -> None:
         super().__init__()
-        if type(latent_dim) is not int or latent_dim < 1:
-            raise ValueError(f"latent_dim={latent_dim}: the latent dimension is a whole number above zero")
-        if type(num_classes) is not int or num_classes < 0:
-            raise ValueError(f"num_classes={num_classes}: the number of classes is a whole number, 0 for no labels")
+        checks.whole(latent_dim=latent_dim)
+        checks.whole(0, num_classes=num_classes)
         self.latent_dim, self.num_classes = latent_dim, num_classes
         self.image_shape = Size(image_shape)
         channels, height, width = self.image_shape
@@ -79,6 +78,10 @@ class VAE(nn.Module):
     def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """A point estimate of the code, (B, D): the posterior's mean, or that of 64 samples at fixed noise."""
         return point_estimate(self.infer(x, y))
+
+    def reconstruct(self, x: Tensor, y: Tensor | None = None) -> Distribution:
+        """p(x | z) at the point estimate of z, batch shape (B,)."""
+        return self.decode(self.encode(x, y), y)
 
     def decode(self, z: Tensor, y: Tensor | None = None) -> Distribution:
         """p(x | z) of codes (..., D), batch shape (...); labels y broadcast against it."""

@@ -1,36 +1,53 @@
-"""Multilayer perceptrons: h_0 = x, h_{i+1} = activation(W_i h_i + b_i)."""
+"""Multilayer perceptrons: h_0 = x, h_{i+1} = activation(norm(W_i h_i + b_i)).
+
+Gated, h_{i+1} = (W_i h_i + b_i) * sigmoid(V_i h_i + c_i), as in the code of the VampPrior: Tomczak & Welling 2018,
+https://arxiv.org/abs/1705.07120
+"""
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Size, Tensor, nn
 
+from vaelab import checks
+
 ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "silu": nn.SiLU}
+NORMS = {"none": nn.Identity, "batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
 
 
-def _hidden_layers(in_features: int, hidden: Sequence[int], activation: str) -> list[nn.Module]:
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"activation={activation} is unknown: choose one of {', '.join(ACTIVATIONS)}")
-    if isinstance(hidden, int | str) or not all(type(width) is int and width > 0 for width in hidden):
-        raise ValueError(f"hidden={hidden}: the widths of hidden layers are whole numbers above zero, such as [400]")
+def hidden_layers(
+    in_features: int, hidden: Sequence[int], activation: str = "relu", gated: bool = False, norm: str = "none"
+) -> list[nn.Module]:
+    """Dense layers, one after another.
+
+    Args:
+        hidden: their widths; none leave the input as it is.
+        activation: "relu", "tanh" or "silu".
+        gated: gates take the place of the activation.
+        norm: "none", "batch" or "layer", after each linear layer.
+    """
+    checks.widths(hidden=hidden)
+    checks.one_of(tuple(ACTIVATIONS), activation=activation)
+    checks.one_of(tuple(NORMS), norm=norm)
+    checks.one_of((True, False), gated=gated)
     layers: list[nn.Module] = []
     for width in hidden:
-        layers += [nn.Linear(in_features, width), ACTIVATIONS[activation]()]
+        out_features = 2 * width if gated else width  # W and V are one matrix, the halves of a gated linear unit
+        layers.append(nn.Linear(in_features, out_features, bias=norm != "batch"))  # a batch norm takes biases out again
+        layers += [NORMS[norm](out_features)] if norm != "none" else []
+        layers.append(nn.GLU() if gated else ACTIVATIONS[activation]())
         in_features = width
     return layers
 
 
 class MLPEncoder(nn.Module):
-    """Image (B, C, H, W) -> features (B, F), F = hidden[-1].
+    """Image (B, C, H, W) -> features (B, F), F = hidden[-1]; settings as for `hidden_layers`."""
 
-    Raises:
-        ValueError: a width is not a whole number above zero, or the activation is unknown.
-    """
-
-    def __init__(self, image_shape: Size, hidden: Sequence[int] = (400,), activation: str = "relu") -> None:
+    def __init__(self, image_shape: Size, hidden: Sequence[int] = (400,), **settings: Any) -> None:
         super().__init__()
         in_features = math.prod(image_shape)
-        self.layers = nn.Sequential(nn.Flatten(), *_hidden_layers(in_features, hidden, activation))
+        self.layers = nn.Sequential(nn.Flatten(), *hidden_layers(in_features, hidden, **settings))
         self.out_features = hidden[-1] if hidden else in_features
 
     def forward(self, x: Tensor) -> Tensor:
@@ -38,22 +55,13 @@ class MLPEncoder(nn.Module):
 
 
 class MLPDecoder(nn.Module):
-    """Code (N, D) -> likelihood parameters (N, P*C, H, W).
+    """Code (N, D) -> likelihood parameters (N, P*C, H, W); settings as for `hidden_layers`."""
 
-    Raises:
-        ValueError: a width is not a whole number above zero, or the activation is unknown.
-    """
-
-    def __init__(
-        self, in_features: int, out_shape: Size, hidden: Sequence[int] = (400,), activation: str = "relu"
-    ) -> None:
+    def __init__(self, in_features: int, out_shape: Size, hidden: Sequence[int] = (400,), **settings: Any) -> None:
         super().__init__()
-        last = hidden[-1] if hidden else in_features
-        self.layers = nn.Sequential(
-            *_hidden_layers(in_features, hidden, activation),
-            nn.Linear(last, math.prod(out_shape)),
-            nn.Unflatten(1, out_shape),
-        )
+        layers = hidden_layers(in_features, hidden, **settings)
+        output = nn.Linear(hidden[-1] if hidden else in_features, math.prod(out_shape))
+        self.layers = nn.Sequential(*layers, output, nn.Unflatten(1, out_shape))
 
     def forward(self, z: Tensor) -> Tensor:
         return self.layers(z)

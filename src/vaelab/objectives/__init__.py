@@ -1,4 +1,4 @@
-"""What is optimised. Objectives see a model through its Trace only, and return nats per image."""
+"""What is optimised. Objectives see a model through its Trace or Quantized only, and return nats per image."""
 
 from vaelab.objectives.adversarial import AdversarialAutoencoder, FactorVAE
 from vaelab.objectives.disentangling import DIP, BetaTC
@@ -8,23 +8,9 @@ from vaelab.objectives.mmd import MMD
 from vaelab.objectives.objective import Objective
 from vaelab.objectives.reconstruction import Reconstruction
 from vaelab.objectives.schedules import Cyclical, Linear
+from vaelab.objectives.vq import VQ
 
 __all__ = [
-    "CIWAE",
-    "DIP",
-    "ELBO",
-    "IWAE",
-    "MIWAE",
-    "MMD",
-    "PIWAE",
-    "AdversarialAutoencoder",
-    "BetaTC",
-    "Capacity",
-    "Cyclical",
-    "DReG",
-    "FactorVAE",
-    "Linear",
-    "Objective",
-    "Reconstruction",
-    "Renyi",
-]
+    "CIWAE", "DIP", "ELBO", "IWAE", "MIWAE", "MMD", "PIWAE", "VQ", "AdversarialAutoencoder", "BetaTC", "Capacity",
+    "Cyclical", "DReG", "FactorVAE", "Linear", "Objective", "Reconstruction", "Renyi",
+]  # fmt: skip

@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Size, Tensor, nn
 
+from vaelab import checks
 from vaelab.distributions import PointMass
-from vaelab.objectives.objective import Objective, check_numbers, elbo_terms, only_latent
+from vaelab.objectives.objective import Objective, elbo_terms, only_latent
 from vaelab.trace import GenerativeModel, Trace
 
 
@@ -26,7 +27,7 @@ class _Adversarial(Objective):
         lr, betas: the discriminator's, in a parameter group of its own.
 
     Raises:
-        ValueError: a value is out of range, or the model has no single code.
+        ValueError: the model has no single code.
     """
 
     def __init__(
@@ -38,7 +39,7 @@ class _Adversarial(Objective):
         betas: Sequence[float] = (0.5, 0.9),
     ) -> None:
         super().__init__()
-        check_numbers(weight=weight, lr=lr)
+        checks.number(weight=weight, lr=lr)
         if not latent_dim:
             raise ValueError(f"{type(self).__name__} is defined for the code of model=vae, and this model has another")
         features = discriminator(Size((latent_dim,)))

@@ -10,7 +10,8 @@ import math
 import torch
 from torch import Tensor
 
-from vaelab.objectives.objective import Objective, check_numbers, elbo_terms, only_latent
+from vaelab import checks
+from vaelab.objectives.objective import Objective, elbo_terms, only_latent
 from vaelab.trace import Trace
 
 
@@ -27,7 +28,6 @@ class BetaTC(Objective):
     N is the number of training images, learned from them.
 
     Raises:
-        ValueError: the estimator is unknown, or a weight is no number, at least zero.
         TypeError: the posterior or the prior is no factorised Gaussian.
     """
 
@@ -37,9 +37,8 @@ class BetaTC(Objective):
         self, alpha: float = 1.0, beta: float = 6.0, gamma: float = 1.0, estimator: str = "stratified"
     ) -> None:
         super().__init__()
-        check_numbers(alpha=alpha, beta=beta, gamma=gamma)
-        if estimator not in ("stratified", "weighted"):
-            raise ValueError(f"estimator={estimator}: the aggregate posterior's estimator is stratified or weighted")
+        checks.number(alpha=alpha, beta=beta, gamma=gamma)
+        checks.one_of(("stratified", "weighted"), estimator=estimator)
         self.alpha, self.beta, self.gamma, self.estimator = alpha, beta, gamma, estimator
         self.register_buffer("num_images", torch.zeros(()))
 
@@ -81,15 +80,13 @@ class DIP(Objective):
     code, Cov[mu] + E[diag sigma^2] (kind II). Kumar et al. 2018, https://arxiv.org/abs/1711.00848
 
     Raises:
-        ValueError: the kind is neither, or a weight is no number, at least zero.
         TypeError: the posterior or the prior is no factorised Gaussian.
     """
 
     def __init__(self, kind: str = "II", off_diagonal: float = 10.0, diagonal: float = 10.0) -> None:
         super().__init__()
-        check_numbers(off_diagonal=off_diagonal, diagonal=diagonal)
-        if kind not in ("I", "II"):
-            raise ValueError(f"kind={kind}: DIP-VAE is of kind I or II")
+        checks.number(off_diagonal=off_diagonal, diagonal=diagonal)
+        checks.one_of(("I", "II"), kind=kind)
         self.kind, self.off_diagonal, self.diagonal = kind, off_diagonal, diagonal
 
     def terms(self, trace: Trace, x: Tensor, step: Tensor | None) -> dict[str, Tensor]:

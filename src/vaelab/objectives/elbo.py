@@ -5,8 +5,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from vaelab import checks
 from vaelab.distributions import path_log_prob
-from vaelab.objectives.objective import Objective, check_numbers, elbo_terms
+from vaelab.objectives.objective import Objective, elbo_terms
 from vaelab.trace import Latent, Trace
 
 
@@ -27,7 +28,7 @@ class ELBO(Objective):
             posterior; it samples the KL: Roeder et al. 2017, https://arxiv.org/abs/1703.09194
 
     Raises:
-        ValueError: an argument is out of its range, or free bits are asked of a sampled KL.
+        ValueError: free bits are asked of a sampled KL.
         TypeError: free bits are asked of a posterior that is no factorised Gaussian.
     """
 
@@ -40,14 +41,10 @@ class ELBO(Objective):
         sticking_the_landing: bool = False,
     ) -> None:
         super().__init__()
-        if not callable(beta) and not (isinstance(beta, int | float) and beta >= 0):
-            raise ValueError(f"beta={beta}: the weight of the rate is a number, at least zero, or a schedule")
-        if not (isinstance(free_bits, int | float) and free_bits >= 0):
-            raise ValueError(f"free_bits={free_bits}: free bits are nats per latent dimension, at least zero")
-        if type(num_samples) is not int or num_samples < 1:
-            raise ValueError(f"num_samples={num_samples}: the number of samples is a whole number above zero")
-        if kl not in ("analytic", "sample"):
-            raise ValueError(f"kl={kl}: the KL term is analytic or sample")
+        checks.number(beta=0 if callable(beta) else beta, free_bits=free_bits)
+        checks.whole(num_samples=num_samples)
+        checks.one_of(("analytic", "sample"), kl=kl)
+        checks.one_of((True, False), sticking_the_landing=sticking_the_landing)
         kl = "sample" if sticking_the_landing else kl
         if free_bits and kl == "sample":
             raise ValueError("free_bits needs the KL of each latent dimension, so it goes with kl=analytic only")
@@ -55,22 +52,16 @@ class ELBO(Objective):
         self.sticking_the_landing = sticking_the_landing
 
     def terms(self, trace: Trace, x: Tensor, step: Tensor | None) -> dict[str, Tensor]:
-        distortion = -trace.likelihood.log_prob(x).mean(0)  # (B,)
-        rate = torch.stack([self._rate(latent) for latent in trace.latents]).sum(0)  # (B,)
+        terms = elbo_terms(trace, x, self._kl)
         beta = self.beta(step) if callable(self.beta) else self.beta
-        penalty = self._free(trace) if self.free_bits else rate
-        return {
-            "loss": distortion + beta * penalty,
-            "elbo": -(distortion + rate),
-            "rate": rate,
-            "distortion": distortion,
-        }
+        penalty = self._free(trace) if self.free_bits else terms["rate"]
+        return {"loss": terms["distortion"] + beta * penalty, **terms}
 
-    def _rate(self, latent: Latent) -> Tensor:
+    def _kl(self, latent: Latent) -> Tensor:
         if self.kl == "analytic":
-            return latent.kl().mean(0)
+            return latent.kl()
         log_q = path_log_prob(latent.q, latent.z) if self.sticking_the_landing else latent.log_q
-        return (log_q - latent.p.log_prob(latent.z)).mean(0)
+        return log_q - latent.p.log_prob(latent.z)
 
     def _free(self, trace: Trace) -> Tensor:
         """A statistic of the batch, the same for each of its images: 0-dim."""
@@ -95,7 +86,7 @@ class Capacity(Objective):
         self, capacity: Sequence[float | Callable[[Tensor | None], Tensor | float]], gamma: float = 100.0
     ) -> None:
         super().__init__()
-        check_numbers(gamma=gamma)
+        checks.number(gamma=gamma)
         self.capacity, self.gamma = list(capacity), gamma
 
     def terms(self, trace: Trace, x: Tensor, step: Tensor | None) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ import math
 
 from torch import Tensor
 
+from vaelab import checks
 from vaelab.distributions import path_log_prob
 from vaelab.objectives.objective import Objective, only_latent
 from vaelab.trace import Trace
@@ -21,18 +22,11 @@ def log_mean_exp(log_w: Tensor, dim: int) -> Tensor:
 
 
 class IWAE(Objective):
-    """bound = log 1/K sum_k w_k: Burda et al. 2016, https://arxiv.org/abs/1509.00519
-
-    Args:
-        num_samples: K.
-
-    Raises:
-        ValueError: num_samples is no whole number above zero.
-    """
+    """bound = log 1/K sum_k w_k, with K = num_samples: Burda et al. 2016, https://arxiv.org/abs/1509.00519"""
 
     def __init__(self, num_samples: int = 50) -> None:
         super().__init__()
-        _check_count("num_samples", num_samples)
+        checks.whole(num_samples=num_samples)
         self.num_samples = num_samples
 
     def terms(self, trace: Trace, x: Tensor, step: Tensor | None) -> dict[str, Tensor]:
@@ -83,7 +77,7 @@ class MIWAE(IWAE):
 
     def __init__(self, num_bounds: int = 8, num_samples: int = 8) -> None:
         super().__init__(num_bounds * num_samples)
-        _check_count("num_bounds", num_bounds)
+        checks.whole(num_bounds=num_bounds)
         self.num_bounds = num_bounds
 
     def bound(self, log_w: Tensor) -> Tensor:
@@ -102,7 +96,7 @@ class PIWAE(IWAE):
 
     def __init__(self, num_bounds: int = 8, num_samples: int = 8) -> None:
         super().__init__(num_bounds * num_samples)
-        _check_count("num_bounds", num_bounds)
+        checks.whole(num_bounds=num_bounds)
         self.num_bounds = num_bounds
 
     def log_weight(self, trace: Trace, x: Tensor) -> Tensor:
@@ -130,15 +124,11 @@ class CIWAE(IWAE):
 
     Args:
         beta: the ELBO's share, from 0 (IWAE) to 1 (the sampled ELBO).
-
-    Raises:
-        ValueError: beta lies outside [0, 1].
     """
 
     def __init__(self, beta: float = 0.05, num_samples: int = 64) -> None:
         super().__init__(num_samples)
-        if not 0 <= beta <= 1:
-            raise ValueError(f"beta={beta}: the share of the ELBO lies between 0 and 1")
+        checks.share(beta=beta)
         self.beta = beta
 
     def bound(self, log_w: Tensor) -> Tensor:
@@ -162,8 +152,3 @@ class Renyi(IWAE):
 
     def bound(self, log_w: Tensor) -> Tensor:
         return log_mean_exp((1 - self.alpha) * log_w, 0) / (1 - self.alpha)
-
-
-def _check_count(name: str, count: int) -> None:
-    if type(count) is not int or count < 1:
-        raise ValueError(f"{name}={count}: a whole number above zero is needed")

@@ -8,8 +8,9 @@ from collections.abc import Callable
 import torch
 from torch import Size, Tensor
 
+from vaelab import checks
 from vaelab.distributions import PointMass
-from vaelab.objectives.objective import Objective, check_numbers, elbo_terms, only_latent
+from vaelab.objectives.objective import Objective, elbo_terms, only_latent
 from vaelab.trace import Trace
 
 
@@ -58,7 +59,6 @@ class MMD(Objective):
         bandwidth: the kernel's squared length; None for 2 D, the mean |w - w'|^2 of a standard normal prior.
 
     Raises:
-        ValueError: the kernel is unknown, or its bandwidth or a weight out of range.
         TypeError: the model has more than one code.
     """
 
@@ -66,11 +66,8 @@ class MMD(Objective):
         self, alpha: float = 0.0, weight: float = 1000.0, kernel: str = "rbf", bandwidth: float | None = None
     ) -> None:
         super().__init__()
-        if kernel not in KERNELS:
-            raise ValueError(f"kernel={kernel}: the kernel is one of {', '.join(KERNELS)}")
-        check_numbers(weight=weight)
-        if bandwidth is not None and not (isinstance(bandwidth, int | float) and 0 < bandwidth < float("inf")):
-            raise ValueError(f"bandwidth={bandwidth}: a number above zero is needed, or null")
+        checks.one_of(tuple(KERNELS), kernel=kernel)
+        checks.positive(weight=weight, bandwidth=1.0 if bandwidth is None else bandwidth)
         if not (isinstance(alpha, int | float) and alpha <= 1 and alpha + weight >= 1):
             raise ValueError(f"alpha={alpha} and weight={weight}: alpha <= 1 and alpha + weight >= 1 are needed")
         self.alpha, self.weight, self.kernel, self.bandwidth = alpha, weight, KERNELS[kernel], bandwidth

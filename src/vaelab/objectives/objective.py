@@ -1,5 +1,6 @@
 """The interface of every objective, and what several of them read from a trace."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -47,11 +48,17 @@ class Objective(nn.Module):
         return [{"params": [*model.parameters(), *self.parameters()]}]
 
 
-def elbo_terms(trace: Trace, x: Tensor) -> dict[str, Tensor]:
-    """The bound and its two parts, (B,) each: elbo = -(distortion + rate), means over samples."""
+def elbo_terms(trace: Trace, x: Tensor, kl: Callable[[Latent], Tensor] = Latent.kl) -> dict[str, Tensor]:
+    """elbo = -(rate + distortion), (B,) each, means over samples; rate_1, ... of each latent where there are several.
+
+    Args:
+        kl: of one latent, (K or 1, B).
+    """
     distortion = -trace.likelihood.log_prob(x).mean(0)
-    rate = torch.stack([latent.kl().mean(0) for latent in trace.latents]).sum(0)
-    return {"elbo": -(distortion + rate), "rate": rate, "distortion": distortion}
+    rates = [kl(latent).mean(0) for latent in trace.latents]
+    rate = torch.stack(rates).sum(0)
+    each = {f"rate_{i}": rates[i - 1] for i in range(1, 1 + len(rates)) if len(rates) > 1}
+    return {"elbo": -(distortion + rate), "rate": rate, "distortion": distortion, **each}
 
 
 def only_latent(trace: Trace, objective: Objective) -> Latent:
@@ -63,10 +70,3 @@ def only_latent(trace: Trace, objective: Objective) -> Latent:
     if len(trace.latents) != 1:
         raise TypeError(f"{type(objective).__name__} is defined for one code, and this model has {len(trace.latents)}")
     return trace.latents[0]
-
-
-def check_numbers(**values: float) -> None:
-    """Raise ValueError for a weight that is no number, at least zero."""
-    for name, value in values.items():
-        if not (isinstance(value, int | float) and value >= 0):
-            raise ValueError(f"{name}={value}: a number, at least zero, is needed")

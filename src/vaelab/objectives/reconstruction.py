@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from vaelab import checks
 from vaelab.objectives.objective import Objective
 from vaelab.trace import GenerativeModel
 
@@ -21,9 +22,6 @@ class Reconstruction(Objective):
             because validation runs without gradients: Ghosh et al. 2020, https://arxiv.org/abs/1903.12436
         spectral: weight of the squared largest singular values of the decoder's matrices, kernels flattened to
             (first axis, rest): Yoshida & Miyato 2017, https://arxiv.org/abs/1705.10941
-
-    Raises:
-        ValueError: a weight is no number, at least zero.
     """
 
     def __init__(
@@ -31,9 +29,7 @@ class Reconstruction(Objective):
     ) -> None:
         super().__init__()
         weights = {"code_weight": code_weight, "l2": l2, "gradient_penalty": gradient_penalty, "spectral": spectral}
-        for name, weight in weights.items():
-            if type(weight) not in (int, float) or not 0 <= weight < float("inf"):
-                raise ValueError(f"{name}={weight}: the weight of a penalty is a number, at least zero")
+        checks.number(**weights)
         self.weights = {name.removesuffix("_weight"): weight for name, weight in weights.items() if weight}
 
     def forward(

@@ -185,8 +185,8 @@ def _losses(module: Any) -> str:
 class Figures(Callback):
     """Draws the model `count` times a run, evenly, before the first step too: to TensorBoard, the latest also as PNG.
 
-    Inputs beside reconstructions, prior samples at fixed noise and, with two latent dimensions, the decoded manifold
-    and the codes coloured by class.
+    Inputs beside reconstructions, samples at fixed noise where there is a prior and, with two latent dimensions, the
+    decoded manifold and the codes coloured by class.
     """
 
     def __init__(self, count: int = 20, num_reconstructions: int = 32, num_samples: int = 64) -> None:
@@ -216,14 +216,13 @@ class Figures(Callback):
         model = module.model
         x, y = (part.to(module.device) for part in trainer.datamodule.examples(self.num_reconstructions))
         labels = y if model.num_classes else None
-        pictures: dict[str, Callable[[], Any]] = {
-            "reconstructions": lambda: figures.reconstructions(model, x, labels),
-            "samples": lambda: figures.samples(model, self.num_samples),
-        }
+        pictures: dict[str, Callable[[], Any]] = {"reconstructions": lambda: figures.reconstructions(model, x, labels)}
+        if model.prior is not None:
+            pictures["samples"] = lambda: figures.samples(model, self.num_samples)
         if model.latent_dim == 2 and not model.num_classes:
             many = [part.to(module.device) for part in trainer.datamodule.examples(5000)]
             pictures["codes"] = lambda: figures.codes(model, *many)
-            if isinstance(model.prior(model.infer), Independent):  # a mixture has no quantiles
+            if model.prior is not None and isinstance(model.prior(model.infer), Independent):  # which has quantiles
                 pictures["manifold"] = lambda: figures.manifold(model)
         folder = Path(trainer.default_root_dir) / "figures"
         folder.mkdir(exist_ok=True)

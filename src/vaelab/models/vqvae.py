@@ -1,0 +1,166 @@
+"""The vector-quantised autoencoder: z_q(x) = e_k, k = argmin_j ||z_e(x) - e_j||, at each place of a feature map.
+
+    N_j <- decay N_j + (1 - decay) n_j,     m_j <- decay m_j + (1 - decay) sum_{k = j} z_e,     e_j = m_j / N_j
+
+van den Oord et al. 2017, https://arxiv.org/abs/1711.00937 (the moving averages are its appendix A.1)
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Size, Tensor, nn
+from torch.distributions import Distribution
+
+from vaelab import checks
+from vaelab.models.vae import Encoder, _check_shape
+from vaelab.trace import Quantized
+
+Decoder = Callable[[Size, Size], nn.Module]  # (D, h, w), (P*C, H, W) -> module: (N, D, h, w) -> (N, P*C, H, W)
+
+
+class VQVAE(nn.Module):
+    """An encoder's feature map, quantised place by place to J codes of dimension D, and a decoder of the codes.
+
+    A code whose moving count N_j is small moves to an encoder output of the batch, drawn at random: Dhariwal et al.
+    2020, https://arxiv.org/abs/2005.00341. There is no prior: `prior` is None.
+
+    Args:
+        embedding_dim: D.
+        num_embeddings: J.
+        image_shape: (C, H, W).
+        encoder: leaves a feature map `map_shape`, which a 1x1 convolution brings to D channels.
+        codebook: "ema", moving averages of the encoder outputs, or "gradient", learned by the objective.
+        decay: of the moving averages.
+        restart_below: share of the mean count below which a code restarts; 0 for never.
+
+    Raises:
+        ValueError: a network does not fit, or leaves no feature map.
+    """
+
+    prior = None
+    num_classes = 0
+    codebook: Tensor  # (J, D)
+    usage: Tensor  # (J,), N_j in code vectors a batch
+
+    def __init__(
+        self,
+        embedding_dim: int,
+        num_embeddings: int,
+        image_shape: Sequence[int],
+        encoder: Encoder,
+        decoder: Decoder,
+        likelihood: nn.Module,
+        codebook: str = "ema",
+        decay: float = 0.99,
+        restart_below: float = 0.1,
+    ) -> None:
+        super().__init__()
+        checks.whole(embedding_dim=embedding_dim, num_embeddings=num_embeddings)
+        checks.one_of(("ema", "gradient"), codebook=codebook)
+        checks.share(decay=decay, restart_below=restart_below)
+        self.image_shape, self.decay, self.restart_below = Size(image_shape), decay, restart_below
+        self.encoder = encoder(self.image_shape)
+        map_shape: Size | None = getattr(self.encoder, "map_shape", None)
+        if map_shape is None:
+            raise ValueError(
+                f"VQVAE quantises a feature map, and {type(self.encoder).__name__} as it is configured leaves none: "
+                "model/network=conv with model.encoder.hidden=[] does"
+            )
+        self.map_shape, self.code_shape = map_shape, Size((embedding_dim, *map_shape[1:]))
+        self.latent_dim = self.code_shape.numel()
+        self.project = nn.Conv2d(map_shape[0], embedding_dim, 1)
+        channels, height, width = self.image_shape
+        num_parameters: int = likelihood.num_parameters  # type: ignore[assignment]
+        parameter_shape = Size((num_parameters * channels, height, width))
+        self.decoder = decoder(self.code_shape, parameter_shape)
+        self.likelihood = likelihood
+        codes = torch.randn(num_embeddings, embedding_dim)
+        if codebook == "gradient":
+            self.codebook = nn.Parameter(codes)
+        else:
+            self.register_buffer("codebook", codes)
+        self.register_buffer("usage", torch.ones(num_embeddings))
+        _check_shape(self.encoder, self.image_shape, Size((map_shape.numel(),)))
+        _check_shape(self.decoder, self.code_shape, parameter_shape)
+
+    @torch.no_grad()
+    def initialize(self, images: Tensor) -> None:
+        """Start the codes as encoder outputs at random places of 256 random images of (N, C, H, W)."""
+        z = _places(self._embed(images[torch.randint(len(images), (256,), device=images.device)]))
+        order = torch.randperm(len(z), device=z.device)  # repeated where there are more codes than places
+        self.codebook.copy_(_of_first_rank(z[order[torch.arange(len(self.codebook), device=z.device) % len(z)]]))
+
+    def forward(self, x: Tensor, y: Tensor | None = None, num_samples: int = 1) -> Quantized:
+        """Encode, quantise, generate; the code is a point, whatever `num_samples`. In training the codebook moves."""
+        z_e = self._embed(x)
+        z_q, indices = self.quantize(z_e)
+        straight_through = z_q.detach() + (z_e - z_e.detach())  # the value of z_q, the gradient to z_e
+        likelihood = self.decode(straight_through.flatten(1))
+        if self.training and torch.is_grad_enabled():
+            self._move_codes(_places(z_e), indices.flatten())
+        return Quantized(z_e, z_q, indices, likelihood, self.codebook)
+
+    def quantize(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """The nearest codes to z (B, D, h, w), of the same shape, and their indices (B, h, w)."""
+        with torch.no_grad(), torch.autocast(z.device.type, enabled=False):
+            norms = self.codebook.square().sum(1)
+            nearest = torch.addmm(norms, _places(z), self.codebook.T, alpha=-2).argmin(1)
+        indices = nearest.view(len(z), *z.shape[2:])
+        return F.embedding(indices, self.codebook).movedim(-1, 1), indices
+
+    def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """The quantised code, (B, D*h*w)."""
+        return self.quantize(self._embed(x))[0].flatten(1)
+
+    def reconstruct(self, x: Tensor, y: Tensor | None = None) -> Distribution:
+        """p(x | z_q), batch shape (B,)."""
+        return self.decode(self.encode(x))
+
+    def decode(self, z: Tensor, y: Tensor | None = None) -> Distribution:
+        """p(x | z) of codes (..., D*h*w), batch shape (...)."""
+        parameters = self.decoder(z.reshape(-1, *self.code_shape))  # (N, P*C, H, W)
+        return self.likelihood(parameters.unflatten(0, z.shape[:-1]))
+
+    def infer(self, x: Tensor, y: Tensor | None = None) -> NoReturn:
+        raise NotImplementedError("a VQ-VAE has no q(z | x): its code is a point, which encode returns")
+
+    def sample(self, num_samples: int, y: Tensor | None = None) -> NoReturn:
+        raise NotImplementedError("a VQ-VAE has nothing to sample from until a prior over its codes is learned")
+
+    def _embed(self, x: Tensor) -> Tensor:
+        """z_e(x), (B, D, h, w)."""
+        return self.project(self.encoder(x).unflatten(1, self.map_shape)).float()
+
+    @torch.no_grad()
+    def _move_codes(self, z: Tensor, indices: Tensor) -> None:
+        """Moving averages and restarts from encoder outputs z (N, D) and their codes' indices (N,); alike on all ranks.
+
+        m_j = N_j e_j is not stored: e_j moves by (1 - decay) (sum z_e - n_j e_j) / N_j, which is zero for unused codes.
+        """
+        totals = z.new_zeros(len(self.codebook), z.shape[1] + 1).index_add_(0, indices, F.pad(z, (0, 1), value=1.0))
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(totals)
+        sums, counts = totals[:, :-1], totals[:, -1:]
+        self.usage.lerp_(counts.squeeze(1), 1 - self.decay)
+        if not self.codebook.requires_grad:
+            step = (sums - counts * self.codebook) / self.usage.clamp(min=1e-12).unsqueeze(1)
+            self.codebook.add_(step, alpha=1 - self.decay)
+        restarts = _of_first_rank(z[torch.randint(len(z), (len(self.codebook),), device=z.device)])
+        mean = self.usage.mean()
+        dead = self.usage < self.restart_below * mean
+        self.codebook.copy_(torch.where(dead.unsqueeze(1), restarts, self.codebook))
+        self.usage.copy_(torch.where(dead, mean, self.usage))
+
+
+def _places(z: Tensor) -> Tensor:
+    """(B, D, h, w) -> (B*h*w, D)."""
+    return z.movedim(1, -1).flatten(0, -2)
+
+
+def _of_first_rank(z: Tensor) -> Tensor:
+    if dist.is_available() and dist.is_initialized():
+        dist.broadcast(z, 0)
+    return z

@@ -1,0 +1,150 @@
+"""Convolutional networks: 4x4 convolutions of stride 2 turn n pixels into floor(n / 2), transposed ones turn them back.
+
+With residual blocks, x + conv1x1(relu(conv3x3(relu(x)))): van den Oord et al. 2017, https://arxiv.org/abs/1711.00937
+"""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+from torch import Size, Tensor, nn
+
+from vaelab import checks
+from vaelab.networks.mlp import ACTIVATIONS, hidden_layers
+
+
+class ConvEncoder(nn.Module):
+    """Image (B, C, H, W) -> features (B, F): strided convolutions, then dense layers.
+
+    `map_shape` is the shape (C', h, w) of the feature map that is left, flattened, without dense layers; else None.
+
+    Args:
+        channels: of each convolution.
+        hidden: widths of the dense layers.
+        num_blocks: residual blocks after each convolution.
+        activation: "relu", "tanh" or "silu".
+        norm: "none" or "batch", after each convolution and dense layer.
+
+    Raises:
+        ValueError: the image is too small for so many convolutions.
+    """
+
+    def __init__(
+        self,
+        image_shape: Size,
+        channels: Sequence[int] = (32, 64),
+        hidden: Sequence[int] = (256,),
+        num_blocks: int = 0,
+        activation: str = "relu",
+        norm: str = "none",
+    ) -> None:
+        super().__init__()
+        smallest = _sizes(image_shape, channels, num_blocks, activation, norm)[-1]
+        layers: list[nn.Module] = []
+        for before, after in pairwise((image_shape[0], *channels)):
+            layers += _convolution(nn.Conv2d, before, after, 4, norm, stride=2, padding=1)
+            layers += _residual_blocks(after, num_blocks, activation, norm)
+        features = Size((channels[-1], *smallest))
+        dense = hidden_layers(features.numel(), hidden, activation, norm=norm)
+        self.layers = nn.Sequential(*layers, nn.Flatten(), *dense).apply(_start)
+        self.out_features = hidden[-1] if hidden else features.numel()
+        self.map_shape = None if hidden else features
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+class ConvDecoder(nn.Module):
+    """Code (N, D) or map of codes (N, D, h, w) -> likelihood parameters (N, P*C, H, W): ConvEncoder's mirror image.
+
+    A map goes through a 3x3 convolution where a code goes through the dense layers. Arguments as for ConvEncoder.
+
+    Raises:
+        ValueError: as ConvEncoder, or the map does not grow to the image's size.
+    """
+
+    def __init__(
+        self,
+        in_features: int | Size,
+        out_shape: Size,
+        channels: Sequence[int] = (64, 32),
+        hidden: Sequence[int] = (256,),
+        num_blocks: int = 0,
+        activation: str = "relu",
+        norm: str = "none",
+    ) -> None:
+        super().__init__()
+        smallest, *sizes = reversed(_sizes(out_shape, channels, num_blocks, activation, norm))
+        if isinstance(in_features, int):
+            shape = Size((channels[0], *smallest))
+            layers = hidden_layers(in_features, hidden, activation, norm=norm)
+            layers += [nn.Linear(hidden[-1] if hidden else in_features, shape.numel()), nn.Unflatten(1, shape)]
+        elif in_features[1:] == smallest:
+            layers = _convolution(nn.Conv2d, in_features[0], channels[0], 3, norm, padding=1)
+        else:
+            raise ValueError(
+                f"channels={list(channels)} turns a map of {tuple(smallest)} into images of {tuple(out_shape[1:])}, "
+                f"and the map is {tuple(in_features[1:])}"
+            )
+        for before, after, (height, width) in zip(channels, (*channels[1:], out_shape[0]), sizes, strict=True):
+            layers += _residual_blocks(before, num_blocks, activation, norm)
+            last = (height, width) == out_shape[1:]
+            padding = {"padding": 1, "output_padding": (height % 2, width % 2)}
+            layers += _convolution(nn.ConvTranspose2d, before, after, 4, "none" if last else norm, stride=2, **padding)
+        self.layers = nn.Sequential(*layers).apply(_start)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.layers(z)
+
+
+class _Residual(nn.Sequential):
+    """x + conv1x1(activation(conv3x3(activation(x)))), (N, channels, h, w)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + super().forward(x)
+
+
+def _residual_blocks(channels: int, num_blocks: int, activation: str, norm: str) -> list[nn.Module]:
+    activate = ACTIVATIONS[activation]
+    blocks = []
+    for _ in range(num_blocks):
+        inner = _convolution(nn.Conv2d, channels, channels, 3, norm, padding=1)
+        blocks.append(_Residual(activate(), *inner, activate(), *_convolution(nn.Conv2d, channels, channels, 1, norm)))
+    return [*blocks, activate()]
+
+
+def _convolution(kind: type[nn.Module], before: int, after: int, kernel: int, norm: str, **settings: Any) -> list:
+    layer = kind(before, after, kernel, bias=norm == "none", **settings)
+    return [layer] if norm == "none" else [layer, nn.BatchNorm2d(after)]
+
+
+def _start(layer: nn.Module) -> None:
+    """Weights ~ N(0, 2 / fan-in), biases zero: He et al. 2015, https://arxiv.org/abs/1502.01852
+
+    Torch's default shrinks the signal by sqrt(6) in each rectified layer, and networks as deep as these stay on the
+    plateau where all images are their mean.
+    """
+    if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+        transposed = isinstance(layer, nn.ConvTranspose2d)  # (before, after, 4, 4): a fourth of it meets in one pixel
+        fan_in = layer.weight[:, 0].numel() / 4 if transposed else layer.weight[0].numel()
+        nn.init.normal_(layer.weight, std=math.sqrt(2 / fan_in))
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
+
+
+def _sizes(
+    image_shape: Size, channels: Sequence[int], num_blocks: int, activation: str, norm: str
+) -> list[tuple[int, int]]:
+    """Heights and widths from the image's down to the map's, one a convolution; checks what they depend on."""
+    checks.widths(1, channels=channels)
+    checks.whole(0, num_blocks=num_blocks)
+    checks.one_of(tuple(ACTIVATIONS), activation=activation)
+    checks.one_of(("none", "batch"), norm=norm)
+    height, width = image_shape[1:]
+    sizes = [(height >> i, width >> i) for i in range(len(channels) + 1)]
+    if 0 in sizes[-1]:
+        raise ValueError(
+            f"channels={list(channels)}: images of {height} x {width} are too small to be halved {len(channels)} times"
+        )
+    return sizes

@@ -1,0 +1,47 @@
+"""The loss of a vector-quantised autoencoder, with sg the stop-gradient:
+
+    -log p(x | z_q) + ||sg(z_e) - z_q||^2 + commitment ||z_e - sg(z_q)||^2
+
+Without its middle term where the codebook learns by moving averages.
+"""
+
+import torch
+from torch import Tensor
+
+from vaelab import checks
+from vaelab.objectives.objective import Objective
+from vaelab.trace import Quantized
+
+
+class VQ(Objective):
+    """Distortion and quantisation errors, sums over pixels, dimensions and places: van den Oord et al. 2017,
+    https://arxiv.org/abs/1711.00937
+
+    `perplexity`, exp(entropy of the batch's code usage), is J where J codes are in equal use. There is no rate, and no
+    bound, until a prior over the codes is learned.
+
+    Args:
+        commitment: the weight that holds encoder outputs to their codes.
+
+    Raises:
+        TypeError: the model does not quantise.
+    """
+
+    scores = Quantized
+
+    def __init__(self, commitment: float = 0.25) -> None:
+        super().__init__()
+        checks.number(commitment=commitment)
+        self.commitment = commitment
+
+    def terms(self, trace: Quantized, x: Tensor, step: Tensor | None) -> dict[str, Tensor]:
+        z_e, z_q, indices, likelihood, codebook = trace
+        distortion = -likelihood.log_prob(x)  # (B,)
+        commitment = (z_e - z_q.detach()).square().flatten(1).sum(1)
+        loss = distortion + self.commitment * commitment
+        if codebook.requires_grad:
+            loss = loss + (z_e.detach() - z_q).square().flatten(1).sum(1)
+        count = codebook.new_zeros(len(codebook)).index_add(0, indices.flatten(), codebook.new_ones(indices.numel()))
+        frequency = count / indices.numel()
+        perplexity = torch.xlogy(frequency, frequency).sum().neg().exp().expand(len(x))
+        return {"loss": loss, "distortion": distortion, "commitment": commitment, "perplexity": perplexity}
