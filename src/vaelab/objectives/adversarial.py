@@ -54,11 +54,11 @@ class _Adversarial(Objective):
     def verdict(self, z: Tensor) -> Tensor:
         """D(z) in logits, (N,), as the model sees it: with a gradient to z alone."""
         frozen = {name: parameter.detach() for name, parameter in self.discriminator.named_parameters()}
-        return torch.func.functional_call(self.discriminator, frozen, (z,))
+        return torch.func.functional_call(self.discriminator, frozen, (z,)).float()
 
     def discriminate(self, real: Tensor, fake: Tensor) -> Tensor:
         """The discriminator's cross-entropy, (B,), for telling two samples (B, D) apart."""
-        return 0.5 * (F.softplus(-self.discriminator(real)) + F.softplus(self.discriminator(fake)))
+        return 0.5 * (F.softplus(-self.discriminator(real).float()) + F.softplus(self.discriminator(fake).float()))
 
 
 def _gradient_alone(value: Tensor) -> Tensor:
