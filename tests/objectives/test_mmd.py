@@ -189,7 +189,7 @@ def test_several_codes_are_refused() -> None:
     ("settings", "sentence"),
     [
         ({"kernel": "linear"}, "kernel=linear: choose one of rbf, imq"),
-        ({"weight": -1}, "weight=-1: a number above zero"),
+        ({"weight": -1}, "weight=-1: a number, at least zero"),
         ({"bandwidth": 0}, "bandwidth=0: a number above zero"),
         ({"bandwidth": math.inf}, "bandwidth=inf: a number above zero"),
         ({"bandwidth": -2.0}, r"bandwidth=-2.0: a number above zero"),

@@ -40,6 +40,7 @@ class _Adversarial(Objective):
     ) -> None:
         super().__init__()
         checks.number(weight=weight, lr=lr)
+        checks.share(**{f"betas.{i}": beta for i, beta in enumerate(betas)})
         if not latent_dim:
             raise ValueError(f"{type(self).__name__} is defined for the code of model=vae, and this model has another")
         features = discriminator(Size((latent_dim,)))

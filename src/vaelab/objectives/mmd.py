@@ -67,7 +67,8 @@ class MMD(Objective):
     ) -> None:
         super().__init__()
         checks.one_of(tuple(KERNELS), kernel=kernel)
-        checks.positive(weight=weight, bandwidth=1.0 if bandwidth is None else bandwidth)
+        checks.number(weight=weight)
+        checks.positive(bandwidth=1 if bandwidth is None else bandwidth)
         if not (isinstance(alpha, int | float) and alpha <= 1 and alpha + weight >= 1):
             raise ValueError(f"alpha={alpha} and weight={weight}: alpha <= 1 and alpha + weight >= 1 are needed")
         self.alpha, self.weight, self.kernel, self.bandwidth = alpha, weight, KERNELS[kernel], bandwidth

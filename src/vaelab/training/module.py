@@ -237,7 +237,7 @@ class VAEModule(L.LightningModule):
             group |= {k: v for k, v in wanted.items() if k != "lr" or self.scheduler is None}
 
 
-def rehearse(model: GenerativeModel, objective: Objective) -> None:
+def rehearse(model: Any, objective: Objective) -> None:
     """Score two blank images on a copy: parts that do not go together fail here, before any data is fetched.
 
     Raises:
@@ -256,6 +256,10 @@ def rehearse(model: GenerativeModel, objective: Objective) -> None:
     for name, term in terms.items():
         if not term.isfinite().all():
             raise ValueError(f"{pair}: its {name} is {term[0].item()}")
+    terms["loss"].mean().backward()
+    idle = [name for name, weight in model.named_parameters() if weight.requires_grad and weight.grad is None]
+    if idle:
+        raise ValueError(f"{pair}: no gradient reaches its {', '.join(idle)}, which would never learn")
 
 
 def get_rng_state(device: torch.device) -> dict[str, Tensor]:
