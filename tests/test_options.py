@@ -172,11 +172,15 @@ def test_class_conditioning_from_the_command_line(config: Compose, tmp_path: Pat
             ["model/posterior=categorical", "model/prior=uniform_categorical", "objective=iwae"],
             "objective IWAE does not go with .*: a relaxed categorical sample has no probability",
         ),
+        (
+            ["objective=reconstruction", "model/posterior=point_mass", "model/prior=mixture"],
+            "no gradient reaches its prior.logits, prior.mean, prior.log_std",
+        ),
         (["objective=factor", "optimizer=sgd"], "FactorVAE sets its parameters' betas, which optimizer SGD has not"),
         (["model/prior=vampprior", "model.num_classes=10"], "has no labels for its pseudo-inputs"),
         (["model=vqvae", "objective=vq", "model/network=mlp"], "VQVAE quantises a feature map, and MLPEncoder"),
         (["objective=capacity", "model/posterior=joint", "model/prior=joint"], "has 1 entries for 2 latents"),
-        (["model/posterior=hyperspherical", "model/prior=uniform_sphere", "model.latent_dim=1"], "a sphere needs two"),
+        (["model/posterior=hyperspherical", "model/prior=uniform_sphere", "model.latent_dim=1"], "latent_dim=1: a whole number, at least 2"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )  # fmt: skip

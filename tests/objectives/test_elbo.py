@@ -1,4 +1,5 @@
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -6,10 +7,16 @@ import torch.nn.functional as F
 from oracle import LinearGaussian
 from torch.distributions import kl_divergence
 
-from vaelab.objectives import ELBO, Linear
+from vaelab import priors
+from vaelab.likelihoods import Gaussian
+from vaelab.models import VAE
+from vaelab.networks import MLPDecoder, MLPEncoder
+from vaelab.objectives import ELBO, Capacity, Cyclical, Linear, Objective
+from vaelab.posteriors import Categorical, DiagonalGaussian, Joint
+from vaelab.priors import StandardNormal, UniformCategorical
 
 
-def terms(objective: ELBO, exact: bool = False, step: torch.Tensor | None = None, count: int = 8) -> dict:
+def terms(objective: Objective, exact: bool = False, step: torch.Tensor | None = None, count: int = 8) -> dict:
     oracle = LinearGaussian()
     x, vae = oracle.images(count), oracle.vae(exact)
     torch.manual_seed(5)
@@ -110,3 +117,117 @@ def test_settings_out_of_range(settings: dict, sentence: str) -> None:
 def test_schedule_out_of_range() -> None:
     with pytest.raises(ValueError, match="steps=0: a whole number, at least 1"):
         Linear(steps=0)
+
+
+# Schedules ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.int64])
+@pytest.mark.parametrize(
+    ("step", "value"),
+    [
+        *[(0, 1.0), (2, 2.0), (4, 3.0), (5, 3.0), (9, 3.0)],  # up in four steps, and there for six
+        *[(10, 1.0), (13, 2.5), (19, 3.0), (20, 1.0), (21, 1.5), (29, 3.0)],  # again, and a third time
+        *[(30, 3.0), (31, 3.0), (10_000, 3.0)],  # after the last cycle
+    ],
+)
+def test_cyclical_schedule(kind: torch.dtype, step: int, value: float) -> None:
+    schedule = Cyclical(steps=10, cycles=3, ramp=0.4, start=1.0, end=3.0)
+    torch.testing.assert_close(schedule(torch.tensor(step, dtype=kind)), torch.tensor(value))
+    assert schedule(None) == 3.0
+
+
+def test_one_cycle_that_is_all_ramp_is_the_linear_schedule() -> None:
+    once, linear = Cyclical(steps=50, cycles=1, ramp=1.0, end=0.7), Linear(steps=50, end=0.7)
+    for step in torch.arange(0.0, 120.0, 7.0):
+        torch.testing.assert_close(once(step), linear(step))
+
+
+@pytest.mark.parametrize(("step", "beta"), [(0.0, 0.0), (5.0, 1.0), (15.0, 1.0), (12.5, 0.5), (None, 1.0)])
+def test_cyclical_beta(step: float | None, beta: float) -> None:
+    objective = ELBO(beta=Cyclical(steps=10, cycles=2))
+    t = terms(objective, step=None if step is None else torch.tensor(step))
+    torch.testing.assert_close(t["loss"], t["distortion"] + beta * t["rate"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"steps": 0}, "steps=0: a whole number, at least 1"),
+        ({"steps": 2.5}, "steps=2.5: a whole number, at least 1"),
+        ({"steps": 5, "cycles": 0}, "cycles=0: a whole number, at least 1"),
+        ({"steps": 5, "cycles": 1.5}, "cycles=1.5: a whole number, at least 1"),
+        ({"steps": 5, "ramp": 0.0}, "ramp=0.0: a number above zero"),
+        ({"steps": 5, "ramp": 1.1}, "ramp=1.1: a number from zero to one"),
+        ({"steps": 5, "end": "high"}, "end=high: a number, at least zero"),
+    ],
+)
+def test_cyclical_schedule_out_of_range(settings: dict, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        Cyclical(**settings)
+
+
+# Capacity -------------------------------------------------------------------------------------------------------------
+
+
+def joint_vae() -> VAE:
+    """A code of one Gaussian block and one of two categorical variables."""
+    torch.manual_seed(2)
+    return VAE(
+        8,
+        (1, 2, 3),
+        partial(MLPEncoder, hidden=[]),
+        partial(Joint, blocks=[DiagonalGaussian, partial(Categorical, num_categories=3)], dims=[2, 6]),
+        partial(priors.Joint, blocks=[StandardNormal, partial(UniformCategorical, num_categories=3)], dims=[2, 6]),
+        partial(MLPDecoder, hidden=[]),
+        Gaussian(scale=0.7),
+    )
+
+
+@pytest.mark.parametrize("capacity", [0.0, 1.0, 30.0], ids=["none", "some", "more than there is"])
+def test_capacity_by_hand(capacity: float) -> None:
+    t = terms(Capacity([capacity], gamma=7.0))
+    torch.testing.assert_close(t["loss"], t["distortion"] + 7 * abs(t["rate"].mean() - capacity))
+    torch.testing.assert_close(t["elbo"], -(t["distortion"] + t["rate"]))
+    assert {name: term.shape for name, term in t.items()} == dict.fromkeys(("loss", "elbo", "rate", "distortion"), (8,))
+    assert (t["rate"] - t["rate"].mean()).abs().max() > 0.01  # the batch's mean is held, not each image
+
+
+@pytest.mark.parametrize(("capacity", "sign"), [(0.0, 1.0), (30.0, -1.0)])
+def test_capacity_pulls_the_rate_from_both_sides(capacity: float, sign: float) -> None:
+    oracle = LinearGaussian()
+    vae = oracle.vae(exact=False)
+    t = Capacity([capacity], gamma=7.0)(vae, oracle.images(8))
+    pulls = (t["loss"] - t["distortion"], t["rate"])
+    weight = vae.posterior.linear.weight
+    penalty, rate = (torch.autograd.grad(value.mean(), weight, retain_graph=True)[0] for value in pulls)
+    torch.testing.assert_close(penalty, sign * 7 * rate, rtol=1e-4, atol=1e-5)
+
+
+def test_a_capacity_for_each_block_of_the_code() -> None:
+    vae, x = joint_vae(), LinearGaussian().images(8)
+    torch.manual_seed(5)
+    kl = [latent.kl().mean() for latent in vae(x).latents]
+    torch.manual_seed(5)
+    t = Capacity([0.1, 4.0], gamma=7.0)(vae, x)
+    torch.testing.assert_close(t["loss"] - t["distortion"], (7 * ((kl[0] - 0.1).abs() + (kl[1] - 4).abs())).expand(8))
+    torch.testing.assert_close(t["rate"].mean(), kl[0] + kl[1])
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_capacities_are_as_many_as_blocks(count: int) -> None:
+    with pytest.raises(TypeError, match=f"objective.capacity has {count} entries for 2 latents"):
+        Capacity([1.0] * count)(joint_vae(), torch.rand(3, 1, 2, 3))
+
+
+@pytest.mark.parametrize(("step", "capacity"), [(0.0, 0.0), (25.0, 5.0), (100.0, 20.0), (999.0, 20.0), (None, 20.0)])
+def test_scheduled_capacity(step: float | None, capacity: float) -> None:
+    scheduled = Capacity([Linear(steps=100, end=20.0)])
+    t = terms(scheduled, step=None if step is None else torch.tensor(step))
+    torch.testing.assert_close(t["loss"], terms(Capacity([capacity]))["loss"])
+
+
+@pytest.mark.parametrize("gamma", [-1, "big", None])
+def test_weight_of_the_capacity_out_of_range(gamma: object) -> None:
+    with pytest.raises(ValueError, match=f"gamma={gamma}: a number, at least zero"):
+        Capacity([1.0], gamma=gamma)

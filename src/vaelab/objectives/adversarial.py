@@ -40,6 +40,7 @@ class _Adversarial(Objective):
     ) -> None:
         super().__init__()
         checks.number(weight=weight, lr=lr)
+        checks.share(**{f"betas.{i}": beta for i, beta in enumerate(betas)})
         if not latent_dim:
             raise ValueError(f"{type(self).__name__} is defined for the code of model=vae, and this model has another")
         features = discriminator(Size((latent_dim,)))
@@ -54,11 +55,11 @@ class _Adversarial(Objective):
     def verdict(self, z: Tensor) -> Tensor:
         """D(z) in logits, (N,), as the model sees it: with a gradient to z alone."""
         frozen = {name: parameter.detach() for name, parameter in self.discriminator.named_parameters()}
-        return torch.func.functional_call(self.discriminator, frozen, (z,))
+        return torch.func.functional_call(self.discriminator, frozen, (z,)).float()
 
     def discriminate(self, real: Tensor, fake: Tensor) -> Tensor:
         """The discriminator's cross-entropy, (B,), for telling two samples (B, D) apart."""
-        return 0.5 * (F.softplus(-self.discriminator(real)) + F.softplus(self.discriminator(fake)))
+        return 0.5 * (F.softplus(-self.discriminator(real).float()) + F.softplus(self.discriminator(fake).float()))
 
 
 def _gradient_alone(value: Tensor) -> Tensor:

@@ -91,7 +91,8 @@ class DIP(Objective):
 
     def terms(self, trace: Trace, x: Tensor, step: Tensor | None) -> dict[str, Tensor]:
         q, _ = only_latent(trace, self).gaussians()
-        covariance = torch.atleast_2d(torch.cov(q.mean.T, correction=0))  # (D, D)
+        with torch.autocast(x.device.type, enabled=False):  # a covariance is a matrix product inside
+            covariance = torch.atleast_2d(torch.cov(q.mean.T, correction=0))  # (D, D)
         if self.kind == "II":
             covariance = covariance + torch.diag(q.variance.mean(0))
         variances = covariance.diagonal()

@@ -1,6 +1,7 @@
 """The evidence lower bound: log p(x) >= ELBO = E_q[log p(x | z)] - KL(q(z | x) || p(z)) = -(distortion + rate)."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -76,18 +77,18 @@ class Capacity(Objective):
     of Dupont 2018, https://arxiv.org/abs/1804.00104
 
     Args:
-        capacity: nats for each block of the code, numbers or schedules of the optimiser step.
+        capacity: nats, a number or a schedule of the optimiser step, or one of them for each block of the code.
 
     Raises:
         TypeError: the model's code has not as many blocks.
     """
 
-    def __init__(
-        self, capacity: Sequence[float | Callable[[Tensor | None], Tensor | float]], gamma: float = 100.0
-    ) -> None:
+    def __init__(self, capacity: Any, gamma: float = 100.0) -> None:
         super().__init__()
+        self.capacity, self.gamma = list(capacity) if isinstance(capacity, Sequence) else [capacity], gamma
         checks.number(gamma=gamma)
-        self.capacity, self.gamma = list(capacity), gamma
+        for entry in self.capacity:
+            checks.number(capacity=0 if callable(entry) else entry)
 
     def terms(self, trace: Trace, x: Tensor, step: Tensor | None) -> dict[str, Tensor]:
         if len(trace.latents) != len(self.capacity):

@@ -76,8 +76,8 @@ class MIWAE(IWAE):
     """
 
     def __init__(self, num_bounds: int = 8, num_samples: int = 8) -> None:
+        checks.whole(num_bounds=num_bounds, num_samples=num_samples)
         super().__init__(num_bounds * num_samples)
-        checks.whole(num_bounds=num_bounds)
         self.num_bounds = num_bounds
 
     def bound(self, log_w: Tensor) -> Tensor:
@@ -87,7 +87,8 @@ class MIWAE(IWAE):
 class PIWAE(IWAE):
     """The decoder learns from IWAE's bound on all M * K samples, the encoder from MIWAE's M bounds of K samples each.
 
-    `bound` is IWAE's. Rainforth et al. 2018, https://arxiv.org/abs/1802.04537
+    `bound` is IWAE's. Bounds more than 60 nats below the best of their image lose their say: float32 has no weights as
+    small as theirs. Rainforth et al. 2018, https://arxiv.org/abs/1802.04537
 
     Args:
         num_bounds: M.
@@ -95,8 +96,8 @@ class PIWAE(IWAE):
     """
 
     def __init__(self, num_bounds: int = 8, num_samples: int = 8) -> None:
+        checks.whole(num_bounds=num_bounds, num_samples=num_samples)
         super().__init__(num_bounds * num_samples)
-        checks.whole(num_bounds=num_bounds)
         self.num_bounds = num_bounds
 
     def log_weight(self, trace: Trace, x: Tensor) -> Tensor:

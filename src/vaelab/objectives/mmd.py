@@ -43,7 +43,8 @@ def mmd(z: Tensor, w: Tensor, kernel: Callable[[Tensor, float], Tensor], bandwid
 def _squared_distance(a: Tensor, b: Tensor) -> Tensor:
     """|a_i - b_j|^2, (A, B): by products, since a difference for each pair and dimension is D times the memory."""
     squares = a.square().sum(-1, keepdim=True) + b.square().sum(-1)
-    return (squares - 2 * a @ b.T).clamp(min=0)
+    with torch.autocast(a.device.type, enabled=False):  # squares cancel: bfloat16 would leave little of the difference
+        return (squares - 2 * a @ b.T).clamp(min=0)
 
 
 class MMD(Objective):
@@ -66,7 +67,8 @@ class MMD(Objective):
     ) -> None:
         super().__init__()
         checks.one_of(tuple(KERNELS), kernel=kernel)
-        checks.positive(weight=weight, bandwidth=1.0 if bandwidth is None else bandwidth)
+        checks.number(weight=weight)
+        checks.positive(bandwidth=1 if bandwidth is None else bandwidth)
         if not (isinstance(alpha, int | float) and alpha <= 1 and alpha + weight >= 1):
             raise ValueError(f"alpha={alpha} and weight={weight}: alpha <= 1 and alpha + weight >= 1 are needed")
         self.alpha, self.weight, self.kernel, self.bandwidth = alpha, weight, KERNELS[kernel], bandwidth

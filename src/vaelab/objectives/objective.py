@@ -27,17 +27,18 @@ class Objective(nn.Module):
         Args:
             x: images (B, C, H, W); y: labels (B,) for conditional models.
             step: optimiser steps taken so far, a 0-dim tensor; None stands for a schedule's final value.
-
-        Raises:
-            TypeError: the model leaves something else behind than this objective scores.
         """
-        trace = model(x, y, self.num_samples)
+        return self.terms(self.trace(model, x, y), x, step)
+
+    def trace(self, model: GenerativeModel, x: Tensor, y: Tensor | None) -> Any:
+        """One pass of the model; raises TypeError where it leaves something else behind than this objective scores."""
+        trace: object = model(x, y, self.num_samples)
         if not isinstance(trace, self.scores):
             raise TypeError(
                 f"{type(self).__name__} scores a {self.scores.__name__}, and the model leaves a "
                 f"{type(trace).__name__}: objective=vq and model=vqvae belong together"
             )
-        return self.terms(trace, x, step)
+        return trace
 
     def terms(self, trace: Any, x: Tensor, step: Tensor | None) -> dict[str, Tensor]:
         """What `forward` returns, from the trace of images x (B, C, H, W)."""

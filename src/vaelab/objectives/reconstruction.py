@@ -39,7 +39,7 @@ class Reconstruction(Objective):
         y: Tensor | None = None,
         step: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        trace = model(x, y)
+        trace = self.trace(model, x, y)
         mean, codes = trace.likelihood.mean, [latent.z for latent in trace.latents]  # (1, B, C, H, W), (1, B, D) each
         matrices = [weight.flatten(1) for weight in model.decoder.parameters() if weight.dim() > 1]
         penalty = {

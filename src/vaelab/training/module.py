@@ -218,7 +218,7 @@ class VAEModule(L.LightningModule):
         self.totals["train"].sums, self.totals["train"].images = dict(state["sums"]), state["images"]
 
 
-def rehearse(model: GenerativeModel, objective: Objective) -> None:
+def rehearse(model: Any, objective: Objective) -> None:
     """Score two blank images on a copy: parts that do not go together raise ValueError before any data is fetched."""
     model, objective = copy.deepcopy((model, objective))
     x = torch.zeros(2, *model.image_shape)
@@ -233,3 +233,7 @@ def rehearse(model: GenerativeModel, objective: Objective) -> None:
     for name, term in terms.items():
         if not term.isfinite().all():
             raise ValueError(f"{pair}: its {name} is {term[0].item()}")
+    terms["loss"].mean().backward()
+    idle = [name for name, weight in model.named_parameters() if weight.requires_grad and weight.grad is None]
+    if idle:
+        raise ValueError(f"{pair}: no gradient reaches its {', '.join(idle)}, which would never learn")
