@@ -237,7 +237,7 @@ def test_principal_angle_is_zero_at_pca_and_survives_resuming(config: Compose, t
         (["experiment=ppca", "model/likelihood=laplace"], "with method=ppca needs .* model/likelihood=gaussian"),
         (["experiment=ppca", "model/prior=mixture"], "with method=ppca needs .* model/prior=standard_normal"),
         (["experiment=ppca", "model.prior.scale=2.0"], "with method=ppca needs .* of scale 1 and model/likelihood"),
-        (["experiment=ppca", "data.binarization=dynamic"], "redraws the images, of which a closed form needs fixed"),
+        (["experiment=ppca", "data.binarization=dynamic"], "redraws the images; a closed form needs fixed"),
         (["experiment=linear_autoencoder", "model/network=mlp"], "looks at the columns of one matrix"),
         (["experiment=linear_autoencoder", "model.num_classes=10"], "one likelihood parameter per pixel and no labels"),
     ],

@@ -123,7 +123,7 @@ def test_conv_norm_stands_after_each_convolution_but_the_last() -> None:
         ({"channels": []}, r"channels=\[\]: a list of whole numbers above zero"),
         ({"channels": [8, 0]}, r"channels=\[8, 0\]: a list of whole"),
         ({"channels": 8}, "channels=8: a list of whole"),
-        ({"channels": [2] * 4}, r"channels=\[2, 2, 2, 2\]: images of 8 x 9 are too small to be halved 4 times"),
+        ({"channels": [2] * 4}, r"channels=\[2, 2, 2, 2\] halve 4 times, too often for 8 x 9"),
         ({"num_blocks": -1}, "num_blocks=-1: a whole number, at least 0"),
         ({"norm": "layer"}, "norm=layer: choose one of none, batch"),
         ({"activation": "gelu"}, "activation=gelu: choose"),

@@ -18,10 +18,8 @@ def pca(images: Tensor, latent_dim: int) -> dict[str, Tensor]:
     """Principal component analysis, z = U_q'(x - mean) and x' = U_q z + mean, for model/posterior=point_mass.
 
     The mean squared error of images (N, C, H, W) is the sum of the discarded eigenvalues, the least that a linear
-    autoencoder can have: Baldi & Hornik 1989, https://doi.org/10.1016/0893-6080(89)90014-2
-
-    Raises:
-        ValueError: latent_dim is not below the number of pixels.
+    autoencoder can have: Baldi & Hornik 1989, https://doi.org/10.1016/0893-6080(89)90014-2. Raises ValueError for a
+    latent_dim that is not below the number of pixels.
     """
     mean, _, basis = _principal_components(images, latent_dim)
     return _state_dict(basis, mean, basis.T)
@@ -34,10 +32,8 @@ def ppca(images: Tensor, latent_dim: int) -> dict[str, Tensor]:
         q(z | x) = p(z | x) = N(M^-1 W'(x - mean), sigma^2 M^-1)
 
     W's columns are orthogonal, so that a diagonal posterior is exact. Tipping & Bishop 1999,
-    https://doi.org/10.1111/1467-9868.00196; Lucas et al. 2019, https://arxiv.org/abs/1911.02469
-
-    Raises:
-        ValueError: latent_dim is not below the number of pixels, or it leaves no variance for the noise.
+    https://doi.org/10.1111/1467-9868.00196; Lucas et al. 2019, https://arxiv.org/abs/1911.02469. Raises ValueError for
+    a latent_dim that is not below the number of pixels, or leaves no variance for the noise.
     """
     mean, eigenvalues, basis = _principal_components(images, latent_dim)
     kept, variance = eigenvalues[:latent_dim], eigenvalues[latent_dim:].mean()

@@ -91,10 +91,8 @@ def _launch(task: Task, config_dir: Path, config_name: str) -> None:
     except OSError as error:
         if started or isinstance(error, HydraException):
             raise
-        raise ValueError(
-            f"the run's folder {error.filename} cannot be made: {error.strerror}; "
-            "hydra.run.dir=FOLDER chooses another place"
-        ) from error
+        why = f"the run's folder {error.filename} cannot be made: {error.strerror}"
+        raise ValueError(f"{why}; hydra.run.dir=FOLDER chooses another place") from error
 
 
 def _resume(task: Task, folder: str) -> None:

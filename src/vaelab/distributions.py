@@ -50,10 +50,8 @@ class DiscretizedLogistic(Distribution):
         P(x = k / 255) = sigmoid((x - mu + 1/510) / s) - sigmoid((x - mu - 1/510) / s)
 
     The first bin reaches to -inf and the last to +inf, so that the 256 probabilities sum to one.
-    Salimans et al. 2017, https://arxiv.org/abs/1701.05517, with one component.
-
-    Args:
-        mu, log_scale: any broadcastable shapes, in units of x in [0, 1].
+    mu and log_scale have any broadcastable shapes, in units of x. Salimans et al. 2017,
+    https://arxiv.org/abs/1701.05517, with one component.
     """
 
     arg_constraints: ClassVar = {"mu": constraints.real, "log_scale": constraints.real}
@@ -94,16 +92,13 @@ class Categoricals(Distribution):
     With a temperature its samples are relaxed, softmax((logits + Gumbel noise) / temperature), and differentiable;
     they have no probability. Without one they are exact. The KL divergence is the categorical's either way.
     Jang et al. 2017, https://arxiv.org/abs/1611.01144; Maddison et al. 2017, https://arxiv.org/abs/1611.00712
-
-    Args:
-        logits: (..., N, C).
     """
 
     arg_constraints: ClassVar = {"logits": constraints.independent(constraints.real_vector, 1)}
     support = constraints.real_vector
 
     def __init__(self, logits: Tensor, temperature: float | None = None, validate_args: bool | None = None) -> None:
-        self.logits, self.temperature = logits.log_softmax(-1), temperature
+        self.logits, self.temperature = logits.log_softmax(-1), temperature  # (..., N, C)
         super().__init__(logits.shape[:-2], Size((logits.shape[-2:].numel(),)), validate_args=validate_args)
 
     @property
@@ -128,9 +123,7 @@ class Categoricals(Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         if self.temperature is not None:
-            raise NotImplementedError(
-                "a relaxed categorical sample has no probability: objective=elbo with kl=analytic needs none"
-            )
+            raise NotImplementedError("a relaxed categorical sample has no probability; the analytic ELBO needs none")
         return (value.unflatten(-1, self.logits.shape[-2:]) * self.logits).sum((-2, -1))
 
 
@@ -142,10 +135,7 @@ def _kl_categoricals(p: Categoricals, q: Categoricals) -> Tensor:
 def categorical_sizes(latent_dim: int, num_categories: int) -> tuple[int, int]:
     """(N, C) with N * C = latent_dim; raises ValueError where C does not divide it."""
     if type(num_categories) is not int or num_categories < 2 or latent_dim % num_categories:
-        raise ValueError(
-            f"num_categories={num_categories} does not divide latent_dim={latent_dim}: a code of N categorical "
-            "variables with C categories each has N * C dimensions"
-        )
+        raise ValueError(f"num_categories={num_categories} does not divide latent_dim={latent_dim} into variables")
     return latent_dim // num_categories, num_categories
 
 
@@ -177,10 +167,8 @@ class PowerSpherical(Distribution):
 
         Z = 2^(a + b) pi^b Gamma(a) / Gamma(a + b),   a = b + kappa,   b = (D - 1) / 2
 
-    De Cao & Aziz 2020, https://arxiv.org/abs/2006.04437
-
-    Args:
-        mu: unit vectors (..., D), D > 1; kappa: concentrations (...).
+    for unit vectors mu (..., D), D > 1, and concentrations kappa (...): De Cao & Aziz 2020,
+    https://arxiv.org/abs/2006.04437
     """
 
     arg_constraints: ClassVar = {"mu": constraints.real_vector, "kappa": constraints.positive}
@@ -250,10 +238,7 @@ class Product(Distribution):
 def check_blocks(latent_dim: int, blocks: int, dims: Sequence[int]) -> None:
     """Raise ValueError unless there are as many sizes as blocks, and they add up to the latent dimension."""
     if len(dims) != blocks or sum(dims) != latent_dim:
-        raise ValueError(
-            f"dims={list(dims)} of a joint code's {blocks} blocks do not add up to latent_dim={latent_dim}: "
-            "model.posterior.dims sets them"
-        )
+        raise ValueError(f"dims={list(dims)}: {blocks} sizes of blocks are needed that add up to {latent_dim=}")
 
 
 def path_log_prob(q: Distribution, z: Tensor) -> Tensor:

@@ -1,6 +1,5 @@
 """Pictures of a model: pure functions, model and data in, image grid (3, height, width) or matplotlib Figure out."""
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -50,9 +49,7 @@ def manifold(model: GenerativeModel, steps: int = 20) -> Tensor:
     """E[x | z] over a two-dimensional latent space with a Gaussian prior, at equally probable steps of each axis.
 
     The axes are the prior's quantiles at 1/(2 steps), 3/(2 steps), ... 1 - 1/(2 steps); z_0 to the right, z_1 upwards.
-
-    Raises:
-        ValueError: the latent space has not two dimensions, or its prior has no quantiles.
+    Raises ValueError if the latent space has not two dimensions, or its prior no quantiles.
     """
     if model.latent_dim != 2:
         raise ValueError(f"the manifold is a picture of two latent dimensions, not of {model.latent_dim}")
@@ -61,15 +58,13 @@ def manifold(model: GenerativeModel, steps: int = 20) -> Tensor:
     quantiles = torch.stack(torch.meshgrid(axis, axis.flip(0), indexing="xy"), dim=-1)  # (rows, columns, 2)
     prior = model.prior(model.infer)
     if not isinstance(prior, Independent):
-        raise ValueError(
-            f"the manifold needs the quantiles of a factorised prior, which {type(prior).__name__} has not"
-        )
+        raise ValueError(f"the manifold needs quantiles of a factorised prior, which {type(prior).__name__} has not")
     z = prior.base_dist.icdf(quantiles)
     return grid(model.decode(z.flatten(0, 1)).mean, steps)
 
 
 @torch.no_grad()
-def codes(model: GenerativeModel, x: Tensor, y: Tensor, names: Sequence[str] | None = None) -> "Figure":
+def codes(model: GenerativeModel, x: Tensor, y: Tensor) -> "Figure":
     """Posterior means of images in a two-dimensional latent space, coloured by class y (B,)."""
     from matplotlib.figure import Figure
 
@@ -79,16 +74,10 @@ def codes(model: GenerativeModel, x: Tensor, y: Tensor, names: Sequence[str] | N
     axes = figure.subplots()
     for label in y.unique().tolist():
         points, colour = z[y == label], COLOURS[label % len(COLOURS)]
-        name = names[label] if names else str(label)
-        axes.scatter(points[:, 0], points[:, 1], s=5, linewidths=0, alpha=0.6, color=colour, label=name)
-        axes.annotate(
-            name,
-            tuple(points.median(0).values.tolist()),
-            ha="center",
-            va="center",
-            weight="bold",
-            bbox={"boxstyle": "round,pad=0.2", "facecolor": "white", "edgecolor": colour, "linewidth": 2},
-        )
+        axes.scatter(points[:, 0], points[:, 1], s=5, linewidths=0, alpha=0.6, color=colour, label=str(label))
+        box = {"boxstyle": "round,pad=0.2", "facecolor": "white", "edgecolor": colour, "linewidth": 2}
+        centre = tuple(points.median(0).values.tolist())
+        axes.annotate(str(label), centre, ha="center", va="center", weight="bold", bbox=box)
     axes.set(xlabel="$z_0$ (posterior mean)", ylabel="$z_1$ (posterior mean)", title=f"Codes of {len(z):,} images")
     axes.set_aspect("equal", adjustable="datalim")
     axes.legend(title="class", loc="center left", bbox_to_anchor=(1, 0.5), markerscale=3, frameon=False)

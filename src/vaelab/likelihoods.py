@@ -33,14 +33,11 @@ class BernoulliAtMean(Bernoulli):
 
     As good as an output bias of the decoder that starts there, and worth 0.9 nat in the protocol of Burda et al. 2016,
     https://arxiv.org/abs/1509.00519
-
-    Args:
-        image_shape: (C, H, W) of the images.
     """
 
     offset: Tensor  # (C, H, W), in logits
 
-    def __init__(self, image_shape: Sequence[int]) -> None:
+    def __init__(self, image_shape: Sequence[int]) -> None:  # (C, H, W)
         super().__init__()
         self.register_buffer("offset", torch.zeros(*image_shape))
 
@@ -85,13 +82,10 @@ class DiscretizedLogistic(nn.Module):
 
 
 class _LocationScale(nn.Module):
-    """A location-scale family: the mean is a parameter per pixel, the scale fixed, one learned scalar, or per pixel.
+    """A location-scale family. The mean is a parameter per pixel, as it is or through a sigmoid.
 
-    Args:
-        scale: in units of x: a number, "learned" for one trained scalar that starts at 1, or "per_pixel" for a second
-            parameter per pixel through a softplus, above `floor`.
-        mean: "identity" or "sigmoid".
-        floor: least scale per pixel. Without one, pixels that never change have unbounded likelihood.
+    The scale, in units of x, is a number, "learned" for one trained scalar that starts at 1, or "per_pixel": a second
+    parameter per pixel, through a softplus, above `floor`; without one, constant pixels have unbounded likelihood.
     """
 
     family: ClassVar[type[Any]]
@@ -125,9 +119,8 @@ class _LocationScale(nn.Module):
 class Gaussian(_LocationScale):
     """p(x | z) = N(x; mean, scale^2 I), with mean = parameters or sigmoid(parameters).
 
-    With scale = sqrt(1/2), -log p(x | z) is the summed squared error plus (n/2) log pi for n pixels. The arguments
-    are those of every location-scale family here: scale (a number, "learned" or "per_pixel"), mean ("identity" or
-    "sigmoid"), floor.
+    With scale = sqrt(1/2), -log p(x | z) is the summed squared error plus (n/2) log pi for n pixels. `scale` is a
+    number, "learned" or "per_pixel" (above `floor`), `mean` "identity" or "sigmoid".
     """
 
     family = Normal

@@ -67,20 +67,15 @@ class Flow(nn.Module):
     """q(z | x): a sample of N(mu(h), diag(sigma^2(h))) carried through transforms that are conditional on h.
 
     Rezende & Mohamed 2015, https://arxiv.org/abs/1505.05770. Without transforms it is the diagonal Gaussian.
-
-    Args:
-        kind: "iaf", "maf" or "spline", explained in `vaelab.flows.transforms`.
-        num_transforms: of them, one after the other.
-        hidden: widths of each transform's masked network.
     """
 
     def __init__(
         self,
         in_features: int,
         latent_dim: int,
-        kind: str = "iaf",
-        num_transforms: int = 2,
-        hidden: Sequence[int] = (64, 64),
+        kind: str = "iaf",  # or "maf" or "spline", explained in `vaelab.flows.transforms`
+        num_transforms: int = 2,  # one after the other
+        hidden: Sequence[int] = (64, 64),  # widths of each transform's masked network
     ) -> None:
         super().__init__()
         self.base = DiagonalGaussian(in_features, latent_dim)
@@ -91,13 +86,9 @@ class Flow(nn.Module):
 
 
 class Categorical(nn.Module):
-    """q(z | x) = prod_n Categorical(z_n; softmax(W_n h + b_n)), one-hot and flattened; relaxed while training.
+    """q(z | x) = prod_n Categorical(z_n; softmax(W_n h + b_n)), one-hot and flattened, with D = N * num_categories.
 
-    Jang et al. 2017, https://arxiv.org/abs/1611.01144
-
-    Args:
-        num_categories: C; the latent dimension D is N * C for N variables.
-        temperature: of the relaxation. Evaluation samples exactly.
+    Relaxed at a temperature while training, exact in evaluation: Jang et al. 2017, https://arxiv.org/abs/1611.01144
     """
 
     def __init__(self, in_features: int, latent_dim: int, num_categories: int = 10, temperature: float = 0.5) -> None:
@@ -131,9 +122,7 @@ class PowerSpherical(nn.Module):
 class Joint(nn.Module):
     """q(z | x) = prod_i q_i(z_i | x): independent blocks of the code, such as continuous and discrete ones.
 
-    Args:
-        blocks: a posterior's factory for each block.
-        dims: dimensions of each block, which add up to the latent dimension.
+    Of each block a posterior's factory and its dimensions, which add up to the latent dimension.
     """
 
     def __init__(

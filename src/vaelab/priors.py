@@ -30,11 +30,7 @@ class StandardNormal(nn.Module):
 
 
 class GaussianMixture(nn.Module):
-    """p(z) = sum_c pi_c N(z; mu_c, diag(sigma_c^2)), all learned. Weights start equal, means as draws from N(0, I).
-
-    Args:
-        num_components: number of Gaussians.
-    """
+    """p(z) = sum_c pi_c N(z; mu_c, diag(sigma_c^2)), all learned. Weights start equal, means as draws from N(0, I)."""
 
     def __init__(self, latent_dim: int, num_components: int = 10) -> None:
         super().__init__()
@@ -49,13 +45,9 @@ class GaussianMixture(nn.Module):
 
 
 class VampPrior(nn.Module):
-    """p(z) = 1/C sum_c q(z | u_c): the model's own posteriors at C learned pseudo-inputs u_c, images in [0, 1].
+    """p(z) = 1/C sum_c q(z | u_c): the model's own posteriors at C = num_components learned images u_c in [0, 1].
 
     Pseudo-inputs start as training images. Tomczak & Welling 2018, https://arxiv.org/abs/1705.07120
-
-    Args:
-        num_components: C.
-        image_shape: (C, H, W) of a pseudo-input.
     """
 
     made_of_posteriors = True  # of q(z | u) for an image alone: no labels, no layers below
@@ -79,11 +71,7 @@ class VampPrior(nn.Module):
 class Flow(nn.Module):
     """p(z): a standard normal sample carried through learned transforms. Chen et al. 2017, https://arxiv.org/abs/1611.02731
 
-    Args:
-        kind: "maf" or "spline" for a density in one or two passes, explained in `vaelab.flows.transforms`; "iaf" needs
-            as many as there are dimensions.
-        num_transforms: of them, one after the other.
-        hidden: widths of each transform's masked network.
+    Arguments as for the posterior. The density takes one pass of a "maf", two of a "spline", D of an "iaf".
     """
 
     def __init__(
@@ -126,12 +114,7 @@ class UniformSphere(nn.Module):
 
 
 class Joint(nn.Module):
-    """p(z) = prod_i p_i(z_i): the prior of a joint posterior's blocks.
-
-    Args:
-        blocks: a prior's factory for each block.
-        dims: dimensions of each block, which add up to the latent dimension.
-    """
+    """p(z) = prod_i p_i(z_i): the prior of a joint posterior's blocks, and its arguments."""
 
     def __init__(self, latent_dim: int, blocks: Sequence[Callable[..., nn.Module]], dims: Sequence[int]) -> None:
         super().__init__()

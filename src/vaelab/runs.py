@@ -204,7 +204,7 @@ def finish(folder: Path, module: "VAEModule", protocol: dict[str, Any], trainer:
 
 def notes(cfg: DictConfig, data: "MNISTDataModule") -> Iterator[str]:
     """What nobody who reads this run's figures may miss."""
-    if data.is_subset:
+    if data.is_subset and data.dataset != data.name:
         yield _box(
             "NOT THE FULL MNIST: it cannot be downloaded, and its files are not in",
             f"{data.folder}",
@@ -232,7 +232,7 @@ def _box(*lines: str) -> str:
 
 def summary(figures: dict[str, float], data: str) -> str:
     """The last line of a run."""
-    names = [name for name in ("elbo", "loss", "rate", "distortion") if f"test/{name}" in figures]
+    names = [name for name in ("elbo", "bound", "loss", "rate", "distortion") if f"test/{name}" in figures]
     terms = ", ".join(f"{name} {figures[f'test/{name}']:.2f}" for name in names)
     return f"test {terms} nats per image on {data}"
 

@@ -9,7 +9,7 @@ Shapes, here and in every trailing comment of the package:
 """
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Size, Tensor
@@ -36,10 +36,7 @@ class Latent(NamedTuple):
         """KL(q || p) in nats, (1, B), or (K, B) where q or p depends on another layer.
 
         For flows and mixtures it is the estimate log q(z) - log p(z) at this sample, (K, B), whose mean over samples
-        it is; any other pair without a closed form is an error, never an estimate.
-
-        Raises:
-            NotImplementedError: no closed form is registered for this pair of distributions.
+        it is; any other pair without a closed form is a NotImplementedError, never an estimate.
         """
         if not self.given_above or _estimated(self.q) or _estimated(self.p):
             return self.log_q - self.p.log_prob(self.z)
@@ -50,19 +47,14 @@ class Latent(NamedTuple):
             raise NotImplementedError(f"{pair} has no closed form here: kl=sample estimates it") from None
 
     def gaussians(self) -> tuple[Normal, Normal]:
-        """The factors of q and p, batch shapes broadcast to (K, B, D).
-
-        Raises:
-            TypeError: q or p is not a factorised Gaussian, so its KL is no sum over dimensions.
-        """
-        q, p = self.q, self.p
-        if not (isinstance(q, Independent) and isinstance(q.base_dist, Normal)) or not (
-            isinstance(p, Independent) and isinstance(p.base_dist, Normal) and self.given_above
-        ):
-            raise TypeError(
-                f"a KL per latent dimension needs factorised Gaussians, got q = {type(q).__name__} and "
-                f"p = {type(p).__name__}" + ("" if self.given_above else " of a layer above that was drawn from it")
-            )
+        """The factors of q and p, batch shapes broadcast to (K, B, D); TypeError if one is no factorised Gaussian."""
+        densities: Any = (self.q, self.p)
+        q, p = densities
+        factorised = all(isinstance(d, Independent) and isinstance(d.base_dist, Normal) for d in densities)
+        if not (factorised and self.given_above):
+            got = f"q = {type(q).__name__} and p = {type(p).__name__}"
+            drawn = "" if self.given_above else " of a layer above that was drawn from it"
+            raise TypeError(f"a KL per latent dimension needs factorised Gaussians, got {got}{drawn}")
         return q.base_dist, p.base_dist
 
     def kl_per_dim(self) -> Tensor:
@@ -74,8 +66,7 @@ class Latent(NamedTuple):
 def draw(q: Distribution, p: Distribution, shape: Size) -> tuple[Latent, ...]:
     """Sample z ~ q with `shape` in front of q's batch shape: one Latent, or one for each block of a Product.
 
-    Raises:
-        TypeError: q and p lie on different spaces or consist of different blocks.
+    Raises TypeError if q and p lie on different spaces, or consist of different blocks.
     """
     if isinstance(q, Product) and isinstance(p, Product) and q.sizes == p.sizes:
         return tuple(latent for pair in zip(q.factors, p.factors, strict=True) for latent in draw(*pair, shape))

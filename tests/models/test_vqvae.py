@@ -158,7 +158,7 @@ def test_there_is_nothing_to_sample_from() -> None:
 @pytest.mark.parametrize("encoder", [MLPEncoder, ConvEncoder])
 def test_a_network_without_a_feature_map(encoder: type) -> None:
     with pytest.raises(
-        ValueError, match=rf"a feature map, and {encoder.__name__} .*: model/network=conv .*hidden=\[\] does"
+        ValueError, match=rf"a feature map, which {encoder.__name__} lacks: take model/network=conv .*hidden=\[\]"
     ):
         build(encoder=encoder, decoder=MLPDecoder)
 

@@ -49,7 +49,7 @@ class MNISTDataModule(L.LightningDataModule):
     def __init__(
         self,
         root: str = "data",  # holds `dataset`/raw
-        dataset: str = "MNIST",  # or the name of a torchvision class in its format
+        dataset: str = "MNIST",  # or the name of a torchvision class in its format, or "MNIST-5k" for the last resort
         image_shape: Sequence[int] = (1, 28, 28),  # (C, H, W); the files must agree
         batch_size: int = 128,
         eval_batch_size: int = 1000,
@@ -64,8 +64,8 @@ class MNISTDataModule(L.LightningDataModule):
     ) -> None:
         super().__init__()
         checks.one_of(BINARIZATIONS, binarization=binarization)
-        checks.whole(batch_size=batch_size, eval_batch_size=eval_batch_size)
-        checks.whole(train_size=1 if train_size is None else train_size)
+        train = 1 if train_size is None else train_size
+        checks.whole(batch_size=batch_size, eval_batch_size=eval_batch_size, train_size=train)
         checks.whole(0, val_size=val_size)
         if isinstance(image_shape, int | str) or [type(size) for size in image_shape] != 3 * [int]:
             raise ValueError(f"image_shape={image_shape}: three whole numbers are needed, such as [1,28,28]")
@@ -103,7 +103,7 @@ class MNISTDataModule(L.LightningDataModule):
 
     def prepare_data(self) -> None:
         """Download the files if they are missing; FileNotFoundError if that fails and there is no last resort."""
-        if self.splits or self._files_exist():
+        if self.splits or self._files_exist() or self.dataset == SUBSET:
             return
         why = self._download()
         if not self._files_exist() and not (self.allow_subset and self.dataset == "MNIST"):
@@ -191,8 +191,8 @@ class MNISTDataModule(L.LightningDataModule):
         elif not expected and archive.is_file() and not _holds(archive, content):
             fault = f"it differs from what {archive.name} beside it holds"
         elif content[:4] != bytes((0, 0, 8, axes)) or len(content) != header + math.prod(shape):
-            fault = f"{len(content):,} bytes, but an IDX file of {axes} axes with sizes {shape} has "
-            fault += f"{header + math.prod(shape):,}"
+            sound = f"{header + math.prod(shape):,}"
+            fault = f"{len(content):,} bytes, but an IDX file of {axes} axes with sizes {shape} has {sound}"
         if fault:
             mend = "move it away, and it will be downloaded again, or put a sound copy in its place"
             raise ValueError(f"{path} is corrupt: {fault}; {mend}")
@@ -203,10 +203,8 @@ class MNISTDataModule(L.LightningDataModule):
         rest = len(images) - self.val_size
         train_size = rest if self.train_size is None else self.train_size
         if not 0 < train_size <= rest:
-            raise ValueError(
-                f"data.val_size={self.val_size} and data.train_size={self.train_size} do not fit into the "
-                f"{len(images):,} training images of {self.dataset}"
-            )
+            sizes = f"data.val_size={self.val_size} and data.train_size={self.train_size}"
+            raise ValueError(f"{sizes} do not fit into the {len(images):,} training images of {self.dataset}")
         return (images[:train_size], labels[:train_size]), (images[rest:], labels[rest:])
 
     def _split_subset(self, images: Tensor, labels: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:

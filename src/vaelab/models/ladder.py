@@ -7,7 +7,7 @@ from torch import Size, Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
 from vaelab import checks
-from vaelab.models.vae import Decoder, Encoder, Prior
+from vaelab.models.vae import Decoder, Encoder, Prior, parameter_shape
 from vaelab.posteriors import DiagonalGaussian
 from vaelab.trace import Latent, Trace, draw
 
@@ -20,27 +20,18 @@ class LadderVAE(nn.Module):
     * bottom_up: q(z | x) = q(z_1 | x) q(z_2 | z_1) ..., of which only the top layer's KL has a closed form:
       Burda et al. 2016, https://arxiv.org/abs/1509.00519
 
-    Args:
-        latent_dims: (D_L, ..., D_1), the top layer first, as in a Trace.
-        image_shape: (C, H, W).
-        encoder, decoder: between the image and the lowest layer.
-        step: factory of the networks between two layers, (n,) -> module: (N, n) -> (N, F), has .out_features.
-        prior: of the top layer.
-        inference: "top_down" or "bottom_up".
-
-    Raises:
-        ValueError: the prior needs a posterior of the top layer given the image alone, which bottom_up has not.
+    Raises ValueError for a prior made of posteriors of the top layer given the image alone, which bottom_up has not.
     """
 
     num_classes = 0
 
     def __init__(
         self,
-        latent_dims: Sequence[int],
-        image_shape: Sequence[int],
-        encoder: Encoder,
-        step: Encoder,
-        prior: Prior,
+        latent_dims: Sequence[int],  # (D_L, ..., D_1), the top layer first, as in a Trace
+        image_shape: Sequence[int],  # (C, H, W)
+        encoder: Encoder,  # from the image to the lowest layer
+        step: Encoder,  # between two layers, either way: (n,) -> module: (N, n) -> (N, F), has .out_features
+        prior: Prior,  # of the top layer
         decoder: Decoder,
         likelihood: nn.Module,
         inference: str = "top_down",
@@ -49,10 +40,7 @@ class LadderVAE(nn.Module):
         checks.widths(1, latent_dims=latent_dims)
         checks.one_of(("top_down", "bottom_up"), inference=inference)
         self.latent_dim, self.image_shape, self.inference = latent_dims[0], Size(image_shape), inference
-        channels, height, width = self.image_shape
         dims = list(reversed(latent_dims))  # D_1, ..., D_L
-        num_parameters: int = likelihood.num_parameters  # type: ignore[assignment]
-
         self.encoder = encoder(self.image_shape)
         features: list[int] = [self.encoder.out_features]  # type: ignore[list-item]
         self.up, self.down, self.conditionals = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
@@ -64,11 +52,9 @@ class LadderVAE(nn.Module):
         self.posteriors = nn.ModuleList(DiagonalGaussian(f, d) for f, d in zip(features, dims, strict=True))
         self.prior = prior(self.latent_dim)
         if inference == "bottom_up" and len(dims) > 1 and getattr(self.prior, "made_of_posteriors", False):
-            raise ValueError(
-                f"{type(self.prior).__name__} is made of q(z | image) of the top layer, which inference=bottom_up has "
-                "only given the layers below: inference=top_down goes with it"
-            )
-        self.decoder = decoder(dims[0], Size((num_parameters * channels, height, width)))
+            name = f"{type(self.prior).__name__} is made of q(z | image) of the top layer"
+            raise ValueError(f"{name}, given lower layers in bottom_up: inference=top_down goes with it")
+        self.decoder = decoder(dims[0], parameter_shape(likelihood, self.image_shape))
         self.likelihood = likelihood
 
     def forward(self, x: Tensor, y: Tensor | None = None, num_samples: int = 1) -> Trace:
@@ -111,11 +97,7 @@ class LadderVAE(nn.Module):
         return self.likelihood(_rows(self.decoder, z))
 
     def infer(self, x: Tensor, y: Tensor | None = None) -> Distribution:
-        """q(z_L | x), batch shape (B,).
-
-        Raises:
-            NotImplementedError: bottom_up inference over several layers has no density of the top code given x alone.
-        """
+        """q(z_L | x), batch shape (B,); NotImplementedError for several layers inferred bottom_up, which have none."""
         if self.inference == "bottom_up" and len(self.posteriors) > 1:
             raise NotImplementedError("inference=bottom_up has no density of the top code given the image alone")
         return self.posteriors[-1](self._features(x)[-1])

@@ -4,6 +4,7 @@ Kingma & Welling 2014, https://arxiv.org/abs/1312.6114; Rezende et al. 2014, htt
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,47 +24,37 @@ class VAE(nn.Module):
     """A prior, a likelihood and an approximate posterior, joined by an encoder and a decoder.
 
     The parts are factories: sizes flow from `latent_dim` and `image_shape`, so parts cannot disagree. With
-    `num_classes` the label, one-hot, joins the features that q sees and the code that the decoder sees.
-
-    Args:
-        latent_dim: D, dimensions of the code z.
-        image_shape: (C, H, W).
-        num_classes: 0 for an unconditional model, else labels y are (B,) integers below it.
-
-    Raises:
-        ValueError: a network's output has the wrong shape, or a prior made of posteriors would need labels.
+    `num_classes` the label, one-hot, joins the features that q sees and the code that the decoder sees. Raises
+    ValueError for a network whose output has the wrong shape, and a prior made of posteriors that would need labels.
     """
 
     def __init__(
         self,
-        latent_dim: int,
-        image_shape: Sequence[int],
+        latent_dim: int,  # D, dimensions of the code z
+        image_shape: Sequence[int],  # (C, H, W)
         encoder: Encoder,
         posterior: Posterior,
         prior: Prior,
         decoder: Decoder,
         likelihood: nn.Module,
-        num_classes: int = 0,
+        num_classes: int = 0,  # 0 for an unconditional model, else labels y are (B,) integers below it
     ) -> None:
         super().__init__()
         checks.whole(latent_dim=latent_dim)
         checks.whole(0, num_classes=num_classes)
         self.latent_dim, self.num_classes = latent_dim, num_classes
         self.image_shape = Size(image_shape)
-        channels, height, width = self.image_shape
-        num_parameters: int = likelihood.num_parameters  # type: ignore[assignment]
-        parameter_shape = Size((num_parameters * channels, height, width))
-
         self.encoder = encoder(self.image_shape)
         features: int = self.encoder.out_features  # type: ignore[assignment]
         self.posterior = posterior(features + num_classes, latent_dim)
         self.prior = prior(latent_dim)
         if num_classes and getattr(self.prior, "made_of_posteriors", False):
             raise ValueError(f"{type(self.prior).__name__} has no labels for its pseudo-inputs: num_classes must be 0")
-        self.decoder = decoder(latent_dim + num_classes, parameter_shape)
+        parameters = parameter_shape(likelihood, self.image_shape)
+        self.decoder = decoder(latent_dim + num_classes, parameters)
         self.likelihood = likelihood
-        _check_shape(self.encoder, self.image_shape, Size((features,)))
-        _check_shape(self.decoder, Size((latent_dim + num_classes,)), parameter_shape)
+        check_shape(self.encoder, self.image_shape, Size((features,)))
+        check_shape(self.decoder, Size((latent_dim + num_classes,)), parameters)
 
     def forward(self, x: Tensor, y: Tensor | None = None, num_samples: int = 1) -> Trace:
         """Infer, draw `num_samples` codes an image, generate: (B, C, H, W) -> Trace with K = num_samples."""
@@ -104,18 +95,21 @@ class VAE(nn.Module):
         return torch.cat([code, one_hot.expand(*code.shape[:-1], -1)], dim=-1)
 
 
+def parameter_shape(likelihood: Any, image_shape: Size) -> Size:
+    """(P*C, H, W): what a decoder has to make."""
+    return Size((likelihood.num_parameters * image_shape[0], *image_shape[1:]))
+
+
 @torch.no_grad()
-def _check_shape(network: nn.Module, in_shape: Size, out_shape: Size) -> None:
+def check_shape(network: nn.Module, in_shape: Size, out_shape: Size) -> None:
     """Run one blank input through a network and compare the shapes."""
+    name = type(network).__name__
     network.eval()
     try:
         got = network(torch.zeros(1, *in_shape)).shape[1:]
     except RuntimeError as error:
-        name = type(network).__name__
         raise ValueError(f"{name} does not fit an input of shape {tuple(in_shape)}: {error}") from error
     network.train()
     if got != out_shape:
-        raise ValueError(
-            f"{type(network).__name__} turns an input of shape {tuple(in_shape)} into {tuple(got)}, "
-            f"but the model needs {tuple(out_shape)}"
-        )
+        wrong = f"{name} turns an input of shape {tuple(in_shape)} into {tuple(got)}"
+        raise ValueError(f"{wrong}, but the model needs {tuple(out_shape)}")

@@ -15,7 +15,7 @@ from torch import Size, Tensor, nn
 from torch.distributions import Distribution
 
 from vaelab import checks
-from vaelab.models.vae import Encoder, _check_shape
+from vaelab.models.vae import Encoder, check_shape, parameter_shape
 from vaelab.trace import Quantized
 
 Decoder = Callable[[Size, Size], nn.Module]  # (D, h, w), (P*C, H, W) -> module: (N, D, h, w) -> (N, P*C, H, W)
@@ -25,19 +25,8 @@ class VQVAE(nn.Module):
     """An encoder's feature map, quantised place by place to J codes of dimension D, and a decoder of the codes.
 
     A code whose moving count N_j is small moves to an encoder output of the batch, drawn at random: Dhariwal et al.
-    2020, https://arxiv.org/abs/2005.00341. There is no prior: `prior` is None.
-
-    Args:
-        embedding_dim: D.
-        num_embeddings: J.
-        image_shape: (C, H, W).
-        encoder: leaves a feature map `map_shape`, which a 1x1 convolution brings to D channels.
-        codebook: "ema", moving averages of the encoder outputs, or "gradient", learned by the objective.
-        decay: of the moving averages.
-        restart_below: share of the mean count below which a code restarts; 0 for never.
-
-    Raises:
-        ValueError: a network does not fit, or leaves no feature map.
+    2020, https://arxiv.org/abs/2005.00341. There is no prior: `prior` is None. Raises ValueError for a network that
+    does not fit, or leaves no feature map.
     """
 
     prior = None
@@ -47,15 +36,15 @@ class VQVAE(nn.Module):
 
     def __init__(
         self,
-        embedding_dim: int,
-        num_embeddings: int,
-        image_shape: Sequence[int],
-        encoder: Encoder,
+        embedding_dim: int,  # D
+        num_embeddings: int,  # J
+        image_shape: Sequence[int],  # (C, H, W)
+        encoder: Encoder,  # leaves a feature map `map_shape`, which a 1x1 convolution brings to D channels
         decoder: Decoder,
         likelihood: nn.Module,
-        codebook: str = "ema",
-        decay: float = 0.99,
-        restart_below: float = 0.1,
+        codebook: str = "ema",  # moving averages of the encoder outputs, or "gradient": learned by the objective
+        decay: float = 0.99,  # of the moving averages
+        restart_below: float = 0.1,  # share of the mean count below which a code restarts; 0 for never
     ) -> None:
         super().__init__()
         checks.whole(embedding_dim=embedding_dim, num_embeddings=num_embeddings)
@@ -65,17 +54,13 @@ class VQVAE(nn.Module):
         self.encoder = encoder(self.image_shape)
         map_shape: Size | None = getattr(self.encoder, "map_shape", None)
         if map_shape is None:
-            raise ValueError(
-                f"VQVAE quantises a feature map, and {type(self.encoder).__name__} as it is configured leaves none: "
-                "model/network=conv with model.encoder.hidden=[] does"
-            )
+            needed = "model/network=conv with model.encoder.hidden=[]"
+            raise ValueError(f"VQVAE quantises a feature map, which {type(self.encoder).__name__} lacks: take {needed}")
         self.map_shape, self.code_shape = map_shape, Size((embedding_dim, *map_shape[1:]))
         self.latent_dim = self.code_shape.numel()
         self.project = nn.Conv2d(map_shape[0], embedding_dim, 1)
-        channels, height, width = self.image_shape
-        num_parameters: int = likelihood.num_parameters  # type: ignore[assignment]
-        parameter_shape = Size((num_parameters * channels, height, width))
-        self.decoder = decoder(self.code_shape, parameter_shape)
+        parameters = parameter_shape(likelihood, self.image_shape)
+        self.decoder = decoder(self.code_shape, parameters)
         self.likelihood = likelihood
         codes = torch.randn(num_embeddings, embedding_dim)
         if codebook == "gradient":
@@ -83,8 +68,8 @@ class VQVAE(nn.Module):
         else:
             self.register_buffer("codebook", codes)
         self.register_buffer("usage", torch.ones(num_embeddings))
-        _check_shape(self.encoder, self.image_shape, Size((map_shape.numel(),)))
-        _check_shape(self.decoder, self.code_shape, parameter_shape)
+        check_shape(self.encoder, self.image_shape, Size((map_shape.numel(),)))
+        check_shape(self.decoder, self.code_shape, parameters)
 
     @torch.no_grad()
     def initialize(self, images: Tensor) -> None:

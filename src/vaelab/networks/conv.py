@@ -18,26 +18,17 @@ class ConvEncoder(nn.Module):
     """Image (B, C, H, W) -> features (B, F): strided convolutions, then dense layers.
 
     `map_shape` is the shape (C', h, w) of the feature map that is left, flattened, without dense layers; else None.
-
-    Args:
-        channels: of each convolution.
-        hidden: widths of the dense layers.
-        num_blocks: residual blocks after each convolution.
-        activation: "relu", "tanh" or "silu".
-        norm: "none" or "batch", after each convolution and dense layer.
-
-    Raises:
-        ValueError: the image is too small for so many convolutions.
+    Raises ValueError for an image that is too small for so many convolutions.
     """
 
     def __init__(
         self,
         image_shape: Size,
-        channels: Sequence[int] = (32, 64),
-        hidden: Sequence[int] = (256,),
-        num_blocks: int = 0,
-        activation: str = "relu",
-        norm: str = "none",
+        channels: Sequence[int] = (32, 64),  # of each convolution
+        hidden: Sequence[int] = (256,),  # widths of the dense layers
+        num_blocks: int = 0,  # residual blocks after each convolution
+        activation: str = "relu",  # "relu", "tanh" or "silu"
+        norm: str = "none",  # or "batch", after each convolution and dense layer
     ) -> None:
         super().__init__()
         smallest = _sizes(image_shape, channels, num_blocks, activation, norm)[-1]
@@ -58,10 +49,8 @@ class ConvEncoder(nn.Module):
 class ConvDecoder(nn.Module):
     """Code (N, D) or map of codes (N, D, h, w) -> likelihood parameters (N, P*C, H, W): ConvEncoder's mirror image.
 
-    A map goes through a 3x3 convolution where a code goes through the dense layers. Arguments as for ConvEncoder.
-
-    Raises:
-        ValueError: as ConvEncoder, or the map does not grow to the image's size.
+    A map goes through a 3x3 convolution where a code goes through the dense layers. Arguments and errors as for
+    ConvEncoder, and a ValueError for a map that does not grow to the image's size.
     """
 
     def __init__(
@@ -83,10 +72,8 @@ class ConvDecoder(nn.Module):
         elif in_features[1:] == smallest:
             layers = _convolution(nn.Conv2d, in_features[0], channels[0], 3, norm, padding=1)
         else:
-            raise ValueError(
-                f"channels={list(channels)} turns a map of {tuple(smallest)} into images of {tuple(out_shape[1:])}, "
-                f"and the map is {tuple(in_features[1:])}"
-            )
+            grown = f"a map of {tuple(smallest)} into images of {tuple(out_shape[1:])}"
+            raise ValueError(f"channels={list(channels)} turns {grown}, and the map is {tuple(in_features[1:])}")
         for before, after, (height, width) in zip(channels, (*channels[1:], out_shape[0]), sizes, strict=True):
             layers += _residual_blocks(before, num_blocks, activation, norm)
             last = (height, width) == out_shape[1:]
@@ -133,18 +120,14 @@ def _start(layer: nn.Module) -> None:
             nn.init.zeros_(layer.bias)
 
 
-def _sizes(
-    image_shape: Size, channels: Sequence[int], num_blocks: int, activation: str, norm: str
-) -> list[tuple[int, int]]:
+def _sizes(shape: Size, channels: Sequence[int], num_blocks: int, activation: str, norm: str) -> list[tuple[int, int]]:
     """Heights and widths from the image's down to the map's, one a convolution; checks what they depend on."""
     checks.widths(1, channels=channels)
     checks.whole(0, num_blocks=num_blocks)
     checks.one_of(tuple(ACTIVATIONS), activation=activation)
     checks.one_of(("none", "batch"), norm=norm)
-    height, width = image_shape[1:]
+    height, width = shape[1:]
     sizes = [(height >> i, width >> i) for i in range(len(channels) + 1)]
     if 0 in sizes[-1]:
-        raise ValueError(
-            f"channels={list(channels)}: images of {height} x {width} are too small to be halved {len(channels)} times"
-        )
+        raise ValueError(f"channels={list(channels)} halve {len(channels)} times, too often for {height} x {width}")
     return sizes

@@ -19,13 +19,8 @@ NORMS = {"none": nn.Identity, "batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
 def hidden_layers(
     in_features: int, hidden: Sequence[int], activation: str = "relu", gated: bool = False, norm: str = "none"
 ) -> list[nn.Module]:
-    """Dense layers, one after another.
-
-    Args:
-        hidden: their widths; none leave the input as it is.
-        activation: "relu", "tanh" or "silu".
-        gated: gates take the place of the activation.
-        norm: "none", "batch" or "layer", after each linear layer.
+    """Dense layers of the widths `hidden`, each with a norm ("none", "batch" or "layer") and an activation ("relu",
+    "tanh" or "silu") or, `gated`, a gate in its place.
     """
     checks.widths(hidden=hidden)
     checks.one_of(tuple(ACTIVATIONS), activation=activation)

@@ -12,30 +12,19 @@ import torch.nn.functional as F
 from torch import Size, Tensor, nn
 
 from vaelab import checks
-from vaelab.distributions import PointMass
-from vaelab.objectives.objective import Objective, elbo_terms, only_latent
+from vaelab.objectives.objective import Objective, defined_terms, elbo_terms, only_latent
 from vaelab.trace import GenerativeModel, Trace
 
 
 class _Adversarial(Objective):
-    """A discriminator on the code, and its weight in the model's loss.
-
-    Args:
-        latent_dim: D.
-        discriminator: factory of a network, (D,) -> module: (N, D) -> (N, F), which gets one output.
-        weight: of the discriminator's verdict in the model's loss.
-        lr, betas: the discriminator's, in a parameter group of its own.
-
-    Raises:
-        ValueError: the model has no single code.
-    """
+    """A discriminator on the code, with a parameter group of its own. Raises ValueError without a single code."""
 
     def __init__(
         self,
-        latent_dim: int,
-        discriminator: Callable[[Size], nn.Module],
-        weight: float = 10.0,
-        lr: float = 1e-4,
+        latent_dim: int,  # D
+        discriminator: Callable[[Size], nn.Module],  # (D,) -> module: (N, D) -> (N, F), which gets one output
+        weight: float = 10.0,  # of the discriminator's verdict in the model's loss
+        lr: float = 1e-4,  # of the discriminator, and so are the betas
         betas: Sequence[float] = (0.5, 0.9),
     ) -> None:
         super().__init__()
@@ -62,11 +51,6 @@ class _Adversarial(Objective):
         return 0.5 * (F.softplus(-self.discriminator(real).float()) + F.softplus(self.discriminator(fake).float()))
 
 
-def _gradient_alone(value: Tensor) -> Tensor:
-    """Zero, with the gradient of `value`."""
-    return value - value.detach()
-
-
 class FactorVAE(_Adversarial):
     """loss = -elbo + weight * TC, where TC = KL(q(z) || prod_d q(z_d)) is estimated by D(z) = log q(z) / prod_d q(z_d).
 
@@ -81,7 +65,7 @@ class FactorVAE(_Adversarial):
         shuffled = code.gather(0, torch.rand_like(code).argsort(0))  # each dimension by a permutation of its own
         own = self.discriminate(code, shuffled)
         total_correlation = self.verdict(z)
-        loss = -terms["elbo"] + self.weight * total_correlation + _gradient_alone(own)
+        loss = -terms["elbo"] + self.weight * total_correlation + own - own.detach()
         return {"loss": loss, **terms, "total_correlation": total_correlation, "discriminator": own}
 
 
@@ -95,12 +79,9 @@ class AdversarialAutoencoder(_Adversarial):
 
     def terms(self, trace: Trace, x: Tensor, step: Tensor | None) -> dict[str, Tensor]:
         latent = only_latent(trace, self)
-        if isinstance(latent.q, PointMass):  # no density, no rate, no bound
-            terms = {"distortion": -trace.likelihood.log_prob(x).mean(0)}
-        else:
-            terms = elbo_terms(trace, x)
+        terms = defined_terms(trace, x)
         z = latent.z[0]  # (B, D)
         own = self.discriminate(latent.p.sample(Size((len(z),))), z.detach())
         generator = F.softplus(-self.verdict(z))
-        loss = terms["distortion"] + self.weight * generator + _gradient_alone(own)
+        loss = terms["distortion"] + self.weight * generator + own - own.detach()
         return {"loss": loss, **terms, "generator": generator, "discriminator": own}

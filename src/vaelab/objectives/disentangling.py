@@ -25,10 +25,8 @@ class BetaTC(Objective):
     * stratified: w_ii = 1 / N and w_ij = (N - 1) / (N (B - 1)), which is unbiased for q(z_i): the paper's estimator,
       averaged over which image of the batch it treats as the last.
 
-    N is the number of training images, learned from them.
-
-    Raises:
-        TypeError: the posterior or the prior is no factorised Gaussian.
+    N is the number of training images, learned from them. Raises TypeError unless posterior and prior are factorised
+    Gaussians.
     """
 
     num_images: Tensor
@@ -78,9 +76,7 @@ class DIP(Objective):
 
     The disentangled inferred prior: C is the batch's covariance of the posterior means, Cov[mu] (kind I), or of the
     code, Cov[mu] + E[diag sigma^2] (kind II). Kumar et al. 2018, https://arxiv.org/abs/1711.00848
-
-    Raises:
-        TypeError: the posterior or the prior is no factorised Gaussian.
+    Raises TypeError unless posterior and prior are factorised Gaussians.
     """
 
     def __init__(self, kind: str = "II", off_diagonal: float = 10.0, diagonal: float = 10.0) -> None:

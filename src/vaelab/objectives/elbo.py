@@ -18,27 +18,20 @@ class ELBO(Objective):
     Distortion is -log p(x | z), averaged over the samples. `elbo` is always the bound itself, whatever beta and
     free bits do to the loss.
 
-    Args:
-        beta: the rate's weight, a number or a schedule of the optimiser step. beta != 1 is the beta-VAE of Higgins
-            et al. 2017, https://openreview.net/forum?id=Sy2fzU9gl
-        free_bits: nats per latent dimension that cost nothing, sum_d max(free_bits, mean over the batch of KL_d):
-            Kingma et al. 2016, https://arxiv.org/abs/1606.04934
-        num_samples: K, samples of z an image.
-        kl: "analytic", or "sample" for log q(z | x) - log p(z) at the same samples.
-        sticking_the_landing: the path gradient, which holds the parameters of log q fixed and vanishes at the exact
-            posterior; it samples the KL: Roeder et al. 2017, https://arxiv.org/abs/1703.09194
-
-    Raises:
-        ValueError: free bits are asked of a sampled KL.
-        TypeError: free bits are asked of a posterior that is no factorised Gaussian.
+    * beta != 1 is the beta-VAE of Higgins et al. 2017, https://openreview.net/forum?id=Sy2fzU9gl
+    * free_bits, nats of each latent dimension that cost nothing, make the rate's term sum_d max(free_bits, mean over
+      the batch of KL_d): Kingma et al. 2016, https://arxiv.org/abs/1606.04934. They need factorised Gaussians
+      (TypeError) and the analytic KL (ValueError)
+    * sticking_the_landing is the path gradient, which holds the parameters of log q fixed and vanishes at the exact
+      posterior; it samples the KL: Roeder et al. 2017, https://arxiv.org/abs/1703.09194
     """
 
     def __init__(
         self,
-        beta: float | Callable[[Tensor | None], Tensor | float] = 1.0,
+        beta: float | Callable[[Tensor | None], Tensor | float] = 1.0,  # a number or a schedule of the optimiser step
         free_bits: float = 0.0,
-        num_samples: int = 1,
-        kl: str = "analytic",
+        num_samples: int = 1,  # K, samples of z an image
+        kl: str = "analytic",  # or "sample": log q(z | x) - log p(z) at the same samples
         sticking_the_landing: bool = False,
     ) -> None:
         super().__init__()
@@ -74,16 +67,10 @@ class Capacity(Objective):
     """loss = distortion + gamma * sum_i |KL_i - C_i|, with the batch's mean KL_i in nats, held to a capacity C_i.
 
     Burgess et al. 2018, https://arxiv.org/abs/1804.03599; a capacity for each block of the code makes it the JointVAE
-    of Dupont 2018, https://arxiv.org/abs/1804.00104
-
-    Args:
-        capacity: nats, a number or a schedule of the optimiser step, or one of them for each block of the code.
-
-    Raises:
-        TypeError: the model's code has not as many blocks.
+    of Dupont 2018, https://arxiv.org/abs/1804.00104. Raises TypeError if the code has another number of blocks.
     """
 
-    def __init__(self, capacity: Any, gamma: float = 100.0) -> None:
+    def __init__(self, capacity: Any, gamma: float = 100.0) -> None:  # a number or schedule, or one for each block
         super().__init__()
         self.capacity, self.gamma = list(capacity) if isinstance(capacity, Sequence) else [capacity], gamma
         checks.number(gamma=gamma)

@@ -48,10 +48,7 @@ class DReG(IWAE):
     """IWAE's bound with the doubly reparameterised gradient of q's parameters, sum_k v_k^2 dlog w_k/dz_k dz_k/dphi.
 
     v_k = w_k / sum w. Its signal-to-noise ratio grows with K, where IWAE's falls. Tucker et al. 2019,
-    https://arxiv.org/abs/1810.04152
-
-    Raises:
-        ValueError: the model has more than one stochastic layer, where the estimator is biased.
+    https://arxiv.org/abs/1810.04152. Raises ValueError for more than one stochastic layer, where it is biased.
     """
 
     def log_weight(self, trace: Trace, x: Tensor) -> Tensor:
@@ -66,13 +63,9 @@ class DReG(IWAE):
 
 
 class MIWAE(IWAE):
-    """bound = 1/M sum_m log 1/K sum_k w_mk: the mean of M bounds of K samples each.
+    """bound = 1/M sum_m log 1/K sum_k w_mk: the mean of M = num_bounds bounds of K = num_samples samples each.
 
     Rainforth et al. 2018, https://arxiv.org/abs/1802.04537
-
-    Args:
-        num_bounds: M.
-        num_samples: K, of each bound.
     """
 
     def __init__(self, num_bounds: int = 8, num_samples: int = 8) -> None:
@@ -84,21 +77,14 @@ class MIWAE(IWAE):
         return log_mean_exp(log_w.unflatten(0, (self.num_bounds, -1)), 1).mean(0)
 
 
-class PIWAE(IWAE):
+class PIWAE(MIWAE):
     """The decoder learns from IWAE's bound on all M * K samples, the encoder from MIWAE's M bounds of K samples each.
 
     `bound` is IWAE's. Bounds more than 60 nats below the best of their image lose their say: float32 has no weights as
     small as theirs. Rainforth et al. 2018, https://arxiv.org/abs/1802.04537
-
-    Args:
-        num_bounds: M.
-        num_samples: K, of each of the encoder's bounds.
     """
 
-    def __init__(self, num_bounds: int = 8, num_samples: int = 8) -> None:
-        checks.whole(num_bounds=num_bounds, num_samples=num_samples)
-        super().__init__(num_bounds * num_samples)
-        self.num_bounds = num_bounds
+    bound = IWAE.bound
 
     def log_weight(self, trace: Trace, x: Tensor) -> Tensor:
         """log w whose gradient, weighted by IWAE's normalised w as its bound does, is MIWAE's for q's parameters.
@@ -121,11 +107,7 @@ class PIWAE(IWAE):
 
 
 class CIWAE(IWAE):
-    """bound = beta ELBO + (1 - beta) IWAE on the same samples: Rainforth et al. 2018, https://arxiv.org/abs/1802.04537
-
-    Args:
-        beta: the ELBO's share, from 0 (IWAE) to 1 (the sampled ELBO).
-    """
+    """bound = beta ELBO + (1 - beta) IWAE on the same samples: Rainforth et al. 2018, https://arxiv.org/abs/1802.04537"""
 
     def __init__(self, beta: float = 0.05, num_samples: int = 64) -> None:
         super().__init__(num_samples)
@@ -139,10 +121,7 @@ class CIWAE(IWAE):
 class Renyi(IWAE):
     """bound = 1/(1 - alpha) log 1/K sum_k w_k^(1 - alpha): Li & Turner 2016, https://arxiv.org/abs/1602.02311
 
-    alpha = 0 is IWAE, and alpha -> 1 the sampled ELBO. For alpha < 0 it is no lower bound of log p(x).
-
-    Raises:
-        ValueError: alpha is 1, which is the ELBO.
+    alpha = 0 is IWAE, and alpha -> 1 the sampled ELBO (1 itself is a ValueError). Below 0 it bounds log p(x) no more.
     """
 
     def __init__(self, alpha: float = 0.5, num_samples: int = 50) -> None:

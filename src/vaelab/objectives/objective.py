@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vaelab.distributions import PointMass
 from vaelab.trace import GenerativeModel, Latent, Trace
 
 
@@ -24,9 +25,8 @@ class Objective(nn.Module):
     ) -> dict[str, Tensor]:
         """Terms in nats, one value per image: {"loss": (B,), ...}; a figure that is undefined is absent.
 
-        Args:
-            x: images (B, C, H, W); y: labels (B,) for conditional models.
-            step: optimiser steps taken so far, a 0-dim tensor; None stands for a schedule's final value.
+        Of images x (B, C, H, W) and, for conditional models, labels y (B,). `step` counts the optimiser steps taken so
+        far, a 0-dim tensor; None stands for a schedule's final value.
         """
         return self.terms(self.trace(model, x, y), x, step)
 
@@ -34,10 +34,8 @@ class Objective(nn.Module):
         """One pass of the model; raises TypeError where it leaves something else behind than this objective scores."""
         trace: object = model(x, y, self.num_samples)
         if not isinstance(trace, self.scores):
-            raise TypeError(
-                f"{type(self).__name__} scores a {self.scores.__name__}, and the model leaves a "
-                f"{type(trace).__name__}: objective=vq and model=vqvae belong together"
-            )
+            left = f"{self.scores.__name__}, and the model leaves a {type(trace).__name__}"
+            raise TypeError(f"{type(self).__name__} scores a {left}: objective=vq and model=vqvae belong together")
         return trace
 
     def terms(self, trace: Any, x: Tensor, step: Tensor | None) -> dict[str, Tensor]:
@@ -50,11 +48,7 @@ class Objective(nn.Module):
 
 
 def elbo_terms(trace: Trace, x: Tensor, kl: Callable[[Latent], Tensor] = Latent.kl) -> dict[str, Tensor]:
-    """elbo = -(rate + distortion), (B,) each, means over samples; rate_1, ... of each latent where there are several.
-
-    Args:
-        kl: of one latent, (K or 1, B).
-    """
+    """elbo = -(rate + distortion), (B,) each, means over samples; rate_1, ... of each of several latents."""
     distortion = -trace.likelihood.log_prob(x).mean(0)
     rates = [kl(latent).mean(0) for latent in trace.latents]
     rate = torch.stack(rates).sum(0)
@@ -62,12 +56,15 @@ def elbo_terms(trace: Trace, x: Tensor, kl: Callable[[Latent], Tensor] = Latent.
     return {"elbo": -(distortion + rate), "rate": rate, "distortion": distortion, **each}
 
 
-def only_latent(trace: Trace, objective: Objective) -> Latent:
-    """The latent of a model with one stochastic layer.
+def defined_terms(trace: Trace, x: Tensor) -> dict[str, Tensor]:
+    """`elbo_terms`, of which a point mass has only the distortion."""
+    terms = elbo_terms(trace, x)
+    points = any(isinstance(latent.q, PointMass) for latent in trace.latents)
+    return {"distortion": terms["distortion"]} if points else terms
 
-    Raises:
-        TypeError: there are several.
-    """
+
+def only_latent(trace: Trace, objective: Objective) -> Latent:
+    """The latent of a model with one stochastic layer; TypeError if there are several."""
     if len(trace.latents) != 1:
         raise TypeError(f"{type(objective).__name__} is defined for one code, and this model has {len(trace.latents)}")
     return trace.latents[0]

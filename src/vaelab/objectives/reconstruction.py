@@ -16,12 +16,11 @@ class Reconstruction(Objective):
     Reported beside them are `squared_error`, ||x - E[x | z]||^2 in squared pixel values, and each penalty that is
     switched on, without its weight; neither elbo nor rate, which a point mass has not.
 
-    Args:
-        code_weight, l2, gradient_penalty: weights of 1/2 ||z||^2 (`code`), of the decoder's squared weights without
-            biases, and of ||d E[x | z] / dz||_F^2, which one random probe an image estimates, in training alone,
-            because validation runs without gradients: Ghosh et al. 2020, https://arxiv.org/abs/1903.12436
-        spectral: weight of the squared largest singular values of the decoder's matrices, kernels flattened to
-            (first axis, rest): Yoshida & Miyato 2017, https://arxiv.org/abs/1705.10941
+    * code_weight, l2 and gradient_penalty weigh 1/2 ||z||^2 (`code`), the decoder's squared weights without biases, and
+      ||d E[x | z] / dz||_F^2, which one random probe an image estimates, in training alone, because validation runs
+      without gradients: Ghosh et al. 2020, https://arxiv.org/abs/1903.12436
+    * spectral weighs the squared largest singular values of the decoder's matrices, kernels flattened to (first axis,
+      rest): Yoshida & Miyato 2017, https://arxiv.org/abs/1705.10941
     """
 
     def __init__(
@@ -33,11 +32,7 @@ class Reconstruction(Objective):
         self.weights = {name.removesuffix("_weight"): weight for name, weight in weights.items() if weight}
 
     def forward(
-        self,
-        model: GenerativeModel,
-        x: Tensor,
-        y: Tensor | None = None,
-        step: Tensor | None = None,
+        self, model: GenerativeModel, x: Tensor, y: Tensor | None = None, step: Tensor | None = None
     ) -> dict[str, Tensor]:
         trace = self.trace(model, x, y)
         mean, codes = trace.likelihood.mean, [latent.z for latent in trace.latents]  # (1, B, C, H, W), (1, B, D) each

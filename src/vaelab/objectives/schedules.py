@@ -21,12 +21,9 @@ class Linear:
 
 
 class Cyclical:
-    """`cycles` times a ramp from start to end over the first `ramp` of a cycle's steps, and end for its rest and after.
+    """`cycles` ramps from start to end, each over the share `ramp` of a cycle's `steps`; end for its rest and after.
 
     Fu et al. 2019, https://arxiv.org/abs/1903.10145
-
-    Args:
-        steps: optimiser steps of one cycle.
     """
 
     def __init__(self, steps: int, cycles: int = 4, ramp: float = 0.5, start: float = 0.0, end: float = 1.0) -> None:

@@ -19,12 +19,6 @@ class VQ(Objective):
 
     `perplexity`, exp(entropy of the batch's code usage), is J where J codes are in equal use. There is no rate, and no
     bound, until a prior over the codes is learned.
-
-    Args:
-        commitment: the weight that holds encoder outputs to their codes.
-
-    Raises:
-        TypeError: the model does not quantise.
     """
 
     scores = Quantized

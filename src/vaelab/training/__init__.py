@@ -16,16 +16,6 @@ from vaelab.training.schedulers import Cosine
 from vaelab.training.totals import NonFiniteLossError
 
 __all__ = [
-    "AtomicCheckpointIO",
-    "AverageLoss",
-    "BestCheckpoint",
-    "ClosedForm",
-    "Cosine",
-    "Figures",
-    "Interrupted",
-    "LastCheckpoint",
-    "NonFiniteLossError",
-    "PrincipalAngle",
-    "Progress",
-    "VAEModule",
-]
+    "AtomicCheckpointIO", "AverageLoss", "BestCheckpoint", "ClosedForm", "Cosine", "Figures", "Interrupted",
+    "LastCheckpoint", "NonFiniteLossError", "PrincipalAngle", "Progress", "VAEModule",
+]  # fmt: skip

@@ -227,15 +227,11 @@ class AverageLoss(Callback):
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         log_scale = getattr(pl_module.model.likelihood, "log_scale", None)
         if log_scale is None or log_scale.requires_grad or not math.isclose(2 * log_scale, -math.log(2), rel_tol=1e-5):
-            raise ValueError(
-                "callbacks.average_loss turns nats into squared error, which needs "
-                "model/likelihood=gaussian with scale sqrt(1/2)"
-            )
+            needed = "model/likelihood=gaussian with scale sqrt(1/2)"
+            raise ValueError(f"callbacks.average_loss turns nats into squared error, which needs {needed}")
         if getattr(pl_module.objective, "beta", None) != 1 or pl_module.objective.free_bits:
-            raise ValueError(
-                "callbacks.average_loss is squared error + KL: it goes with objective=elbo, beta 1 and no free bits; "
-                "~callbacks.average_loss leaves it out"
-            )
+            plain = "it goes with objective=elbo, beta 1 and no free bits; ~callbacks.average_loss leaves it out"
+            raise ValueError(f"callbacks.average_loss is squared error + KL: {plain}")
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         pixels = math.prod(pl_module.model.image_shape)
@@ -287,10 +283,8 @@ class PrincipalAngle(Callback):
         self._principal, bias = optimum["decoder.layers.0.weight"], optimum["decoder.layers.0.bias"]
         shapes = [part.shape for part in pl_module.model.decoder.parameters()]
         if shapes != [self._principal.shape, bias.shape]:
-            raise ValueError(
-                "callbacks.principal_angle looks at the columns of one matrix: it needs model/network=linear, one "
-                "likelihood parameter per pixel and no labels"
-            )
+            needed = "model/network=linear, one likelihood parameter per pixel and no labels"
+            raise ValueError(f"callbacks.principal_angle looks at the columns of one matrix: it needs {needed}")
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         weight, _ = pl_module.model.decoder.parameters()
@@ -302,7 +296,5 @@ class PrincipalAngle(Callback):
 def _training_images(trainer: Any) -> torch.Tensor:
     """(N, C, H, W) in [0, 1], on the CPU."""
     if trainer.datamodule.binarization == "dynamic":
-        raise ValueError(
-            "data.binarization=dynamic redraws the images, of which a closed form needs fixed ones: choose none"
-        )
+        raise ValueError("data.binarization=dynamic redraws the images; a closed form needs fixed ones: choose none")
     return trainer.datamodule.splits["train"][0].float().div_(255)

@@ -77,10 +77,8 @@ class VAEModule(L.LightningModule):
             raise ValueError(f"the optimizer cannot be built: {error}") from error
         unknown = {setting for group in groups for setting in group} - {"params", *optimizer.defaults}
         if unknown:
-            raise ValueError(
-                f"objective {type(self.objective).__name__} sets its parameters' {', '.join(sorted(unknown))}, which "
-                f"optimizer {type(optimizer).__name__} has not: optimizer=adam has"
-            )
+            own = f"{type(self.objective).__name__} sets its parameters' {', '.join(sorted(unknown))}"
+            raise ValueError(f"{own}, which optimizer {type(optimizer).__name__} has not: optimizer=adam has")
         return optimizer
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -203,9 +201,8 @@ class VAEModule(L.LightningModule):
         """Nothing but finite numbers is written; random states and the epoch's sums go along."""
         self._read_window()
         if not torch.stack([p.isfinite().all() for p in self.parameters()]).all():
-            raise NonFiniteLossError(
-                f"a weight is no finite number after step {self.trainer.global_step:,}; {self._last_good()}"
-            )
+            step = f"{self.trainer.global_step:,}"
+            raise NonFiniteLossError(f"a weight is no finite number after step {step}; {self._last_good()}")
         rng_state = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             rng_state["cuda"] = torch.cuda.get_rng_state(self.device)

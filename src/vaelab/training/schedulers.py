@@ -10,10 +10,7 @@ class Cosine(LambdaLR):
     """lr(t) = min_lr + (lr - min_lr) (1 + cos(pi t / T)) / 2 over the T optimiser steps of the run, min_lr beyond.
 
     Unlike torch's CosineAnnealingLR it is a function of the step alone, so that a resumed run that was given more
-    epochs follows the longer curve. Loshchilov & Hutter 2017 without restarts, https://arxiv.org/abs/1608.03983
-
-    Args:
-        min_ratio: min_lr / lr.
+    epochs follows the longer curve; min_ratio is min_lr / lr. Loshchilov & Hutter 2017 without restarts, https://arxiv.org/abs/1608.03983
     """
 
     def __init__(self, optimizer: Optimizer, total_steps: int, min_ratio: float = 0.0) -> None:
