@@ -2,13 +2,17 @@
 
 import itertools
 import math
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 from torch.distributions import Independent, Normal, OneHotCategorical, kl_divergence
 
+from vaelab import posteriors
 from vaelab.distributions import Categoricals, PowerSpherical, Product, UniformSphere, path_log_prob
-from vaelab.posteriors import DiagonalGaussian, Flow, FullCovarianceGaussian
+from vaelab.posteriors import Categorical, DiagonalGaussian, Flow, FullCovarianceGaussian
+from vaelab.trace import draw
 
 
 def power_spherical(dim: int, kappa: float) -> PowerSpherical:
@@ -130,3 +134,18 @@ def test_path_density_keeps_its_value_and_the_gradient_of_z_alone(kind: str) -> 
     theirs = torch.autograd.grad(q.log_prob(z).sum(), z)
     torch.testing.assert_close(ours[0], theirs[0])
     assert ours[1] is None
+
+
+@pytest.mark.parametrize(
+    "build",
+    [DiagonalGaussian, FullCovarianceGaussian, partial(Categorical, num_categories=2), posteriors.PowerSpherical]
+    + [partial(Flow, kind=kind) for kind in ("iaf", "maf", "spline")],
+)
+def test_densities_stay_in_float32_under_autocast(build: Callable[..., torch.nn.Module]) -> None:
+    """The same density to float32's digits, though the networks that parametrise it ran in bfloat16."""
+    posterior, h = build(8, 4).eval(), torch.randn(5, 8)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        q = posterior(h)
+        z, log_q = draw(q, q, torch.Size((3,)))[0][::3]
+        assert {z.dtype, q.log_prob(z).dtype} == {torch.float32}
+        assert log_q is None or log_q.dtype == torch.float32

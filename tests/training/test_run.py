@@ -155,6 +155,18 @@ def test_best_weights_are_those_of_the_lowest_validation_loss(finished: Path, ev
     assert metrics(finished)["val"]["loss"] == pytest.approx(curve[best], rel=1e-6)
 
 
+def test_validation_has_the_training_s_objective_at_its_final_weight(config: Compose, tmp_path: Path) -> None:
+    """A warm-up that has hardly begun weighs the rate little in training, and fully wherever weights are compared."""
+    beta = ["objective/beta=linear", "objective.beta.steps=1000", "objective.beta.end=3"]
+    train(config(*beta), tmp_path)
+    content = metrics(tmp_path)
+    for split in ("val", "test"):
+        figures = content[split]
+        assert figures["loss"] == pytest.approx(figures["distortion"] + 3 * figures["rate"])
+        assert figures["elbo"] == pytest.approx(-figures["distortion"] - figures["rate"])
+    assert 0 < content["train"]["loss"] - content["train"]["distortion"] < 0.1 * content["train"]["rate"]
+
+
 def test_pictures_do_not_change_the_training(config: Compose, tmp_path: Path) -> None:
     for name, count in (("few", 0), ("many", 100)):
         (tmp_path / name).mkdir()
