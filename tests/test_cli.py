@@ -176,7 +176,10 @@ def test_resume_goes_on_in_the_same_folder(command: Command) -> None:
 
 @pytest.mark.parametrize(
     "target",
-    ["builtins.eval", "os.system", "vaelab.runs.subprocess.run", "torch.hub.load", "vaelab.runs.write_json", 3],
+    [
+        *("builtins.eval", "os.system", "vaelab.runs.subprocess.run", "torch.hub.load", "vaelab.runs.write_json", 3),
+        *("lightning.pytorch.cli.LightningCLI", "vaelab.Nope", "vaelab.nowhere.Nope"),
+    ],
 )
 def test_a_stranger_s_target_is_not_run(command: Command, target: object) -> None:
     run = command.folder / "run"
@@ -185,7 +188,8 @@ def test_a_stranger_s_target_is_not_run(command: Command, target: object) -> Non
     text = path.read_text().replace("_target_: vaelab.objectives.ELBO", f"_target_: {target}")
     path.write_text(text)
     code, _ = command(f"resume={run}", "trainer.max_epochs=3", small=False)
-    assert f"names {target}, which is not part of vaelab, torch.optim, lightning.pytorch: it is not run" in code
+    assert f"names {target}, which is none of vaelab., torch.optim., lightning.pytorch.Trainer, " in code
+    assert "it is not run" in code
 
 
 def test_a_stranger_s_target_is_not_interpolated(command: Command) -> None:

@@ -1,9 +1,11 @@
 """A run's folder: config.yaml, run.json, metrics.json, weights.pt, checkpoints/, figures/, train.log, TensorBoard's.
 
 All of it is plain data. Opening a stranger's run executes none of the stranger's code: a `_target_` is instantiated
-only if it lives in this package, in torch's optimisers and schedulers, or in Lightning, and nothing is interpolated.
+only if it lives in this package or is one of torch's optimisers and schedulers, or of Lightning's callbacks and
+loggers or its Trainer, and nothing is interpolated.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -32,7 +34,10 @@ if TYPE_CHECKING:
     from vaelab.trace import GenerativeModel
     from vaelab.training import VAEModule
 
-ALLOWED = ("vaelab", "torch.optim", "lightning.pytorch")
+ALLOWED = (
+    *("vaelab.", "torch.optim."),
+    *("lightning.pytorch.Trainer", "lightning.pytorch.callbacks.", "lightning.pytorch.loggers."),
+)
 PACKAGES = ("vaelab", "torch", "torchvision", "lightning", "hydra-core", "omegaconf", "tensorboard", "numpy")
 
 
@@ -270,7 +275,7 @@ def saved_config(folder: Path, overrides: Sequence[str] = ()) -> DictConfig:
                 f"{key}={new} would replace a whole group of {folder}: a resumed run takes overrides of single "
                 f"values, such as trainer.max_epochs=200; start a new run to change {key}"
             )
-        scheduled = bool(cfg.get("scheduler")) and key == "optimizer.lr"
+        scheduled = bool(cfg.get("scheduler")) and key in ("optimizer.lr", "objective.lr")
         if scheduled or (group in ("seed", "steps", "name", "model", "data") and key != "data.root"):
             because = " by a scheduler" if scheduled else ""
             raise ValueError(
@@ -292,7 +297,11 @@ def settings(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def _check_target(target: Any, path: Path) -> None:
     """The name has to lie in an allowed package, and so does the class behind it."""
-    packages = tuple(f"{package}." for package in ALLOWED)
-    found = hydra.utils.get_object(target) if isinstance(target, str) and target.startswith(packages) else None
-    if not isinstance(found, type) or not f"{found.__module__}.".startswith(packages):
-        raise ValueError(f"{path} names {target}, which is not part of {', '.join(ALLOWED)}: it is not run")
+    found = None
+    if isinstance(target, str) and target.startswith(ALLOWED):
+        with contextlib.suppress(Exception):  # whatever stops the import: there is nothing of that name
+            found = hydra.utils.get_object(target)
+    if not isinstance(found, type) or not f"{found.__module__}.".startswith(
+        ("vaelab.", "torch.optim.", "lightning.pytorch.")
+    ):
+        raise ValueError(f"{path} names {target}, which is none of {', '.join(ALLOWED)}: it is not run")
