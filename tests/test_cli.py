@@ -52,6 +52,8 @@ class Command:
         ("optimiser=sgd", "there is no setting optimiser; did you mean optimizer?"),
         ("model.latent_dim=0", "model: latent_dim=0: a whole number, at least 1, is needed"),
         ("model.latent_dim=two", "model: latent_dim=two: a whole number, at least 1, is needed"),
+        ("prior=mixture", "there is no setting prior; did you mean model/prior?"),
+        ("model.prior=mixture", "model.prior=mixture: a part is chosen with a slash, model/prior=mixture"),
         ("model=vea", "model=vea: did you mean vae? choose one of ladder, vae, vqvae"),
         ("experiment=tutorail", "experiment=tutorail: did you mean tutorial? choose one of "),
         ("data.binarization=dynamc", "data: binarization=dynamc: choose one of none, threshold, static, dynamic"),
@@ -90,6 +92,11 @@ def test_wrong_input_gets_one_sentence(command: Command, argument: str, sentence
     assert "\n" not in code
     assert "Traceback" not in printed
     assert not list(command.folder.glob("logs/*"))
+
+
+def test_a_part_that_the_chosen_model_lacks(command: Command) -> None:
+    code, _ = command("model=ladder", "model/posterior=flow")
+    assert code == "error: model/posterior: the model that was chosen has no posterior to choose"
 
 
 def test_a_missing_gpu_is_said_before_anything_starts(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

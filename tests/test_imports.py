@@ -17,6 +17,7 @@ FORBIDDEN = {
     },
     "models": ["vaelab.objectives", "vaelab.training", "vaelab.data", *HEAVY],
     "flows": ["vaelab.models", "vaelab.objectives", *(f"vaelab.{part}" for part in PARTS), *HEAVY],
+    "joint": ["vaelab.models", "vaelab.objectives", *(f"vaelab.{part}" for part in PARTS), *HEAVY],
     "baselines": ["vaelab.models", "vaelab.objectives", *(f"vaelab.{part}" for part in PARTS), *HEAVY],
     "objectives": ["vaelab.models", *(f"vaelab.{part}" for part in PARTS), "vaelab.training", *HEAVY],
     "figures": ["vaelab.models", "vaelab.objectives", "vaelab.training", *HEAVY],

@@ -122,6 +122,8 @@ def sentence(error: BaseException) -> str | None:
         close = difflib.get_close_matches(option, options, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
         return f"{group}={option}: {hint}" + (f"choose one of {', '.join(options)}" if options else "no such group")
+    if missing := re.search(r"Could not override '(\S+)/(\S+)'", text):
+        return f"{missing[1]}/{missing[2]}: the {missing[1]} that was chosen has no {missing[2]} to choose"
     if isinstance(error, HydraException) and isinstance(cause, OmegaConfBaseException):
         text = f"{error}: {cause}"
     elif isinstance(error, HydraException) and cause is not None and "Error in call to target" in text:
@@ -146,6 +148,8 @@ def _unknown_key(error: BaseException | None) -> str | None:
     known = [key for key, _ in runs.settings(error.parent_node)]
     beside = [key for key in known if "." not in key]
     below = [key for key in known if key.endswith(f".{error.key}")]
+    if error.key in runs.PARTS:
+        below = [key.replace(".", "/") for key in below]
     close = below[:3] or difflib.get_close_matches(str(error.key), beside, n=1, cutoff=0.5)
     names = [parent + key for key in close or beside]
     hint = f"did you mean {' or '.join(names)}?" if close else f"it can be one of {', '.join(names)}"

@@ -1,7 +1,6 @@
 """Distributions that torch.distributions lacks."""
 
 import math
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -13,19 +12,27 @@ from torch.distributions.kl import register_kl
 _ONE = Size()  # the shape of a single draw
 
 
-class PointMass(Distribution):
+class _Vector(Distribution):
+    """A distribution over vectors, built by code that has checked its arguments."""
+
+    arg_constraints: ClassVar = {}
+    support = constraints.real_vector
+
+    def __init__(self, batch_shape: Size, dim: int) -> None:
+        super().__init__(batch_shape, Size((dim,)), validate_args=False)
+
+
+class PointMass(_Vector):
     """All mass at one point: the encoder of a plain autoencoder.
 
     It has no density: log_prob and the KL divergence to any density are +inf, so that its ELBO is -inf, loudly.
     """
 
-    arg_constraints: ClassVar = {"point": constraints.real_vector}
-    support = constraints.real_vector
     has_rsample = True
 
-    def __init__(self, point: Tensor, validate_args: bool | None = None) -> None:
+    def __init__(self, point: Tensor) -> None:
         self.point = point  # (..., D)
-        super().__init__(point.shape[:-1], point.shape[-1:], validate_args=validate_args)
+        super().__init__(point.shape[:-1], point.shape[-1])
 
     @property
     def mean(self) -> Tensor:
@@ -86,7 +93,7 @@ class DiscretizedLogistic(Distribution):
         return torch.where(value < half_bin, first, torch.where(value > 1 - half_bin, last, inside))
 
 
-class Categoricals(Distribution):
+class Categoricals(_Vector):
     """N independent categorical variables of C categories each, one-hot and flattened: event (N*C,).
 
     With a temperature its samples are relaxed, softmax((logits + Gumbel noise) / temperature), and differentiable;
@@ -94,12 +101,9 @@ class Categoricals(Distribution):
     Jang et al. 2017, https://arxiv.org/abs/1611.01144; Maddison et al. 2017, https://arxiv.org/abs/1611.00712
     """
 
-    arg_constraints: ClassVar = {"logits": constraints.independent(constraints.real_vector, 1)}
-    support = constraints.real_vector
-
-    def __init__(self, logits: Tensor, temperature: float | None = None, validate_args: bool | None = None) -> None:
+    def __init__(self, logits: Tensor, temperature: float | None = None) -> None:
         self.logits, self.temperature = logits.log_softmax(-1), temperature  # (..., N, C)
-        super().__init__(logits.shape[:-2], Size((logits.shape[-2:].numel(),)), validate_args=validate_args)
+        super().__init__(logits.shape[:-2], logits.shape[-2:].numel())
 
     @property
     def has_rsample(self) -> bool:  # type: ignore[override]
@@ -139,16 +143,14 @@ def categorical_sizes(latent_dim: int, num_categories: int) -> tuple[int, int]:
     return latent_dim // num_categories, num_categories
 
 
-class UniformSphere(Distribution):
+class UniformSphere(_Vector):
     """The uniform density on the unit sphere of R^D, 1 / area, area = 2 pi^(D/2) / Gamma(D/2): event (D,), D > 1."""
 
-    arg_constraints: ClassVar = {"zero": constraints.real_vector}
-    support = constraints.real_vector
     space = "the unit sphere"
 
-    def __init__(self, zero: Tensor, validate_args: bool | None = None) -> None:
+    def __init__(self, zero: Tensor) -> None:
         self.zero = zero  # (D,), for its size and device
-        super().__init__(zero.shape[:-1], zero.shape[-1:], validate_args=validate_args)
+        super().__init__(zero.shape[:-1], zero.shape[-1])
 
     @property
     def mean(self) -> Tensor:
@@ -162,7 +164,7 @@ class UniformSphere(Distribution):
         return value[..., 0] * 0 + (math.lgamma(half) - math.log(2) - half * math.log(math.pi))
 
 
-class PowerSpherical(Distribution):
+class PowerSpherical(_Vector):
     """p(z) = (1 + mu'z)^kappa / Z on the unit sphere of R^D, sampled without rejection.
 
         Z = 2^(a + b) pi^b Gamma(a) / Gamma(a + b),   a = b + kappa,   b = (D - 1) / 2
@@ -171,16 +173,14 @@ class PowerSpherical(Distribution):
     https://arxiv.org/abs/2006.04437
     """
 
-    arg_constraints: ClassVar = {"mu": constraints.real_vector, "kappa": constraints.positive}
-    support = constraints.real_vector
     space = UniformSphere.space
     has_rsample = True
 
-    def __init__(self, mu: Tensor, kappa: Tensor, validate_args: bool | None = None) -> None:
+    def __init__(self, mu: Tensor, kappa: Tensor) -> None:
         self.mu, self.kappa = mu, kappa
         self.b = torch.full_like(kappa, (mu.shape[-1] - 1) / 2)
         self.a = self.b + kappa
-        super().__init__(kappa.shape, mu.shape[-1:], validate_args=validate_args)
+        super().__init__(kappa.shape, mu.shape[-1])
 
     @property
     def mean(self) -> Tensor:
@@ -212,16 +212,13 @@ def _kl_power_spherical_uniform(p: PowerSpherical, q: UniformSphere) -> Tensor:
     return -p.entropy() - q.log_prob(p.mu)
 
 
-class Product(Distribution):
+class Product(_Vector):
     """Independent blocks side by side: log p(z) = sum_i log p_i(z_i), with z = (z_1, z_2, ...) concatenated."""
-
-    arg_constraints: ClassVar = {}
-    support = constraints.real_vector
 
     def __init__(self, *factors: Distribution) -> None:
         self.factors = factors
         self.sizes = [factor.event_shape[0] for factor in factors]
-        super().__init__(factors[0].batch_shape, Size((sum(self.sizes),)), validate_args=False)
+        super().__init__(factors[0].batch_shape, sum(self.sizes))
 
     @property
     def mean(self) -> Tensor:
@@ -233,12 +230,6 @@ class Product(Distribution):
     def log_prob(self, value: Tensor) -> Tensor:
         parts = zip(self.factors, value.split(self.sizes, dim=-1), strict=True)
         return torch.stack([factor.log_prob(part) for factor, part in parts]).sum(0)
-
-
-def check_blocks(latent_dim: int, blocks: int, dims: Sequence[int]) -> None:
-    """Raise ValueError unless there are as many sizes as blocks, and they add up to the latent dimension."""
-    if len(dims) != blocks or sum(dims) != latent_dim:
-        raise ValueError(f"dims={list(dims)}: {blocks} sizes of blocks are needed that add up to {latent_dim=}")
 
 
 def path_log_prob(q: Distribution, z: Tensor) -> Tensor:

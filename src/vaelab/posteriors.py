@@ -4,7 +4,7 @@ Each is a module built from (in_features, latent_dim) that returns a torch.distr
 shape (B,) and the latent as its event. Densities are computed in float32, under autocast too.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -117,20 +117,3 @@ class PowerSpherical(nn.Module):
     def forward(self, h: Tensor) -> distributions.PowerSpherical:
         mu = F.normalize(self.direction(h).float(), dim=-1)
         return distributions.PowerSpherical(mu, 1 + F.softplus(self.concentration(h).float().squeeze(-1)))
-
-
-class Joint(nn.Module):
-    """q(z | x) = prod_i q_i(z_i | x): independent blocks of the code, such as continuous and discrete ones.
-
-    Of each block a posterior's factory and its dimensions, which add up to the latent dimension.
-    """
-
-    def __init__(
-        self, in_features: int, latent_dim: int, blocks: Sequence[Callable[..., nn.Module]], dims: Sequence[int]
-    ) -> None:
-        super().__init__()
-        distributions.check_blocks(latent_dim, len(blocks), dims)
-        self.blocks = nn.ModuleList(block(in_features, dim) for block, dim in zip(blocks, dims, strict=True))
-
-    def forward(self, h: Tensor) -> distributions.Product:
-        return distributions.Product(*(block(h) for block in self.blocks))

@@ -111,15 +111,3 @@ class UniformSphere(nn.Module):
 
     def forward(self, infer: Callable[..., Distribution]) -> distributions.UniformSphere:
         return distributions.UniformSphere(self.zero)
-
-
-class Joint(nn.Module):
-    """p(z) = prod_i p_i(z_i): the prior of a joint posterior's blocks, and its arguments."""
-
-    def __init__(self, latent_dim: int, blocks: Sequence[Callable[..., nn.Module]], dims: Sequence[int]) -> None:
-        super().__init__()
-        distributions.check_blocks(latent_dim, len(blocks), dims)
-        self.blocks = nn.ModuleList(block(dim) for block, dim in zip(blocks, dims, strict=True))
-
-    def forward(self, infer: Callable[..., Distribution]) -> distributions.Product:
-        return distributions.Product(*(block(infer) for block in self.blocks))

@@ -38,6 +38,7 @@ ALLOWED = (
     *("vaelab.", "torch.optim."),
     *("lightning.pytorch.Trainer", "lightning.pytorch.callbacks.", "lightning.pytorch.loggers."),
 )
+PARTS = ("posterior", "prior", "likelihood")  # of a model, chosen with a slash
 PACKAGES = ("vaelab", "torch", "torchvision", "lightning", "hydra-core", "omegaconf", "tensorboard", "numpy")
 
 
@@ -79,6 +80,9 @@ def check_config(cfg: DictConfig) -> None:
         fraction = name == "limit_train_batches" and type(value) is float and 0 < value <= 1
         if value is not None and not fraction:
             checks.whole(**{f"trainer.{name}": value})
+    for part, value in cfg.model.items():
+        if isinstance(value, str) and part in PARTS:
+            raise ValueError(f"model.{part}={value}: a part is chosen with a slash, model/{part}={value}")
     accelerator = cfg.trainer.accelerator
     if accelerator in ("gpu", "cuda") and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
         raise ValueError(

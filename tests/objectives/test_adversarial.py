@@ -8,13 +8,13 @@ import torch.nn.functional as F
 from oracle import LinearGaussian
 from torch import Size, Tensor, nn
 
-from vaelab import priors
+from vaelab.joint import Joint
 from vaelab.likelihoods import Gaussian
 from vaelab.models import VAE
 from vaelab.networks import MLPDecoder, MLPEncoder
 from vaelab.objectives import ELBO, AdversarialAutoencoder, FactorVAE, Objective
 from vaelab.objectives.adversarial import _Adversarial
-from vaelab.posteriors import DiagonalGaussian, Joint, PointMass
+from vaelab.posteriors import DiagonalGaussian, PointMass
 from vaelab.priors import StandardNormal
 
 SHAPE = (1, 2, 3)
@@ -232,7 +232,7 @@ def test_a_model_without_a_single_code(kind: type[_Adversarial], latent_dim: int
 @pytest.mark.parametrize("kind", BOTH)
 def test_several_blocks(kind: type[_Adversarial]) -> None:
     blocks = partial(Joint, blocks=[DiagonalGaussian] * 2, dims=[1, 1])
-    prior = partial(priors.Joint, blocks=[StandardNormal] * 2, dims=[1, 1])
+    prior = partial(Joint, blocks=[StandardNormal] * 2, dims=[1, 1])
     model = VAE(2, SHAPE, posterior=blocks, prior=prior, likelihood=Gaussian(), **networks)
     with pytest.raises(TypeError, match=f"{kind.__name__} is defined for one code, and this model has 2"):
         evaluate(build(kind), model)

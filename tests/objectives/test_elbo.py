@@ -7,12 +7,12 @@ import torch.nn.functional as F
 from oracle import LinearGaussian
 from torch.distributions import kl_divergence
 
-from vaelab import priors
+from vaelab.joint import Joint
 from vaelab.likelihoods import Gaussian
 from vaelab.models import VAE
 from vaelab.networks import MLPDecoder, MLPEncoder
 from vaelab.objectives import ELBO, Capacity, Cyclical, Linear, Objective
-from vaelab.posteriors import Categorical, DiagonalGaussian, Joint
+from vaelab.posteriors import Categorical, DiagonalGaussian
 from vaelab.priors import StandardNormal, UniformCategorical
 
 
@@ -178,7 +178,7 @@ def joint_vae() -> VAE:
         (1, 2, 3),
         partial(MLPEncoder, hidden=[]),
         partial(Joint, blocks=[DiagonalGaussian, partial(Categorical, num_categories=3)], dims=[2, 6]),
-        partial(priors.Joint, blocks=[StandardNormal, partial(UniformCategorical, num_categories=3)], dims=[2, 6]),
+        partial(Joint, blocks=[StandardNormal, partial(UniformCategorical, num_categories=3)], dims=[2, 6]),
         partial(MLPDecoder, hidden=[]),
         Gaussian(scale=0.7),
     )

@@ -9,12 +9,12 @@ import torch
 from oracle import LinearGaussian
 from torch import Tensor, nn
 
-from vaelab import priors
+from vaelab.joint import Joint
 from vaelab.likelihoods import Gaussian
 from vaelab.models import VAE
 from vaelab.networks import MLPDecoder, MLPEncoder
 from vaelab.objectives import CIWAE, ELBO, IWAE, MIWAE, PIWAE, DReG, Objective, Renyi
-from vaelab.posteriors import DiagonalGaussian, Flow, FullCovarianceGaussian, Joint
+from vaelab.posteriors import DiagonalGaussian, Flow, FullCovarianceGaussian
 from vaelab.priors import StandardNormal
 
 
@@ -224,7 +224,7 @@ def test_piwae_at_weights_that_differ_by_hundreds_of_nats() -> None:
 
 def test_piwae_needs_a_single_code() -> None:
     joint = partial(Joint, blocks=[DiagonalGaussian] * 2, dims=[1, 1])
-    prior = partial(priors.Joint, blocks=[StandardNormal] * 2, dims=[1, 1])
+    prior = partial(Joint, blocks=[StandardNormal] * 2, dims=[1, 1])
     vae = VAE(2, (1, 2, 3), partial(MLPEncoder, hidden=[]), joint, prior, partial(MLPDecoder, hidden=[]), Gaussian())
     with pytest.raises(TypeError, match="PIWAE is defined for one code, and this model has 2"):
         PIWAE(2, 2)(vae, torch.rand(3, 1, 2, 3))

@@ -7,13 +7,13 @@ import torch
 from oracle import LinearGaussian
 from torch import Tensor
 
-from vaelab import priors
+from vaelab.joint import Joint
 from vaelab.likelihoods import Gaussian
 from vaelab.models import VAE
 from vaelab.networks import MLPDecoder, MLPEncoder
 from vaelab.objectives import MMD
 from vaelab.objectives.mmd import KERNELS, imq, mmd, rbf
-from vaelab.posteriors import DiagonalGaussian, Joint, PointMass
+from vaelab.posteriors import DiagonalGaussian, PointMass
 from vaelab.priors import StandardNormal
 
 SHAPE = (1, 2, 3)
@@ -179,7 +179,7 @@ def test_a_batch_of_one_image_is_finite(posterior: type | None) -> None:
 def test_several_codes_are_refused() -> None:
     model = VAE(
         4, SHAPE, partial(MLPEncoder, hidden=[]), partial(Joint, blocks=[DiagonalGaussian] * 2, dims=[1, 3]),
-        partial(priors.Joint, blocks=[StandardNormal] * 2, dims=[1, 3]), partial(MLPDecoder, hidden=[]), Gaussian(),
+        partial(Joint, blocks=[StandardNormal] * 2, dims=[1, 3]), partial(MLPDecoder, hidden=[]), Gaussian(),
     )  # fmt: skip
     with pytest.raises(TypeError, match="MMD is defined for one code, and this model has 2"):
         evaluate(MMD(), model)

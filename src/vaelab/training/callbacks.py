@@ -20,6 +20,7 @@ from tqdm import tqdm
 from vaelab import baselines, checks, figures
 from vaelab.files import write_atomically
 from vaelab.likelihoods import Gaussian
+from vaelab.objectives import ELBO
 from vaelab.priors import StandardNormal
 
 log = logging.getLogger(__name__)
@@ -225,13 +226,13 @@ class AverageLoss(Callback):
     """
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        log_scale = getattr(pl_module.model.likelihood, "log_scale", None)
-        if log_scale is None or log_scale.requires_grad or not math.isclose(2 * log_scale, -math.log(2), rel_tol=1e-5):
-            needed = "model/likelihood=gaussian with scale sqrt(1/2)"
-            raise ValueError(f"callbacks.average_loss turns nats into squared error, which needs {needed}")
-        if getattr(pl_module.objective, "beta", None) != 1 or pl_module.objective.free_bits:
-            plain = "it goes with objective=elbo, beta 1 and no free bits; ~callbacks.average_loss leaves it out"
-            raise ValueError(f"callbacks.average_loss is squared error + KL: {plain}")
+        objective = pl_module.objective
+        log_scale: Any = getattr(pl_module.model.likelihood, "log_scale", None)
+        fixed = log_scale is not None and not log_scale.requires_grad
+        plain = isinstance(objective, ELBO) and objective.beta == 1 and not objective.free_bits
+        if not (fixed and plain and math.isclose(2 * log_scale, -math.log(2), rel_tol=1e-5)):
+            needed = "model/likelihood=gaussian with scale sqrt(1/2), objective=elbo, beta 1 and no free bits"
+            raise ValueError(f"callbacks.average_loss turns nats into squared error + KL, which needs {needed}")
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         pixels = math.prod(pl_module.model.image_shape)
