@@ -38,8 +38,8 @@ def train(cfg: DictConfig, folder: Path) -> float:
     data.setup()
     runs.check_data(model, data)
     cfg.data.used = data.name
-    if cfg.trainer.max_epochs is None:
-        cfg.trainer.max_epochs = runs.epochs(cfg, len(data.train_dataloader()))
+    batches = len(data.train_dataloader())
+    cfg.trainer.max_epochs = runs.epochs(cfg, batches)
     if data.val_size == 0:
         cfg.trainer.limit_val_batches = 0
 
@@ -53,6 +53,7 @@ def train(cfg: DictConfig, folder: Path) -> float:
     log.info("run      %s", runs.shown(folder))
     log.info("data     %s", data.description)
     log.info("model    %s, %s parameters, on %s", type(model).__name__, f"{parameters:,}", trainer.strategy.root_device)
+    log.info("length   %s epochs of %s batches", f"{cfg.trainer.max_epochs:,}", f"{batches:,}")
     for note in runs.notes(cfg, data):
         log.warning(note)
 

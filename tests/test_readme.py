@@ -8,6 +8,7 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from conftest import ROOT
@@ -16,6 +17,7 @@ from test_cli import Command, command  # noqa: F401
 
 from train import train
 from vaelab import posteriors
+from vaelab.objectives import elbo
 
 README = (ROOT / "README.md").read_text()
 COMMANDS = [
@@ -91,14 +93,21 @@ def test_model_in_python(capsys: pytest.CaptureFixture) -> None:
     assert "torch.Size([5, 16])" in capsys.readouterr().out
 
 
-def test_added_part_trains(data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    name = re.search(r"class (\w+)", BLOCKS[1])[1]
-    monkeypatch.setattr(posteriors, name, None, raising=False)
-    exec(BLOCKS[1], vars(posteriors))
-    path, content = re.search(r"name it in `(configs/\S+)`:\n\n```yaml\n(.*?)```", README, re.S).groups()
+@pytest.mark.parametrize(
+    ("block", "module", "option"), [(1, posteriors, r"`python train.py (model/posterior=\S+)` trains it"),
+                                    (2, elbo, r"is `(objective=\S+)` with")],
+)  # fmt: skip
+def test_added_part_trains(
+    data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int, module: ModuleType, option: str
+) -> None:
+    name = re.search(r"class (\w+)", BLOCKS[block])[1]
+    monkeypatch.setattr(module, name, None, raising=False)
+    exec(BLOCKS[block], vars(module))
+    yamls = re.findall(r"`(configs/\S+)`:\n\n```yaml\n(.*?)```", README, re.S)
+    path, content = yamls[block - 1]
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     (tmp_path / path).write_text(content)
-    override = re.search(r"`python train.py (model/posterior=\S+)` trains it", README)[1]
+    override = re.search(option, README)[1]
     settings = [f"data.root={data_root}", "data.md5=null", "data.val_size=100", "trainer=debug"]
     with initialize_config_dir(str(tmp_path / "configs"), version_base="1.3"):
         cfg = compose("train", [*settings, override])

@@ -18,8 +18,7 @@ def transforms(kind: str, features: int, context: int, num_transforms: int, hidd
 
     * iaf: affine; samples in one pass, inverts in `features` passes: Kingma et al. 2016, https://arxiv.org/abs/1606.04934
     * maf: affine; its density takes one pass, a sample `features`: Papamakarios et al. 2017, https://arxiv.org/abs/1705.07057
-    * spline: rational-quadratic, coupling half of the dimensions to the other half, two passes either way:
-      Durkan et al. 2019, https://arxiv.org/abs/1906.04032
+    * spline: rational-quadratic, coupling halves; two passes either way: Durkan et al. 2019, https://arxiv.org/abs/1906.04032
     """
     checks.one_of(("iaf", "maf", "spline"), kind=kind)
     checks.whole(0, num_transforms=num_transforms)

@@ -117,7 +117,11 @@ def check_data(model: "GenerativeModel", data: "MNISTDataModule") -> None:
 
 
 def epochs(cfg: DictConfig, batches: int) -> int:
-    """Whole epochs of `batches` batches that hold `steps` optimiser steps."""
+    """trainer.max_epochs, or if it is null or `steps` was typed, whole epochs of `batches` that hold so many steps."""
+    typed = HydraConfig.get().overrides.task if HydraConfig.initialized() and not cfg.resume else []
+    asked = {override.split("=")[0] for override in typed} & {"steps", "trainer.max_epochs"}
+    if cfg.trainer.max_epochs is not None and asked != {"steps"}:
+        return cfg.trainer.max_epochs
     devices = cfg.trainer.devices if type(cfg.trainer.devices) is int else 1
     return -(-cfg.steps * cfg.trainer.accumulate_grad_batches * max(devices, 1) // batches)
 
@@ -199,7 +203,8 @@ def finish(folder: Path, module: "VAEModule", protocol: dict[str, Any], trainer:
         figures.setdefault(split, {})[figure] = value
     content = {
         "protocol": protocol,
-        "unit": "nats per image: sums over pixels and latent dimensions, means over images",
+        "unit": "nats per image: sums over pixels and latent dimensions, means over images; squared_error in squared "
+        "pixel values, perplexity in codes, principal_angle in degrees",
         "weights": {"train": "changing, over the last epoch", "val": "best", "test": "best"},
         **figures,
         "epochs": trainer.current_epoch,
@@ -241,8 +246,8 @@ def _box(*lines: str) -> str:
 
 def summary(figures: dict[str, float], data: str) -> str:
     """The last line of a run."""
-    names = [name for name in ("elbo", "bound", "loss", "rate", "distortion") if f"test/{name}" in figures]
-    terms = ", ".join(f"{name} {figures[f'test/{name}']:.2f}" for name in names)
+    names = ("elbo", "bound", "loss", "rate", "distortion", "squared_error", "perplexity")
+    terms = ", ".join(f"{name} {figures[f'test/{name}']:.2f}" for name in names if f"test/{name}" in figures)
     return f"test {terms} nats per image on {data}"
 
 
@@ -279,8 +284,8 @@ def saved_config(folder: Path, overrides: Sequence[str] = ()) -> DictConfig:
                 f"{key}={new} would replace a whole group of {folder}: a resumed run takes overrides of single "
                 f"values, such as trainer.max_epochs=200; start a new run to change {key}"
             )
-        scheduled = bool(cfg.get("scheduler")) and key in ("optimizer.lr", "objective.lr")
-        if scheduled or (group in ("seed", "steps", "name", "model", "data") and key != "data.root"):
+        scheduled = bool(cfg.get("scheduler")) and key == "optimizer.lr"
+        if scheduled or (group in ("seed", "steps", "name", "model", "objective", "data") and key != "data.root"):
             because = " by a scheduler" if scheduled else ""
             raise ValueError(
                 f"{key} was {old} in {folder} and cannot become {new} in the middle of a run whose {key} is "

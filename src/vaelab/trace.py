@@ -70,7 +70,7 @@ def draw(q: Distribution, p: Distribution, shape: Size) -> tuple[Latent, ...]:
     """
     if isinstance(q, Product) and isinstance(p, Product) and q.sizes == p.sizes:
         return tuple(latent for pair in zip(q.factors, p.factors, strict=True) for latent in draw(*pair, shape))
-    if _space(q) != _space(p):
+    if isinstance(q, Product) or _space(q) != _space(p):
         raise TypeError(f"the posterior lies on {_space(q)}, but the prior on {_space(p)}: choose both together")
     if hasattr(q, "rsample_and_log_prob"):
         z, log_q = q.rsample_and_log_prob(shape)

@@ -107,11 +107,8 @@ def _convolution(kind: type[nn.Module], before: int, after: int, kernel: int, no
 
 
 def _start(layer: nn.Module) -> None:
-    """Weights ~ N(0, 2 / fan-in), biases zero: He et al. 2015, https://arxiv.org/abs/1502.01852
-
-    Torch's default shrinks the signal by sqrt(6) in each rectified layer, and networks as deep as these stay on the
-    plateau where all images are their mean.
-    """
+    """Weights ~ N(0, 2 / fan-in), biases zero: He et al. 2015, https://arxiv.org/abs/1502.01852"""
+    # Torch's default shrinks the signal by sqrt(6) in each rectified layer: all images stay their mean for long
     if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
         transposed = isinstance(layer, nn.ConvTranspose2d)  # (before, after, 4, 4): a fourth of it meets in one pixel
         fan_in = layer.weight[:, 0].numel() / 4 if transposed else layer.weight[0].numel()

@@ -19,9 +19,7 @@ NORMS = {"none": nn.Identity, "batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
 def hidden_layers(
     in_features: int, hidden: Sequence[int], activation: str = "relu", gated: bool = False, norm: str = "none"
 ) -> list[nn.Module]:
-    """Dense layers of the widths `hidden`, each with a norm ("none", "batch" or "layer") and an activation ("relu",
-    "tanh" or "silu") or, `gated`, a gate in its place.
-    """
+    """Dense layers of widths `hidden`: norm none, batch or layer, then activation relu, tanh or silu, or a gate."""
     checks.widths(hidden=hidden)
     checks.one_of(tuple(ACTIVATIONS), activation=activation)
     checks.one_of(tuple(NORMS), norm=norm)

@@ -25,8 +25,7 @@ class BetaTC(Objective):
     * stratified: w_ii = 1 / N and w_ij = (N - 1) / (N (B - 1)), which is unbiased for q(z_i): the paper's estimator,
       averaged over which image of the batch it treats as the last.
 
-    N is the number of training images, learned from them. Raises TypeError unless posterior and prior are factorised
-    Gaussians.
+    N counts the training images. Raises TypeError unless posterior and prior are factorised Gaussians.
     """
 
     num_images: Tensor

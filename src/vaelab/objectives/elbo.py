@@ -22,8 +22,8 @@ class ELBO(Objective):
     * free_bits, nats of each latent dimension that cost nothing, make the rate's term sum_d max(free_bits, mean over
       the batch of KL_d): Kingma et al. 2016, https://arxiv.org/abs/1606.04934. They need factorised Gaussians
       (TypeError) and the analytic KL (ValueError)
-    * sticking_the_landing is the path gradient, which holds the parameters of log q fixed and vanishes at the exact
-      posterior; it samples the KL: Roeder et al. 2017, https://arxiv.org/abs/1703.09194
+    * sticking_the_landing is the path gradient, which holds the parameters of log q fixed and, for one layer, vanishes
+      at the exact posterior; it samples the KL: Roeder et al. 2017, https://arxiv.org/abs/1703.09194
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Capacity(Objective):
     of Dupont 2018, https://arxiv.org/abs/1804.00104. Raises TypeError if the code has another number of blocks.
     """
 
-    def __init__(self, capacity: Any, gamma: float = 100.0) -> None:  # a number or schedule, or one for each block
+    def __init__(self, capacity: Any, gamma: float = 5.0) -> None:  # a number or schedule, or one for each block
         super().__init__()
         self.capacity, self.gamma = list(capacity) if isinstance(capacity, Sequence) else [capacity], gamma
         checks.number(gamma=gamma)

@@ -2,12 +2,12 @@
 
     ELBO = E[mean_k log w_k]  <=  E[log mean_k w_k]  <=  log p(x),     the middle rising with K.
 
-Each reports its `bound` beside the `elbo` of the same samples, and loss = -bound in value; estimators differ in the
-gradient alone.
+Each reports `bound` and the same samples' `elbo`; loss = -bound in value, and estimators differ in the gradient alone.
 """
 
 import math
 
+import torch
 from torch import Tensor
 
 from vaelab import checks
@@ -93,10 +93,10 @@ class PIWAE(MIWAE):
         gradient, and as a factor where log q depends on its parameters themselves.
         """
         z, q, p = only_latent(trace, self)[:3]
-        log_w = trace.log_weight(x)
         if not z.requires_grad:
-            return log_w
-        groups = log_w.detach().unflatten(0, (self.num_bounds, -1))  # (M, K, B)
+            return trace.log_weight(x)
+        with torch.no_grad():
+            groups = trace.log_weight(x).unflatten(0, (self.num_bounds, -1))  # (M, K, B)
         log_ratio = groups.flatten(0, 1).logsumexp(0) - groups.logsumexp(1, keepdim=True) - math.log(self.num_bounds)
         # Beyond e^60, IWAE's weight has all but vanished from float32, and the product with it
         ratio = log_ratio.clamp(max=60).exp().expand_as(groups).flatten(0, 1)  # (M*K, B)
@@ -126,8 +126,8 @@ class Renyi(IWAE):
 
     def __init__(self, alpha: float = 0.5, num_samples: int = 50) -> None:
         super().__init__(num_samples)
-        if alpha == 1:
-            raise ValueError("alpha=1 is the ELBO: use objective=elbo with objective.kl=sample")
+        if type(alpha) not in (int, float) or alpha == 1:
+            raise ValueError(f"alpha={alpha}: a number but 1 is needed, which is objective=elbo objective.kl=sample")
         self.alpha = alpha
 
     def bound(self, log_w: Tensor) -> Tensor:

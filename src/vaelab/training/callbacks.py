@@ -226,9 +226,9 @@ class AverageLoss(Callback):
     """
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        objective = pl_module.objective
-        log_scale: Any = getattr(pl_module.model.likelihood, "log_scale", None)
-        fixed = log_scale is not None and not log_scale.requires_grad
+        objective, likelihood = pl_module.objective, pl_module.model.likelihood
+        log_scale: Any = getattr(likelihood, "log_scale", None)
+        fixed = isinstance(likelihood, Gaussian) and log_scale is not None and not log_scale.requires_grad
         plain = isinstance(objective, ELBO) and objective.beta == 1 and not objective.free_bits
         if not (fixed and plain and math.isclose(2 * log_scale, -math.log(2), rel_tol=1e-5)):
             needed = "model/likelihood=gaussian with scale sqrt(1/2), objective=elbo, beta 1 and no free bits"

@@ -109,6 +109,8 @@ class VAEModule(L.LightningModule):
 
     def on_fit_start(self) -> None:
         """Let parts that must see data first do so, once: when resuming, what they learned came with the checkpoint."""
+        for stopping in self.trainer.early_stopping_callbacks:
+            stopping.monitor = self.monitor if stopping.monitor == "val/loss" else stopping.monitor
         parts: list[Any] = [part for part in self.modules() if hasattr(part, "initialize")]
         if parts and not self._rng_state:
             images = self.trainer.datamodule.splits["train"][0].to(self.device).float().div_(255)
@@ -220,16 +222,21 @@ def rehearse(model: Any, objective: Objective) -> None:
     model, objective = copy.deepcopy((model, objective))
     x = torch.zeros(2, *model.image_shape)
     y = torch.zeros(2, dtype=torch.long) if model.num_classes else None
-    names = (f"{part} {type(getattr(model, part)).__name__}" for part in ("posterior", "prior") if hasattr(model, part))
-    pair = f"objective {type(objective).__name__} does not go with {type(model).__name__} ({', '.join(names)})"
+    parts = [(part, getattr(model, part, None)) for part in ("posterior", "prior")]
+    names = ", ".join(f"{part} {type(module).__name__}" for part, module in parts if module is not None) or "no prior"
+    pair = f"objective {type(objective).__name__} does not go with {type(model).__name__} ({names})"
     with torch.random.fork_rng([]):
         try:
             terms = objective(model, x, y, torch.zeros(()))
-        except (TypeError, ValueError, NotImplementedError) as error:
-            raise ValueError(f"{pair}: {error}") from error
+        except (TypeError, ValueError, RuntimeError, IndexError) as error:
+            raise ValueError(f"{pair}: {error or type(error).__name__}") from error
+    if "loss" not in terms or any(term.shape != (2,) for term in terms.values()):
+        shapes = ", ".join(f"{name} {tuple(term.shape)}" for name, term in terms.items())
+        raise ValueError(f"{pair}: a loss and one value of each term for each of two images are needed, not {shapes}")
     for name, term in terms.items():
         if not term.isfinite().all():
-            raise ValueError(f"{pair}: its {name} is {term[0].item()}")
+            why = ": a point mass has no density, which this objective needs" if "PointMass" in names else ""
+            raise ValueError(f"{pair}: its {name} is {term[0].item()}{why}")
     terms["loss"].mean().backward()
     idle = [name for name, weight in model.named_parameters() if weight.requires_grad and weight.grad is None]
     if idle:

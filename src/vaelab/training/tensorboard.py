@@ -16,7 +16,7 @@ CHOICES = (
 
 def add_layout(logger: TensorBoardLogger) -> None:
     """The Custom Scalars tab: loss, rate and distortion together, and each of them in training and validation."""
-    charts = {f"{split}: loss = distortion + beta x rate": ["Multiline", [f"{split}/{term}" for term in TERMS]]
+    charts = {f"{split}: {', '.join(TERMS)}": ["Multiline", [f"{split}/{term}" for term in TERMS]]
               for split in ("train", "val")}  # fmt: skip
     charts |= {term: ["Multiline", [f"train/{term}", f"val/{term}"]] for term in TERMS}
     logger.experiment.add_custom_scalars({"nats per image": charts})
