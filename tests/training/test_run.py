@@ -341,7 +341,6 @@ def test_a_schedule_keeps_its_learning_rate_when_resuming(config: Compose, tmp_p
 @pytest.mark.parametrize(
     "override",
     ["seed=5", "model.latent_dim=3", "data.val_size=50", "data.batch_size=10", "steps=9", "objective.beta=2"],
-    ["seed=5", "model.latent_dim=3", "data.val_size=50", "data.batch_size=10", "steps=9", "objective.beta=2"],
 )
 def test_a_resumed_run_keeps_model_data_and_seed(config: Compose, tmp_path: Path, override: str) -> None:
     train(config(), tmp_path)
