@@ -1,6 +1,6 @@
 """What the parts do, side by side: experiments on 5,000 digits with the same small budget, as a Markdown table.
 
-    python benchmarks/family.py                                     # the README's table, about ten minutes on 2 cores
+    python benchmarks/family.py                                     # the README's table, eight minutes on 2 cores
     python benchmarks/family.py vae "iwae objective.num_samples=5"  # any experiments, each with overrides of its own
     python benchmarks/family.py default vae --steps 100             # default: python train.py, without an experiment
 
