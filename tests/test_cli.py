@@ -1,5 +1,6 @@
 """The command line: wrong input gets one sentence before any training, and leaves nothing behind."""
 
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -92,6 +93,19 @@ def test_wrong_input_gets_one_sentence(command: Command, argument: str, sentence
     assert "\n" not in code
     assert "Traceback" not in printed
     assert not list(command.folder.glob("logs/*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "epochs"),  # nine or ten steps an epoch
+    [(["steps=12"], 2), (["steps=12", "trainer.max_epochs=1"], 1)],
+)
+def test_steps_that_were_typed_rule_over_an_experiment_s_epochs(
+    command: Command, arguments: list[str], epochs: int
+) -> None:
+    settings = ["experiment=linear_autoencoder", f"data.root={command.data}", "data.md5=null", "data.batch_size=60"]
+    run = command.folder / "run"
+    assert command(*settings, f"hydra.run.dir={run}", *arguments, small=False)[0] is None
+    assert json.loads((run / "metrics.json").read_text())["epochs"] == epochs
 
 
 def test_a_part_that_the_chosen_model_lacks(command: Command) -> None:

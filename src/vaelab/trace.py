@@ -70,8 +70,10 @@ def draw(q: Distribution, p: Distribution, shape: Size) -> tuple[Latent, ...]:
     """
     if isinstance(q, Product) and isinstance(p, Product) and q.sizes == p.sizes:
         return tuple(latent for pair in zip(q.factors, p.factors, strict=True) for latent in draw(*pair, shape))
-    if isinstance(q, Product) or _space(q) != _space(p):
+    if _space(q) != _space(p):
         raise TypeError(f"the posterior lies on {_space(q)}, but the prior on {_space(p)}: choose both together")
+    if isinstance(q, Product):
+        raise TypeError("a posterior of independent blocks needs a prior of the same blocks, such as model/prior=joint")
     if hasattr(q, "rsample_and_log_prob"):
         z, log_q = q.rsample_and_log_prob(shape)
         return (Latent(z, q, p, log_q),)

@@ -12,12 +12,16 @@ from typing import Any
 import pytest
 import torch
 from conftest import Compose, compose_config
+from lightning.pytorch.callbacks import EarlyStopping
+from oracle import LinearGaussian
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from train import train
 from vaelab import runs
+from vaelab.objectives import Objective
 from vaelab.training import Interrupted, VAEModule
+from vaelab.training.module import rehearse
 
 TERMS = ("loss", "elbo", "rate", "distortion")
 
@@ -237,6 +241,29 @@ def test_nothing_needs_validation_images(config: Compose, tmp_path: Path, extra:
     size = "data.val_size=100" if "limit_val" in extra else "data.val_size=0"
     figure = train(config(size, extra), tmp_path)
     assert figure == metrics(tmp_path)["train"]["loss"]
+
+
+def test_early_stopping_watches_what_picks_the_best_weights(config: Compose, tmp_path: Path) -> None:
+    """An adversary's loss says nothing about the weights: its objective watches the distortion."""
+    watched = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(EarlyStopping, "on_train_end", lambda self, *_: watched.append(self.monitor), raising=False)
+        train(config("objective=adversarial", "callbacks=early_stopping"), tmp_path)
+    assert watched == ["val/distortion"]
+
+
+def test_an_objective_without_one_value_an_image_is_refused() -> None:
+    class Mean(Objective):
+        def terms(self, trace: Any, x: torch.Tensor, step: torch.Tensor | None) -> dict[str, torch.Tensor]:
+            return {"loss": -trace.log_weight(x).mean()}
+
+    class Nameless(Objective):
+        def terms(self, trace: Any, x: torch.Tensor, step: torch.Tensor | None) -> dict[str, torch.Tensor]:
+            return {"bound": trace.log_weight(x).mean(0)}
+
+    for objective in (Mean(), Nameless()):
+        with pytest.raises(ValueError, match="a loss and one value of each term for each of two images are needed"):
+            rehearse(LinearGaussian().vae(exact=False), objective)
 
 
 def test_early_stopping_needs_them(config: Compose, tmp_path: Path) -> None:

@@ -81,8 +81,7 @@ class Capacity(Objective):
         if len(trace.latents) != len(self.capacity):
             raise TypeError(f"objective.capacity has {len(self.capacity)} entries for {len(trace.latents)} latents")
         terms = elbo_terms(trace, x)
-        excess = []
-        for latent, capacity in zip(trace.latents, self.capacity, strict=True):
-            target = capacity(step) if callable(capacity) else capacity
-            excess.append((latent.kl().mean() - target).abs())
-        return {"loss": terms["distortion"] + self.gamma * torch.stack(excess).sum(), **terms}
+        rates = [term for name, term in terms.items() if name.startswith("rate_")] or [terms["rate"]]
+        targets = [capacity(step) if callable(capacity) else capacity for capacity in self.capacity]
+        excess = torch.stack([(r.mean() - target).abs() for r, target in zip(rates, targets, strict=True)]).sum()
+        return {"loss": terms["distortion"] + self.gamma * excess, **terms}

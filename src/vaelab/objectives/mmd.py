@@ -29,7 +29,7 @@ KERNELS: dict[str, Callable[[Tensor, float], Tensor]] = {"rbf": rbf, "imq": imq}
 
 
 def mmd(z: Tensor, w: Tensor, kernel: Callable[[Tensor, float], Tensor], bandwidth: float) -> Tensor:
-    """The unbiased estimate of MMD^2 from samples (B, D): Gretton et al. 2012, https://jmlr.org/papers/v13/gretton12a"""
+    """MMD^2 of samples (B, D), estimated without bias: Gretton 2012, https://jmlr.org/papers/v13/gretton12a.html"""
 
     def similarity(a: Tensor, b: Tensor) -> Tensor:
         distance = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")  # products would cancel
