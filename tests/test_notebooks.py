@@ -31,9 +31,9 @@ def execute(path: Path) -> NotebookNode:
 
 
 def outputs(notebook: NotebookNode) -> list[list[str]]:
-    """For each code cell the kinds of its outputs: the name of a stream, or the type of a picture."""
+    """For each code cell the kinds of its outputs: the name of a stream, or the richest type of a result."""
     return [
-        [output.get("name") or next(kind for kind in output.data if kind != "text/plain") for output in cell.outputs]
+        [output.get("name") or min(output.data) for output in cell.outputs]  # "image/png" comes before "text/plain"
         for cell in notebook.cells
         if cell.cell_type == "code"
     ]
