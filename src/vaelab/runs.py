@@ -6,6 +6,7 @@ loggers or its Trainer, and nothing is interpolated.
 """
 
 import contextlib
+import hashlib
 import json
 import logging
 import os
@@ -340,6 +341,12 @@ def _read_weights(folder: Path) -> "tuple[Path, dict[str, Tensor]]":
     if not isinstance(state, dict) or not all(isinstance(weight, torch.Tensor) for weight in state.values()):
         raise ValueError(f"{path} holds no weights by name")
     return path, state
+
+
+def digest(model: "GenerativeModel") -> str:
+    """SHA-256 of a model's weights, whatever file they lie in."""
+    weights = sorted(model.state_dict().items())
+    return hashlib.sha256(b"".join(weight.cpu().numpy().tobytes() for _, weight in weights)).hexdigest()
 
 
 def read_config(folder: Path) -> DictConfig:

@@ -259,8 +259,11 @@ class MNISTDataModule(L.LightningDataModule):
         return self._loader("test")
 
     def examples(self, count: int) -> tuple[Tensor, Tensor]:
-        """Images (count, C, H, W) in [0, 1] and labels to look at: of the validation set where there is one."""
-        split = "val" if self.val_size else "train"
+        """Images and labels to look at: of the validation set where there is one."""
+        return self.images("val" if self.val_size else "train", count)
+
+    def images(self, split: str, count: int | None = None) -> tuple[Tensor, Tensor]:
+        """The first images (count, C, H, W) in [0, 1] and labels of a split, binary ones by their static draw."""
         images, labels = (part[:count] for part in self.splits[split])
         if self.binarization == "dynamic" and split == "train":
             images = self._draw(images, split)
