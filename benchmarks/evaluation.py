@@ -12,8 +12,10 @@ spread that over rounds. Memory is the peak of the process above what it held on
 import argparse
 import platform
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -27,15 +29,14 @@ from vaelab.priors import StandardNormal
 STATUS = Path("/proc/self/status")  # Linux alone tells
 
 
-def build(latent_dim: int) -> VAE:
+def build(latent_dim: int) -> Any:
     """784-400-D, as `python train.py` has it, untrained: the time does not depend on the weights."""
     decoder = partial(MLPDecoder, hidden=[400])
-    parts = (MLPEncoder, DiagonalGaussian, StandardNormal, decoder, Bernoulli())
-    return VAE(latent_dim, (1, 28, 28), *parts).eval()
+    return VAE(latent_dim, (1, 28, 28), MLPEncoder, DiagonalGaussian, StandardNormal, decoder, Bernoulli()).eval()
 
 
 @torch.inference_mode()
-def products(model: VAE, images: int, num_samples: int, rows: int) -> None:
+def products(model: Any, images: int, num_samples: int, rows: int) -> None:
     """The decoder's matrix products for each sample of each image, and the encoder's for each chunk of samples."""
     weights = [w for w in model.decoder.parameters() if w.dim() == 2]
     inputs = [torch.randn(rows, w.shape[1]) for w in weights]
@@ -47,7 +48,7 @@ def products(model: VAE, images: int, num_samples: int, rows: int) -> None:
             x @ w.T
 
 
-def seconds(task: partial[object]) -> float:
+def seconds(task: Callable[[], object]) -> float:
     started = time.perf_counter()
     task()
     return time.perf_counter() - started

@@ -1,5 +1,6 @@
 """python evaluate.py: what it prints, writes and refuses."""
 
+import functools
 import json
 import shutil
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from evaluate import evaluate
 from train import train
 from vaelab import baselines, load_run, runs
+from vaelab.evaluation import measure as measure_module
+from vaelab.evaluation.gaps import refine
 from vaelab.evaluation.measure import measure
 
 Evaluate = Callable[..., dict]
@@ -32,6 +35,13 @@ def trained(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Callab
         return known[overrides]
 
     return make
+
+
+@pytest.fixture(autouse=True)
+def _short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand steps of refinement for each test would take minutes; tests/evaluation/test_gaps.py takes them."""
+    monkeypatch.setattr(measure_module, "TRAIN_SAMPLES", 10)
+    monkeypatch.setattr(measure_module, "refine", functools.partial(refine, steps=10, num_samples=10))
 
 
 @pytest.fixture

@@ -121,8 +121,8 @@ def _densities(
         figures["bits_per_dim"] = -estimate.log_likelihood / (x[0].numel() * math.log(2))
     few = x[:REFINED], None if y is None else y[:REFINED]
     try:
-        with _bar("refining q(z | x)", 400, "step") as bar:
-            before, after = refine(model, *few, seed=seed, progress=lambda done, total: bar.update())
+        with _bar("refining q(z | x)", 1100, "step") as bar:
+            before, after = refine(model, *few, seed=seed, progress=bar.update)
     except ValueError as error:
         return figures, {"amortization_gap": str(error)}
     figures["amortization_gap"] = (after - before).double()

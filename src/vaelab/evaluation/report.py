@@ -19,8 +19,8 @@ FIGURES = {
     },
     "gaps": {
         "inference_gap": f"{NATS}, log_likelihood - elbo",
-        "approximation_gap": f"{NATS}, left of it once q(z|x) is refined for each of 1,000 images; below 0: K too small",
-        "amortization_gap": f"{NATS}, won of it by that",
+        "approximation_gap": f"{NATS}, left of it once q(z|x) is refined for each image; below 0: K too small",
+        "amortization_gap": f"{NATS}, won of it by that, on the first 1,000 images",
         "generalization_gap": f"{NATS}, ELBO of 10,000 training images - that of the test images",
     },
     "latent space": {
