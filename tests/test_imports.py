@@ -20,6 +20,10 @@ FORBIDDEN = {
     "joint": ["vaelab.models", "vaelab.objectives", *(f"vaelab.{part}" for part in PARTS), *HEAVY],
     "baselines": ["vaelab.models", "vaelab.objectives", *(f"vaelab.{part}" for part in PARTS), *HEAVY],
     "objectives": ["vaelab.models", *(f"vaelab.{part}" for part in PARTS), "vaelab.training", *HEAVY],
+    **{
+        f"evaluation.{part}": ["vaelab.models", "vaelab.objectives", "vaelab.training", "sklearn", *HEAVY]
+        for part in ("gaps", "latent", "memorization", "representation")
+    },
     "figures": ["vaelab.models", "vaelab.objectives", "vaelab.training", *HEAVY],
     "data": ["vaelab.models", "vaelab.objectives", "vaelab.training", "hydra", "mlxtend"],
     "training": ["vaelab.models", "vaelab.data", "hydra", "mlxtend"],

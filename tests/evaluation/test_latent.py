@@ -224,6 +224,11 @@ def test_sentence_names_units_and_remedies(digits: tuple[Tensor, Tensor]) -> Non
     assert sentence.startswith("2 of 6 units have collapsed (z_1, z_4): ")
     assert all(remedy in sentence for remedy in latent.REMEDIES)
     assert latent_statistics(vae_that_ignores(), x).collapse() is None
+    without_rates = vae_that_ignores(1, 4)
+    without_rates.prior = priors.GaussianMixture(6)
+    sentence = latent_statistics(without_rates, x).collapse()
+    assert sentence is not None
+    assert all(remedy in sentence for remedy in latent.REMEDIES_WITHOUT_RATES)
     many = latent_statistics(gaussians(torch.zeros(3, 12), torch.ones(3, 12)), numbers(3)).collapse()
     assert many is not None
     assert many.startswith("12 of 12 units have collapsed (z_0, z_1, z_2, z_3, z_4, z_5, z_6, z_7, z_8, z_9, ...): ")

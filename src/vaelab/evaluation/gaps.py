@@ -71,5 +71,5 @@ def _gaussian(model: GenerativeModel, x: Tensor, y: Tensor | None) -> Distributi
     q = latents[0].q if len(latents) == 1 else None
     if isinstance(q, Independent) and isinstance(q.base_dist, Normal):
         return model.infer(x, y)
-    found = f"a {type(q).__name__}" if q else f"{len(latents)} latents" if latents else "no density"
+    found = f"q = {type(q).__name__}" if q else f"{len(latents)} latents" if latents else "no density"
     raise ValueError(f"refining q(z | x) for each image needs one factorised Gaussian, but this model has {found}")
