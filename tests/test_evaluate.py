@@ -171,7 +171,7 @@ def test_runs_of_different_protocols_are_refused_unless_asked_for(
     ("overrides", "sentence"),
     [
         (["num_images=201"], "num_images=201, but MNIST has 200 test images"),
-        (["num_images=0"], "num_images=0: a whole number"),
+        (["num_images=1"], "num_images=1: a whole number, at least 2"),
         (["num_samples=0"], "num_samples=0: a whole number"),
         (["seed=-1"], "seed=-1: a whole number"),
         (["device=tpu"], "device=tpu: choose one of auto, cpu, cuda"),

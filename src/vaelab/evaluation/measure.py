@@ -38,7 +38,8 @@ def protocol(model: GenerativeModel, data: Any, num_samples: int, num_images: in
     Raises ValueError for numbers out of range.
     """
     images = len(data.splits["test"][1])
-    checks.whole(num_samples=num_samples, num_images=images if num_images is None else num_images)
+    checks.whole(num_samples=num_samples)
+    checks.whole(2, num_images=images if num_images is None else num_images)  # a standard error needs two
     checks.whole(0, seed=seed)
     if num_images is not None and num_images > images:
         raise ValueError(f"num_images={num_images}, but {data.name} has {images:,} test images")
@@ -82,10 +83,10 @@ def measure(
             trained = importance_weighted(model, *probed, TRAIN_SAMPLES, seed, bar.update)
         figures["generalization_gap"] = trained.elbo.mean().item() - figures["elbo"]
 
-    with _bar("latent space", 1, "part") as bar:
+    with _bar("latent space", 1, "part"):
         latent = latent_statistics(model, x, y, seed=seed)
-        codes, train_codes = _batched(model.encode, x, y), _batched(model.encode, *probed)
-        figures = latent.figures | representation(train_codes, train_classes, codes, classes) | figures
+        learned = representation(_batched(model.encode, *probed), train_classes, latent.codes, classes)
+        figures = latent.figures | learned | figures
     pairs = None
     try:
         drawn, pairs = _samples(model, data, x, train_x, seed)
@@ -104,7 +105,7 @@ def measure(
         "seconds": round(time.perf_counter() - started, 1),
         "device": str(x.device),
     }
-    return Measurement(record, codes.cpu(), pairs)
+    return Measurement(record, latent.codes.cpu(), pairs)
 
 
 def _densities(
