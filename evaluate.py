@@ -34,7 +34,9 @@ def evaluate(cfg: DictConfig, _: Path) -> None:
 
 def measured(folder: str, protocol: dict[str, Any], cfg: DictConfig, reuse: bool) -> dict[str, Any]:
     """The record of a run; with `reuse`, that of its evaluation.json if weights and protocol are the same."""
-    from vaelab import runs
+    from torchvision.utils import save_image
+
+    from vaelab import figures, runs
     from vaelab.evaluation.measure import measure
     from vaelab.training import tensorboard
 
@@ -50,6 +52,9 @@ def measured(folder: str, protocol: dict[str, Any], cfg: DictConfig, reuse: bool
     measurement = measure(run.model, run.data, cfg.num_samples, cfg.num_images, cfg.seed)
     record = {**measurement.record, "weights": weights}
     runs.write_json(path, record)
+    if measurement.pairs is not None:
+        (run.folder / "figures").mkdir(exist_ok=True)
+        save_image(figures.grid(measurement.pairs, 8), run.folder / "figures" / "nearest.png")
     tensorboard.add_evaluation(run.folder, measurement, *run.data.images("test", len(measurement.codes)))
     return record
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from conftest import ROOT, compose_config
 from hydra import compose, initialize_config_dir
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from evaluate import evaluate
@@ -91,7 +92,8 @@ def test_figures_go_to_the_screen_a_file_and_tensorboard(
     (events,) = Path(folder).glob("*.evaluation")
     board = EventAccumulator(str(events)).Reload()
     assert board.Scalars("evaluation/elbo")[0].value == pytest.approx(figures["elbo"])
-    assert board.Tags()["images"] == ["samples nearest to a training image, beside it"]
+    assert board.Tags()["images"] == ["samples beside their nearest training images"]
+    assert Image.open(f"{folder}/figures/nearest.png").size == (2 * (8 * 57 + 1), 2 * (4 * 29 + 1))
     assert len(next(Path(folder).glob("**/tensors.tsv")).read_text().splitlines()) == 100
     assert len(next(Path(folder).glob("**/metadata.tsv")).read_text().splitlines()) == 100
 

@@ -29,7 +29,7 @@ class Measurement(NamedTuple):
 
     record: dict[str, Any]  # plain data: protocol, figures, standard errors over images, why others are absent
     codes: Tensor  # (N, D), of the test images
-    pairs: Tensor | None  # (32, 2, C, H, W): the samples nearest to a training image, and that image
+    pairs: Tensor | None  # (32, C, H, 2 W): the samples nearest to a training image, each beside that image
 
 
 def protocol(model: GenerativeModel, data: Any, num_samples: int, num_images: int | None, seed: int) -> dict[str, Any]:
@@ -132,7 +132,7 @@ def _densities(
 
 
 def _samples(model: Any, data: Any, x: Tensor, train_x: Tensor, seed: int) -> tuple[dict[str, float], Tensor]:
-    """How near samples lie to training images, and the 32 that lie nearest with that image: (32, 2, C, H, W).
+    """How near samples lie to training images, and the 32 that lie nearest, beside that image: (32, C, H, 2 W).
 
     Of binary data, samples are draws from p(x | z), as the images are; of grey levels they are its means.
     """
@@ -143,7 +143,7 @@ def _samples(model: Any, data: Any, x: Tensor, train_x: Tensor, seed: int) -> tu
         samples = density.mean if data.binarization == "none" else density.sample()
     distances, index = nearest(samples, train_x)
     first = distances.argsort()[:32]
-    pairs = torch.stack([samples[first], train_x[index[first]]], dim=1).cpu()
+    pairs = torch.cat([samples[first], train_x[index[first]]], dim=-1).cpu()
     return memorization(distances, nearest(x[:DRAWN], train_x)[0]), pairs
 
 

@@ -51,8 +51,7 @@ def add_evaluation(folder: Path, measurement: Any, images: Tensor, labels: Tenso
         for name, value in measurement.record["figures"].items():
             board.add_scalar(f"evaluation/{name}", value)
         if measurement.pairs is not None:
-            pairs = figures.grid(measurement.pairs.transpose(1, 2).flatten(2, 3), 8)
-            board.add_image("samples nearest to a training image, beside it", pairs)
+            board.add_image("samples beside their nearest training images", figures.grid(measurement.pairs, 8))
         some = slice(PROJECTED)
         board.add_embedding(measurement.codes[some], labels[some].tolist(), images[some], tag="test codes")
 
