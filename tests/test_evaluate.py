@@ -93,7 +93,8 @@ def test_figures_go_to_the_screen_a_file_and_tensorboard(
     board = EventAccumulator(str(events)).Reload()
     assert board.Scalars("evaluation/elbo")[0].value == pytest.approx(figures["elbo"])
     assert board.Tags()["images"] == ["samples beside their nearest training images"]
-    assert Image.open(f"{folder}/figures/nearest.png").size == (2 * (8 * 57 + 1), 2 * (4 * 29 + 1))
+    with Image.open(f"{folder}/figures/nearest.png") as picture:
+        assert picture.size == (2 * (8 * 57 + 1), 2 * (4 * 29 + 1))
     assert len(next(Path(folder).glob("**/tensors.tsv")).read_text().splitlines()) == 100
     assert len(next(Path(folder).glob("**/metadata.tsv")).read_text().splitlines()) == 100
 
