@@ -49,7 +49,7 @@ class LatentStatistics(NamedTuple):
     collapsed: list[int]  # the units that are not active
 
     def collapse(self) -> str | None:
-        """Which units have collapsed, what that means, and three remedies as overrides of train.py; None without any."""
+        """Which units have collapsed, what that means, and three remedies as overrides of train.py; None for none."""
         if not self.collapsed:
             return None
         names = ", ".join(f"z_{d}" for d in self.collapsed[:10]) + ", ..." * (len(self.collapsed) > 10)
