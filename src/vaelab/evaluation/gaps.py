@@ -25,7 +25,7 @@ def refine(
     lr: float = 0.03,  # at first; a cosine takes it to zero
     num_samples: int = 100,  # of each ELBO
     seed: int = 0,
-    progress: Callable[[int, int], object] = lambda *_: None,  # called with what is done, and of how much
+    progress: Callable[[int], object] = lambda _: None,  # told of each of steps + num_samples
 ) -> tuple[Tensor, Tensor]:
     """ELBO of images (N, C, H, W) at the encoder's q, and at a q refined for each of them: nats, (N,) each.
 
@@ -48,7 +48,7 @@ def refine(
         after = tuple(parameter.clone().requires_grad_() for parameter in before)
         optimizer = torch.optim.Adam(after, lr, betas=(0.9, 0.99))  # soon forgets how steep its first steps were
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-        for step in range(steps):
+        for _ in range(steps):
             noise = torch.randn_like(q.mean)
             with torch.enable_grad():
                 gradients = torch.autograd.grad(-log_weight(*after).sum(), after)  # the decoder gets none
@@ -56,12 +56,12 @@ def refine(
                 parameter.grad = gradient
             optimizer.step()
             schedule.step()
-            progress(step + 1, steps + num_samples)
+            progress(1)
         elbos = x.new_zeros(2, len(x))
         for sample in range(num_samples):
             noise = torch.randn_like(q.mean)
             elbos.lerp_(torch.stack([log_weight(*before), log_weight(*after)]), 1 / (sample + 1))  # the running mean
-            progress(steps + sample + 1, steps + num_samples)
+            progress(1)
     return elbos[0], elbos[1]
 
 
