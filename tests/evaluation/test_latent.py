@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 
 from vaelab import posteriors, priors
-from vaelab.distributions import Categoricals, PowerSpherical, Product, UniformSphere
+from vaelab.distributions import Categoricals, PointMass, PowerSpherical, Product, UniformSphere
 from vaelab.evaluation import latent
 from vaelab.evaluation.latent import latent_statistics
 from vaelab.likelihoods import Bernoulli
@@ -287,6 +287,14 @@ def test_blocks_count_their_real_units() -> None:
     assert found.collapsed == [0, 1]
     assert found.figures["active_units"] == 0
     assert {"mutual_information", "aggregate_kl"} < set(found.figures)
+
+
+def test_one_block_without_a_density_is_enough() -> None:
+    q = Product(PointMass(torch.zeros(3, 1)), Independent(Normal(torch.arange(3.0).view(3, 1), 1), 1))
+    p = Independent(Normal(torch.zeros(2), 1), 1)
+    found = latent_statistics(model_of(lambda _: q, p), numbers(3))
+    assert found.figures == {"active_units": 1}
+    assert found.absent["mutual_information"] == "a point mass has no density"
 
 
 def test_a_sphere_has_information_but_no_units() -> None:

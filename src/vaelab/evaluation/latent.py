@@ -5,8 +5,8 @@
 Hoffman & Johnson 2016, http://approximateinference.org/accepted/HoffmanJohnson2016.pdf; Chen et al. 2018,
 https://arxiv.org/abs/1802.04942. Each is a mean over the same codes, so that the first equation holds exactly. I(x; z)
 tells which of the N images a code belongs to, and is at most log N: 9.2 nats of 10,000 images. Where the rate is far
-above it the posteriors hardly overlap, and the rest of the rate counts as KL and correlation of q(z), which is made of
-these N images.
+above that, posteriors hardly overlap, and the rest of the rate counts as KL and correlation of q(z), which consists of
+these N images alone.
 
 A unit d is active if Var_x E[z_d | x] > 0.01: Burda et al. 2016, https://arxiv.org/abs/1509.00519
 """
@@ -49,7 +49,7 @@ class LatentStatistics(NamedTuple):
     collapsed: list[int]  # the units that are not active
 
     def collapse(self) -> str | None:
-        """One sentence if units have collapsed: which, what it means, and three remedies as overrides of train.py."""
+        """Which units have collapsed, what that means, and three remedies as overrides of train.py; None for none."""
         if not self.collapsed:
             return None
         names = ", ".join(f"z_{d}" for d in self.collapsed[:10]) + ", ..." * (len(self.collapsed) > 10)
@@ -107,7 +107,7 @@ def latent_statistics(
         terms["total_correlation"] = log_aggregate - torch.cat([_log_marginals(posteriors, z) for z in chunks])
     else:
         absent["total_correlation"] = "the density of a single dimension is known of Gaussians alone"
-    figures |= {name: term.double().mean().item() for name, term in terms.items()}
+    figures |= {name: term.cpu().double().mean().item() for name, term in terms.items()}
     return LatentStatistics(figures, absent, codes, variances, rates, collapsed)
 
 
@@ -133,6 +133,8 @@ def _units(q: Distribution) -> list[bool]:
 
 def _unknown(q: Distribution) -> str:
     """Why the density of each code under each image's posterior cannot be had, or an empty string."""
+    if isinstance(q, Product):
+        return next(filter(None, map(_unknown, q.factors)), "")
     if isinstance(q, PointMass):
         return "a point mass has no density"
     if hasattr(q, "rsample_and_log_prob"):
