@@ -180,7 +180,7 @@ def test_resuming_what_is_no_run(command: Command) -> None:
     assert "takes overrides only, not -m" in flag
     (run / "checkpoints" / "last.ckpt").write_bytes(b"no checkpoint")
     damaged, _ = command(f"resume={run}", "trainer.max_epochs=4", small=False)
-    assert "last.ckpt is no checkpoint of this program, or damaged" in damaged
+    assert "last.ckpt holds more than plain data, or is damaged: none of it was run" in damaged
     (run / "checkpoints" / "last.ckpt").unlink()
     absent, _ = command(f"resume={run}", "trainer.max_epochs=4", small=False)
     assert "cannot be resumed: it has no checkpoints/last.ckpt" in absent

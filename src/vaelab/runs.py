@@ -1,16 +1,16 @@
 """A run's folder: config.yaml, run.json, metrics.json, weights.pt, checkpoints/, figures/, train.log, TensorBoard's.
 
 All of it is plain data. Opening a stranger's run executes none of the stranger's code: a `_target_` is instantiated
-only if it lives in this package or is one of torch's optimisers and schedulers, or of Lightning's callbacks and
-loggers or its Trainer, and nothing is interpolated.
+only if it is a class of this package, or one of torch's optimisers and schedulers, or of Lightning's callbacks and
+loggers or its Trainer, and nothing is interpolated or composed.
 """
 
 import contextlib
 import hashlib
+import importlib
 import json
 import logging
 import os
-import pickle
 import platform
 import subprocess
 import sys
@@ -26,11 +26,9 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from vaelab import checks
-from vaelab.files import write_atomically
+from vaelab.files import read_plain, write_atomically
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,10 +37,8 @@ if TYPE_CHECKING:
     from vaelab.trace import GenerativeModel
     from vaelab.training import VAEModule
 
-ALLOWED = (
-    *("vaelab.", "torch.optim."),
-    *("lightning.pytorch.Trainer", "lightning.pytorch.callbacks.", "lightning.pytorch.loggers."),
-)
+ALLOWED = ("vaelab.", "torch.optim.", *(f"lightning.pytorch.{part}." for part in ("trainer", "callbacks", "loggers")))
+MODULES = {"model._target_": ("vaelab.models.",), "data._target_": ("vaelab.data.",)}
 PARTS = ("posterior", "prior", "likelihood")  # of a model, chosen with a slash
 PACKAGES = ("vaelab", "torch", "torchvision", "lightning", "hydra-core", "omegaconf", "tensorboard", "numpy")
 
@@ -173,18 +169,16 @@ def last_checkpoint(folder: Path, module: "VAEModule", max_epochs: int) -> tuple
 
     Raises ValueError if there is none, it cannot be read, it holds another model, or the run is complete.
     """
-    import torch
-
     path = folder / "checkpoints" / "last.ckpt"
     if not path.is_file():
         raise ValueError(f"{folder} cannot be resumed: it has no checkpoints/last.ckpt")
+    checkpoint = read_plain(path)
     try:
-        checkpoint = torch.load(path, weights_only=True, map_location="cpu")
         epoch = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
         step, state = checkpoint["global_step"], checkpoint["state_dict"]
         saved = {name: tuple(weight.shape) for name, weight in state.items()}
-    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is no checkpoint of this program, or damaged: {error}") from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is no checkpoint of this program: {error}") from error
     if saved != {name: tuple(weight.shape) for name, weight in module.state_dict().items()}:
         raise ValueError(f"{path} holds the weights of another model than {folder}/config.yaml describes")
     if epoch >= max_epochs and (folder / "metrics.json").exists():
@@ -288,7 +282,7 @@ def open_run(folder: Any, root: str | None = None, device: str = "auto") -> Run:
     cfg = read_config(Path(folder))
     if root is not None:
         cfg.data.root = root
-    data = hydra.utils.instantiate(cfg.data, _convert_="all")
+    data = _built(cfg.data, Path(folder))
     data.setup()
     check_data(model, data)
     return Run(Path(folder), cfg, model, data)
@@ -301,7 +295,7 @@ def load_run(folder: str | Path) -> Any:
     names a class outside this package, or its weights are damaged or those of another model.
     """
     folder = Path(folder)
-    model = hydra.utils.instantiate(read_config(folder).model, _convert_="all")
+    model = _built(read_config(folder).model, folder)
     path, state = _read_weights(folder)
     shapes, needed = ({name: tuple(w.shape) for name, w in weights.items()} for weights in (state, model.state_dict()))
     if shapes != needed:
@@ -315,6 +309,15 @@ def load_run(folder: str | Path) -> Any:
         )
     model.load_state_dict(state)
     return model.eval()
+
+
+def _built(part: DictConfig, folder: Path) -> Any:
+    """The model or data module of a run; ValueError for settings that it does not take."""
+    try:
+        return hydra.utils.instantiate(part, _convert_="all", _partial_=False)
+    except Exception as error:  # Hydra's, which names a class and hides the sentence
+        why = " ".join(str(error.__cause__ or error).split())
+        raise ValueError(f"the config of {folder} builds no {part._target_}: {why}") from error
 
 
 def _read_weights(folder: Path) -> "tuple[Path, dict[str, Tensor]]":
@@ -333,12 +336,9 @@ def _read_weights(folder: Path) -> "tuple[Path, dict[str, Tensor]]":
     path = folder / "weights.pt"
     if not path.is_file():
         raise ValueError(f"{folder} is not finished, it has no weights.pt: python train.py resume={folder} goes on")
-    try:
-        state = torch.load(path, weights_only=True, map_location="cpu")
-    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, AttributeError) as error:
-        why = " ".join(str(error).split())[:200]
-        raise ValueError(f"{path} holds something else than plain weights, or is damaged; not run: {why}") from error
-    if not isinstance(state, dict) or not all(isinstance(weight, torch.Tensor) for weight in state.values()):
+    state = read_plain(path)
+    named = isinstance(state, dict) and all(isinstance(name, str) for name in state)
+    if not named or not all(isinstance(weight, torch.Tensor) for weight in state.values()):
         raise ValueError(f"{path} holds no weights by name")
     return path, state
 
@@ -361,15 +361,18 @@ def read_config(folder: Path) -> DictConfig:
         raise ValueError(f"{folder} is no run: it has no config.yaml")
     try:
         cfg = OmegaConf.load(path)
-    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+    except Exception as error:  # of YAML, of OmegaConf, of the file
         raise ValueError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
-    if not isinstance(cfg, DictConfig) or not {"model", "data"} <= cfg.keys():
+    plain: Any = OmegaConf.to_container(cfg)
+    wholes = [plain.get(part) for part in ("model", "data")] if isinstance(cfg, DictConfig) else [None]
+    if not isinstance(cfg, DictConfig) or not all(isinstance(part, dict) and "_target_" in part for part in wholes):
         raise ValueError(f"{path} is not the config of a run: it has no model and data")
-    for key, value in settings(cfg):
-        if isinstance(value, str) and "${" in value:  # could hide a `_target_`
+    for key, value in settings(plain):
+        if key in ("defaults", "hydra") or (isinstance(value, str) and "${" in value):  # could bring in a `_target_`
             raise ValueError(f"{path} is not the config of a run: its {key} is {value}, and a run writes plain values")
         if key.endswith("_target_"):
-            _check_target(value, path, ALLOWED[:1] if key.startswith(("model.", "data.", "objective.")) else ALLOWED)
+            ours = ALLOWED[:1] if key.startswith(("model.", "data.", "objective.")) else ALLOWED
+            _check_target(value, path, MODULES.get(key, ours))
     return cfg
 
 
@@ -380,6 +383,8 @@ def saved_config(folder: Path, overrides: Sequence[str] = ()) -> DictConfig:
     the middle of a run.
     """
     saved = read_config(folder)
+    if not (folder / "config.yaml").is_file():
+        raise ValueError(f"{folder} is an exported model, which has no checkpoints to go on from")
     with initialize_config_dir(str(folder.absolute()), version_base="1.3"):
         cfg = compose("config", list(overrides))
     before, after = dict(settings(saved)), dict(settings(cfg))
@@ -415,12 +420,11 @@ def settings(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _check_target(target: Any, path: Path, allowed: tuple[str, ...]) -> None:
-    """The name has to lie in an allowed package, and so does the class behind it."""
+    """It has to name a class in a module, and the class has to be of an allowed package: others are imported there."""
     found = None
-    if isinstance(target, str) and target.startswith(allowed):
+    if isinstance(target, str) and target.startswith(("vaelab.", "torch.optim.", "lightning.pytorch.")):
+        module, _, name = target.rpartition(".")
         with contextlib.suppress(Exception):  # whatever stops the import: there is nothing of that name
-            found = hydra.utils.get_object(target)
-    if not isinstance(found, type) or not f"{found.__module__}.".startswith(
-        ("vaelab.", "torch.optim.", "lightning.pytorch.")
-    ):
+            found = getattr(importlib.import_module(module), name)
+    if not isinstance(found, type) or not f"{found.__module__}.".startswith(allowed):
         raise ValueError(f"{path} names {target}, which is none of {', '.join(allowed)}: it is not run")
