@@ -299,7 +299,7 @@ def _limits(config: dict[str, Any], model: Any, dataset: str) -> Iterator[str]:
     height, width = model.image_shape[1:]
     yield f"It knows {height} x {width} images like those of {dataset}, and makes something of any other."
     if dataset == "MNIST-5k":
-        yield "MNIST-5k are 5,000 digits of MNIST's training set: its figures compare with no published one."
+        yield "MNIST-5k is 5,000 digits of MNIST's training set: figures on it compare with no published one."
     if binarization == "none" and likelihood.startswith("Bernoulli"):
         yield "A Bernoulli likelihood on grey levels is no density: its nats compare with no other likelihood's."
     if binarization in ("static", "dynamic"):
