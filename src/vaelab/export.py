@@ -19,7 +19,7 @@ from torch.distributions import Independent, Normal
 from vaelab.files import write_atomically
 
 TOLERANCE = 1e-3  # of ONNX against torch, in units of code and pixel, or of their largest value where that is above 1
-PICTURES = ("reconstructions.png", "samples.png")
+PICTURES = {"reconstructions.png": "images beside their reconstructions", "samples.png": "samples"}  # name, caption
 HUB = {"MNIST": "ylecun/mnist", "MNIST-5k": "ylecun/mnist", "FashionMNIST": "zalando-datasets/fashion_mnist"}
 NO_MEAN = "its posterior has no mean in closed form, and model.encode averages 64 samples"
 LOCAL = ("data.root=", "hydra.", "trainer.accelerator=")  # overrides that are this machine's alone
@@ -236,7 +236,9 @@ def card(run: Path, config: dict[str, Any], model: Any, made: dict[str, Graph]) 
         parameters=sum(weight.numel() for weight in model.parameters()),
         version=metadata.version("vaelab"),
         command=" ".join(["python train.py", *(word for word in typed if not word.startswith(LOCAL))]),
-        pictures="\n".join(f"![{name.removesuffix('.png')}]({name})" for name in pictures(run)),
+        pictures="\n\n".join(
+            f"![{PICTURES[name]}]({name})\n*At the end of training: {PICTURES[name]}.*" for name in pictures(run)
+        ),
         y=y,
         shape=", ".join(map(str, ("B", *model.image_shape))),
         more=more,
