@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from vaelab import cli
 
@@ -27,6 +27,7 @@ KINDS: dict[str, tuple[str, ...]] = {  # and the settings that change its pictur
     "training": (),
     "ae_vs_vae": (),
 }
+AUTOENCODER = "vaelab.objectives.Reconstruction"
 DEFAULTS = {"label": None, "density": None, "projection": None, "num": None, "seed": 0}
 
 
@@ -43,6 +44,8 @@ def generate(cfg: DictConfig, _: Path) -> None:
     path = run.folder / "generated" / f"{name}.{'gif' if cfg.kind == 'training' else cfg.format}"
     about = "; ".join(f"{each.folder.name}: {each.data.description}" for each in (run, *others))
     pictures.save(picture, path, shlex.join(["python", *sys.argv]), about)
+    if cfg.kind == "samples" and not cfg.density and OmegaConf.select(run.cfg, "objective._target_") == AUTOENCODER:
+        print("nothing fits an autoencoder's codes to its prior, whose samples are noise: try density=gmm or flow")
     print(runs.shown(path))
 
 
@@ -85,10 +88,10 @@ def draw(cfg: DictConfig, run: "Run", *others: "Run") -> Any:
             return figures.traversal(model, x, y)
         case "manifold":
             steps = [f"{(i + 0.5) / 20:.1%}" for i in range(20)]
-            lower = "probability of a lower {}, under the prior"
+            axis = "{}, by quantile of its prior"
             return figures.framed(
                 figures.manifold(model, len(steps), cfg.label), "E[x | z] at the prior's quantiles", steps[::-1], steps,
-                xlabel=lower.format("$z_0$"), ylabel=lower.format("$z_1$"),
+                xlabel=axis.format("$z_0$"), ylabel=axis.format("$z_1$"),
             )  # fmt: skip
         case "codes":
             few = slice(cfg.num or 5000)
@@ -98,7 +101,7 @@ def draw(cfg: DictConfig, run: "Run", *others: "Run") -> Any:
         case "training":
             metrics = json.loads((run.folder / "metrics.json").read_text())
             return pictures.training(run.folder, metrics["epochs"], metrics["steps"])
-    panels = [(each.folder.name, each.model, *images(each, 0)) for each in (run, *others)]
+    panels = [(each.folder.name, each.model, *(part[:5000] for part in images(each, 0))) for each in (run, *others)]
     return figures.ae_vs_vae(panels)
 
 
@@ -106,17 +109,24 @@ def samples(cfg: DictConfig, run: "Run") -> Any:
     """Draws of the prior, or of a density fitted to the training images' codes."""
     from vaelab import densities, figures
 
-    model, num, density = run.model, cfg.num or 64, None
+    model, density = run.model, None
     classes = model.num_classes if cfg.label is None else 0
+    num = cfg.num or 8 * (classes or 8)
     if num < classes:
         raise ValueError(f"num={num}: this model draws its {classes} classes in turn, one each at least, or one label")
     if cfg.density:
         codes = densities.codes(model, run.data.train_dataloader(), cfg.seed)
         density = getattr(densities, cfg.density)(codes, cfg.seed)
     picture = figures.samples(model, num, cfg.seed, math.isqrt(num - 1) + 1, cfg.label, density)
-    source = {None: "p(z)", "gmm": "a Gaussian mixture fitted to codes", "flow": "a flow fitted to codes"}[cfg.density]
     of = "" if cfg.label is None else f" of class {cfg.label}"
-    return figures.framed(picture, f"Samples{of}: E[x | z], z from {source}", columns=[str(c) for c in range(classes)])
+    source = {None: "p(z)", "gmm": "a Gaussian mixture fitted to codes", "flow": "a flow fitted to codes"}[cfg.density]
+    columns = {"columns": list(map(str, range(classes))), "xlabel": "class"} if classes else {}
+    return figures.framed(
+        picture,
+        f"Samples{of}: E[x | z], z from {source}",
+        columns=[str(k) for k in range(classes)],
+        xlabel="class" if classes else "",
+    )
 
 
 def images(run: "Run", seed: int) -> "tuple[Tensor, Tensor]":

@@ -55,7 +55,7 @@ def gmm(codes: Tensor, seed: int = 0, num_components: int = 10) -> Distribution:
     return MixtureSameFamily(Categorical(weights), MultivariateNormal(means, covariances))
 
 
-def flow(codes: Tensor, seed: int = 0, steps: int = 1000, batch_size: int = 256) -> Distribution:
+def flow(codes: Tensor, seed: int = 0, steps: int = 2000, batch_size: int = 256) -> Distribution:
     """A standard normal carried through five masked autoregressive transforms, fitted to codes (N, D) by Adam.
 
     The codes are standardised first, which the density returned undoes.
@@ -71,7 +71,7 @@ def flow(codes: Tensor, seed: int = 0, steps: int = 1000, batch_size: int = 256)
         base = Independent(Normal(torch.zeros(dim, device=device), torch.ones(dim, device=device)), 1)
         optimizer = torch.optim.Adam(transforms.parameters(), lr=2e-3)
         decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-        bar = tqdm(range(steps), desc="flow", unit="step")
+        bar = tqdm(range(steps), desc="fitting a flow", unit="step", disable=None)
         for step in bar:
             loss = -flows.flow(transforms, base).log_prob(z[torch.randint(len(z), (batch_size,), device=device)]).mean()
             optimizer.zero_grad()

@@ -10,6 +10,7 @@ from torch import Size, Tensor
 from torch.distributions import Distribution, Independent
 
 from vaelab import densities
+from vaelab.distributions import PointMass
 from vaelab.trace import GenerativeModel, draw
 
 if TYPE_CHECKING:
@@ -213,8 +214,8 @@ def traversal(model: GenerativeModel, x: Tensor, y: Tensor, steps: int = 13) -> 
         ylabel="dimension $z_j$ and its rate in nats per image",
     )  # fmt: skip
     own = ((code[0] - p.mean) / p.stddev)[order].clamp(-3, 3).cpu()
-    places = (own + 3) / 6 * (steps - 1) + 0.5, torch.arange(len(order)) + 0.08
-    figure.axes[0].plot(*places, "v", color=COLOURS[5], markeredgecolor="black")
+    places = (own + 3) / 6 * (steps - 1) + 0.5, torch.arange(len(order)) + 0.1
+    figure.axes[0].plot(*places, "v", color=COLOURS[5], markersize=9, markeredgecolor="black")
     return figure
 
 
@@ -272,6 +273,7 @@ def prior(model: GenerativeModel, x: Tensor, y: Tensor, seed: int = 0, most: int
     Dimensions in the order of their rate, or where that is not defined, of their variance. Raises ValueError for a
     single dimension, and for codes that are no vectors of R^D.
     """
+    from matplotlib.colors import PowerNorm
     from matplotlib.figure import Figure
 
     if model.latent_dim < 2:
@@ -284,62 +286,72 @@ def prior(model: GenerativeModel, x: Tensor, y: Tensor, seed: int = 0, most: int
         order, by = rates(model, x, y).argsort(descending=True)[:most], "rate"
     except ValueError:
         order, by = q.var(0).argsort(descending=True)[:most], "variance"
-    q, p, names = q[:, order].cpu(), p[:, order].cpu(), [f"$z_{{{j}}}$" for j in order.tolist()]
-    figure = Figure(figsize=(8 + 0.3 * len(names), 5.8), layout="constrained", dpi=100)
-    pair, alone = figure.subplots(1, 2, width_ratios=[6, 1.5 + 0.3 * len(names)])
+    q, p = q.cpu(), p.cpu()
+    figure = Figure(figsize=(10 + 0.2 * len(order), 5.8), layout="constrained", dpi=100)
+    pair, alone = figure.subplots(1, 2, width_ratios=[6, 3.5 + 0.2 * len(order)])
 
-    low, high = (torch.cat([q, p])[:, :2].quantile(share, dim=0) for share in (0.0005, 0.9995))
+    both = sorted(order[:2].tolist())
+    low, high = (torch.cat([q, p])[:, both].quantile(share, dim=0) for share in (0.0005, 0.9995))
     edges = [torch.linspace(float(a), float(b), 61) for a, b in zip(low, high, strict=True)]
-    mass_q, mass_p = (_smooth(torch.histogramdd(z[:, :2], edges).hist) for z in (q, p))
-    pair.pcolormesh(*edges, mass_q.T, cmap="Blues")
+    mass_q, mass_p = (_smooth(torch.histogramdd(z[:, both], edges).hist) for z in (q, p))
+    pair.pcolormesh(*edges, mass_q.T, cmap="Blues", norm=PowerNorm(0.5))  # the root, to see the thin parts, too
     inside = mass_p.flatten().sort(descending=True).values
-    levels = {
-        float(inside[(inside.cumsum(0) < share * inside.sum()).sum()]): f"{share:.0%}" for share in (0.99, 0.9, 0.5)
-    }
-    lines = pair.contour(*((edge[1:] + edge[:-1]) / 2 for edge in edges), mass_p.T, list(levels), colors=COLOURS[7])
-    pair.clabel(lines, fmt=levels, fontsize=9)
-    pair.set(xlabel=names[0], ylabel=names[1], title="blue: q(z); inside the lines: 50, 90, 99% of p(z)")
+    shares = (0.99, 0.9, 0.5)
+    levels = [float(inside[(inside.cumsum(0) < share * inside.sum()).sum()]) for share in shares]
+    lines = pair.contour(*((edge[1:] + edge[:-1]) / 2 for edge in edges), mass_p.T, levels, colors=COLOURS[7])
+    pair.clabel(lines, fmt=dict(zip(levels, (f"{share:.0%}" for share in shares), strict=True)), fontsize=9)
+    pair.set(
+        xlabel=f"$z_{{{both[0]}}}$",
+        ylabel=f"$z_{{{both[1]}}}$",
+        title="q(z) in blue; lines that hold 50, 90, 99% of p(z)",
+    )
 
     for z, side, colour, name in ((q, "low", COLOURS[1], "q(z)"), (p[: len(q)], "high", COLOURS[7], "p(z)")):
-        for half in alone.violinplot(z.numpy(), side=side, widths=0.9, showextrema=False)["bodies"]:
+        for half in alone.violinplot(z[:, order].numpy(), side=side, widths=0.9, showextrema=False)["bodies"]:
             half.set(facecolor=colour, edgecolor="none", alpha=1)
         alone.fill([], [], color=colour, label=name)
-    alone.set_xticks(range(1, len(names) + 1), labels=names)
-    more = "" if len(order) == model.latent_dim else f" of {model.latent_dim}"
-    alone.set(
-        xlabel=f"{len(order)}{more} dimensions by {by}, largest first", ylabel="$z_j$", title="each dimension alone"
-    )
+    alone.set_xticks(range(1, len(order) + 1), labels=[f"$z_{{{j}}}$" for j in order.tolist()])
+    more = "all" if len(order) == model.latent_dim else f"{len(order)} of the"
+    alone.set(xlabel=f"{more} {model.latent_dim} dimensions, by {by}", ylabel="$z_j$", title="each dimension alone")
     alone.legend(loc="upper right", frameon=False, ncols=2)
     figure.suptitle(f"Aggregate posterior q(z) of {len(q):,} test images against the prior p(z)")
     return figure
 
 
 def _smooth(histogram: Tensor) -> Tensor:
-    """Moving averages over 3 x 3 bins, twice."""
-    return F.avg_pool2d(F.avg_pool2d(histogram[None], 3, 1, 1), 3, 1, 1)[0]
+    """Moving averages over 3 x 3 bins, three times."""
+    for _ in range(3):
+        histogram = F.avg_pool2d(histogram[None], 3, 1, 1)[0]
+    return histogram
 
 
 @torch.no_grad()
-def ae_vs_vae(panels: Sequence[tuple[str, GenerativeModel, Tensor, Tensor]], steps: int = 12) -> "Figure":
+def ae_vs_vae(panels: Sequence[tuple[str, GenerativeModel, Tensor, Tensor]], steps: int = 10) -> "Figure":
     """What two-dimensional latent spaces make of the same codes, the quantiles of the last model's prior.
 
     A panel is a name, a model, images and their classes. Raises ValueError as `manifold` does.
     """
     from matplotlib.figure import Figure
 
-    points = _quantiles(panels[-1][1], steps)
+    points = [_quantiles(model, steps) for _, model, _, _ in panels][-1]
     pictures = [grid(model.decode(points).mean, steps) for _, model, _, _ in panels]
-    size, gap = pictures[0].shape[1], 70
+    size, gap = pictures[0].shape[1], 90
     width, height = size * len(panels) + gap * (len(panels) - 1), 2 * size + gap
     figure = Figure(dpi=100, figsize=(width / 100, height / 100))
     for i, ((name, model, x, y), picture) in enumerate(zip(panels, pictures, strict=True)):
         left, share = i * (size + gap) / width, (size / width, size / height)
         above = figure.add_axes((left, (size + gap) / height, *share))
         _scatter(above, model.encode(x).float().cpu(), y.cpu())
-        above.plot(*points.cpu().T, "k+", markersize=5, label=f"the same {steps * steps} codes")
-        above.set(xlabel="$z_0$", ylabel="$z_1$", title=name)
+        above.plot(*points.cpu().T, "k+", markersize=5)
+        kind = "an autoencoder" if isinstance(model.infer(x[:1]), PointMass) else "a VAE"
+        above.set(
+            xlabel="$z_0$",
+            ylabel="$z_1$",
+            title=f"{name}, {kind}: codes of {len(x):,} images, and {len(points)} points +",
+        )
         below = figure.add_axes((left, 0, *share))
-        below.imshow(picture.movedim(0, -1), interpolation="none")
+        below.imshow(picture.movedim(0, -1), aspect="auto", interpolation="none")
+        below.set_title(f"E[x | z] at these {len(points)} points")
         below.set_axis_off()
     _fit(figure)
     return figure
