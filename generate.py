@@ -1,6 +1,5 @@
 """Draw a finished run: `python generate.py run=logs/RUN kind=samples`; `--help` lists the kinds and the settings."""
 
-import json
 import math
 import shlex
 import sys
@@ -99,34 +98,30 @@ def draw(cfg: DictConfig, run: "Run", *others: "Run") -> Any:
         case "prior":
             return figures.prior(model, x, y, cfg.seed)
         case "training":
-            metrics = json.loads((run.folder / "metrics.json").read_text())
-            return pictures.training(run.folder, metrics["epochs"], metrics["steps"])
+            return pictures.training(run.folder)
     panels = [(each.folder.name, each.model, *(part[:5000] for part in images(each, 0))) for each in (run, *others)]
     return figures.ae_vs_vae(panels)
 
 
 def samples(cfg: DictConfig, run: "Run") -> Any:
-    """Draws of the prior, or of a density fitted to the training images' codes."""
+    """Draws of the prior, or of a density that is fitted to the training images' codes and takes its place."""
     from vaelab import densities, figures
 
-    model, density = run.model, None
+    model, num, source = run.model, cfg.num or 64, "p(z)"
     classes = model.num_classes if cfg.label is None else 0
-    num = cfg.num or 8 * (classes or 8)
     if num < classes:
-        raise ValueError(f"num={num}: this model draws its {classes} classes in turn, one each at least, or one label")
+        raise ValueError(f"num={num}: this model draws its {classes} classes in turn, or with label=3 one of them")
+    if cfg.label is not None:
+        figures.one_class(model, cfg.label)  # before a density is fitted
     if cfg.density:
         codes = densities.codes(model, run.data.train_dataloader(), cfg.seed)
-        density = getattr(densities, cfg.density)(codes, cfg.seed)
-    picture = figures.samples(model, num, cfg.seed, math.isqrt(num - 1) + 1, cfg.label, density)
-    of = "" if cfg.label is None else f" of class {cfg.label}"
-    source = {None: "p(z)", "gmm": "a Gaussian mixture fitted to codes", "flow": "a flow fitted to codes"}[cfg.density]
-    columns = {"columns": list(map(str, range(classes))), "xlabel": "class"} if classes else {}
+        model.prior = densities.Fitted(getattr(densities, cfg.density)(codes, cfg.seed))
+        source = f"a {'Gaussian mixture' if cfg.density == 'gmm' else 'flow'} fitted to codes"
     return figures.framed(
-        picture,
-        f"Samples{of}: E[x | z], z from {source}",
-        columns=[str(k) for k in range(classes)],
-        xlabel="class" if classes else "",
-    )
+        figures.samples(model, num, cfg.seed, math.isqrt(num - 1) + 1, cfg.label),
+        f"Samples{'' if cfg.label is None else f' of class {cfg.label}'}: E[x | z], z from {source}",
+        columns=[str(k) for k in range(classes)], xlabel="class" if classes else "",
+    )  # fmt: skip
 
 
 def images(run: "Run", seed: int) -> "tuple[Tensor, Tensor]":

@@ -5,10 +5,10 @@
 Ghosh et al. 2020, https://arxiv.org/abs/1903.12436
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import (
     AffineTransform,
     Categorical,
@@ -24,6 +24,17 @@ from vaelab import flows
 from vaelab.trace import GenerativeModel
 
 
+class Fitted(nn.Module):
+    """p(z): a density as it is, to stand where a prior stood."""
+
+    def __init__(self, density: Distribution) -> None:
+        super().__init__()
+        self.density = density
+
+    def forward(self, infer: Callable[..., Distribution]) -> Distribution:
+        return self.density
+
+
 @torch.no_grad()
 def codes(model: GenerativeModel, batches: Iterable[tuple[Tensor, Tensor]], seed: int = 0) -> Tensor:
     """One draw z ~ q(z | x) of each image of the batches (x, y), (N, D).
@@ -32,7 +43,7 @@ def codes(model: GenerativeModel, batches: Iterable[tuple[Tensor, Tensor]], seed
     """
     device = next(model.parameters()).device
     if model.prior is None:
-        raise ValueError("the codes of a VQ-VAE are indices, of which only a learned sequence model has a density")
+        raise ValueError("the codes of a VQ-VAE are maps of indices: no density of vectors fits them")
     p = model.prior(model.infer)
     for block in getattr(p, "factors", [p]):
         if hasattr(block, "space"):

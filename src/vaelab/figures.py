@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from torch import Size, Tensor
-from torch.distributions import Distribution, Independent
+from torch.distributions import Independent
 
 from vaelab import densities
 from vaelab.distributions import PointMass
@@ -41,7 +41,7 @@ def framed(
     figure = Figure(dpi=100, figsize=(width / 100, height / 100))
     axes = figure.add_axes((0, 0, 1, 1))
     extent = (0, len(columns) or 1, len(rows) or 1, 0)
-    axes.imshow(picture.movedim(0, -1), extent=extent, aspect="auto", interpolation="none")
+    axes.imshow(picture.movedim(0, -1).numpy(), extent=extent, aspect="auto", interpolation="none")
     axes.set_xticks([i + 0.5 for i in range(len(columns))], labels=columns)
     axes.set_yticks([i + 0.5 for i in range(len(rows))], labels=rows)
     axes.tick_params(length=0)
@@ -76,32 +76,25 @@ def reconstructions(model: GenerativeModel, x: Tensor, y: Tensor | None = None, 
 
 @torch.no_grad()
 def samples(
-    model: GenerativeModel,
-    count: int = 64,
-    seed: int = 0,
-    columns: int = 8,
-    label: int | None = None,
-    density: Distribution | None = None,
+    model: GenerativeModel, count: int = 64, seed: int = 0, columns: int = 8, label: int | None = None
 ) -> Tensor:
-    """E[x | z] at draws z ~ p(z), or of another `density`, that depend on the seed alone.
+    """E[x | z] at draws z ~ p(z) that depend on the seed alone, all of the class `label` if it is given.
 
-    A class has its column, where there are any, or all images are of the class `label`.
+    A class has its column otherwise, where there are any.
     """
     device = next(model.parameters()).device
     labels = None
     if label is not None:
-        labels = _label(model, label).expand(count)
+        labels = one_class(model, label).expand(count)
     elif model.num_classes:
         columns, count = model.num_classes, count - count % model.num_classes
         labels = torch.arange(count, device=device) % columns
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
-        if density is None:
-            return grid(model.sample(count, labels).mean, columns)
-        return grid(model.decode(density.sample(Size((count,))), labels).mean, columns)
+        return grid(model.sample(count, labels).mean, columns)
 
 
-def _label(model: GenerativeModel, label: int) -> Tensor:
+def one_class(model: GenerativeModel, label: int) -> Tensor:
     """A class as the model takes it, (); ValueError for one that it does not know."""
     if not model.num_classes:
         raise ValueError(f"label={label}, but this model was trained without labels: model.num_classes=10 takes them")
@@ -120,7 +113,7 @@ def manifold(model: GenerativeModel, steps: int = 20, label: int | None = None) 
     if model.num_classes and label is None:
         raise ValueError("each class of a conditional model has a manifold of its own: choose one, such as label=3")
     z = _quantiles(model, steps)
-    return grid(model.decode(z, None if label is None else _label(model, label)).mean, steps)
+    return grid(model.decode(z, None if label is None else one_class(model, label)).mean, steps)
 
 
 def _quantiles(model: GenerativeModel, steps: int) -> Tensor:
@@ -184,10 +177,10 @@ def rates(model: GenerativeModel, x: Tensor, y: Tensor) -> Tensor:
 
     Raises ValueError where q and p are no factorised Gaussians.
     """
-    p, totals = model.prior(model.infer), torch.zeros(model.latent_dim, device=x.device)
+    totals = torch.zeros(model.latent_dim, device=x.device)
     try:
         for images, classes in zip(x.split(1000), y.split(1000), strict=True):
-            latents = draw(model.infer(images, _given(model, classes)), p, Size((1,)))
+            latents = draw(model.infer(images, _given(model, classes)), model.prior(model.infer), Size((1,)))
             totals += torch.cat([latent.kl_per_dim()[0].sum(0) for latent in latents])
     except TypeError as error:
         raise ValueError(f"single dimensions of this latent space have no rate: {error}") from error
@@ -214,7 +207,7 @@ def traversal(model: GenerativeModel, x: Tensor, y: Tensor, steps: int = 13) -> 
         ylabel="dimension $z_j$ and its rate in nats per image",
     )  # fmt: skip
     own = ((code[0] - p.mean) / p.stddev)[order].clamp(-3, 3).cpu()
-    places = (own + 3) / 6 * (steps - 1) + 0.5, torch.arange(len(order)) + 0.1
+    places = ((own + 3) / 6 * (steps - 1) + 0.5).numpy(), [row + 0.1 for row in range(len(order))]
     figure.axes[0].plot(*places, "v", color=COLOURS[5], markersize=9, markeredgecolor="black")
     return figure
 
@@ -294,11 +287,15 @@ def prior(model: GenerativeModel, x: Tensor, y: Tensor, seed: int = 0, most: int
     low, high = (torch.cat([q, p])[:, both].quantile(share, dim=0) for share in (0.0005, 0.9995))
     edges = [torch.linspace(float(a), float(b), 61) for a, b in zip(low, high, strict=True)]
     mass_q, mass_p = (_smooth(torch.histogramdd(z[:, both], edges).hist) for z in (q, p))
-    pair.pcolormesh(*edges, mass_q.T, cmap="Blues", norm=PowerNorm(0.5))  # the root, to see the thin parts, too
+    pair.pcolormesh(
+        *(edge.numpy() for edge in edges), mass_q.T.numpy(), cmap="Blues", norm=PowerNorm(0.5)
+    )  # the root, to see the thin parts, too
     inside = mass_p.flatten().sort(descending=True).values
     shares = (0.99, 0.9, 0.5)
     levels = [float(inside[(inside.cumsum(0) < share * inside.sum()).sum()]) for share in shares]
-    lines = pair.contour(*((edge[1:] + edge[:-1]) / 2 for edge in edges), mass_p.T, levels, colors=COLOURS[7])
+    lines = pair.contour(
+        *(((edge[1:] + edge[:-1]) / 2).numpy() for edge in edges), mass_p.T.numpy(), levels, colors=COLOURS[7]
+    )
     pair.clabel(lines, fmt=dict(zip(levels, (f"{share:.0%}" for share in shares), strict=True)), fontsize=9)
     pair.set(
         xlabel=f"$z_{{{both[0]}}}$",
@@ -342,7 +339,7 @@ def ae_vs_vae(panels: Sequence[tuple[str, GenerativeModel, Tensor, Tensor]], ste
         left, share = i * (size + gap) / width, (size / width, size / height)
         above = figure.add_axes((left, (size + gap) / height, *share))
         _scatter(above, model.encode(x).float().cpu(), y.cpu())
-        above.plot(*points.cpu().T, "k+", markersize=5)
+        above.plot(*points.T.cpu().numpy(), "k+", markersize=5)
         kind = "an autoencoder" if isinstance(model.infer(x[:1]), PointMass) else "a VAE"
         above.set(
             xlabel="$z_0$",
@@ -350,7 +347,7 @@ def ae_vs_vae(panels: Sequence[tuple[str, GenerativeModel, Tensor, Tensor]], ste
             title=f"{name}, {kind}: codes of {len(x):,} images, and {len(points)} points +",
         )
         below = figure.add_axes((left, 0, *share))
-        below.imshow(picture.movedim(0, -1), aspect="auto", interpolation="none")
+        below.imshow(picture.movedim(0, -1).numpy(), aspect="auto", interpolation="none")
         below.set_title(f"E[x | z] at these {len(points)} points")
         below.set_axis_off()
     _fit(figure)

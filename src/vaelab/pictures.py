@@ -1,6 +1,7 @@
 """Picture files: those in a run's event files as an animation, and new ones with the command that made them."""
 
 import io
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +12,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-def training(folder: Path, epochs: int, steps: int) -> list["Image"]:
-    """One frame for each picture of samples, or else of reconstructions, in the event files of a run of so many steps.
+def training(folder: Path) -> list["Image"]:
+    """One frame for each picture of samples, or else of reconstructions, in the event files of a finished run.
 
     A resumed run has several files, of which later ones replace what they repeat. Raises ValueError without pictures.
     """
@@ -24,6 +25,8 @@ def training(folder: Path, epochs: int, steps: int) -> list["Image"]:
     tag = next((tag for tag in ("samples", "reconstructions") if tag in events.Tags()["images"]), None)
     if tag is None:
         raise ValueError(f"{folder} has no event files with pictures of its training, of which the animation is made")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    epochs, steps = metrics["epochs"], metrics["steps"]
     drawn = {event.step: event.encoded_image_string for event in events.Images(tag)}
     pictures = {step: Image.open(io.BytesIO(drawn[step]), formats=["PNG"]).convert("L") for step in sorted(drawn)}
     width, height = (max(picture.size[side] for picture in pictures.values()) for side in range(2))
