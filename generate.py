@@ -26,7 +26,6 @@ KINDS: dict[str, tuple[str, ...]] = {  # and the settings that change its pictur
     "training": (),
     "ae_vs_vae": (),
 }
-AUTOENCODER = "vaelab.objectives.Reconstruction"
 DEFAULTS = {"label": None, "density": None, "projection": None, "num": None, "seed": 0}
 
 
@@ -43,7 +42,8 @@ def generate(cfg: DictConfig, _: Path) -> None:
     path = run.folder / "generated" / f"{name}.{'gif' if cfg.kind == 'training' else cfg.format}"
     about = "; ".join(f"{each.folder.name}: {each.data.description}" for each in (run, *others))
     pictures.save(picture, path, shlex.join(["python", *sys.argv]), about)
-    if cfg.kind == "samples" and not cfg.density and OmegaConf.select(run.cfg, "objective._target_") == AUTOENCODER:
+    unfitted = OmegaConf.select(run.cfg, "objective._target_") == "vaelab.objectives.Reconstruction"
+    if cfg.kind == "samples" and unfitted and not cfg.density:
         print("nothing fits an autoencoder's codes to its prior, whose samples are noise: try density=gmm or flow")
     print(runs.shown(path))
 
@@ -72,11 +72,14 @@ def draw(cfg: DictConfig, run: "Run", *others: "Run") -> Any:
     """The picture: a matplotlib Figure, or the frames of an animation."""
     from vaelab import figures, pictures
 
-    model = run.model
+    model, given = run.model, "" if cfg.label is None else f", class {cfg.label}"
     x, y = images(run, cfg.seed)
     match cfg.kind:
         case "samples":
-            return samples(cfg, run)
+            picture, source = samples(cfg, run)
+            classes = range(model.num_classes if cfg.label is None else 0)
+            title, axis = f"Samples: E[x | z{given}], z from {source}", "class" if classes else ""
+            return figures.framed(picture, title, columns=[str(k) for k in classes], xlabel=axis)
         case "reconstructions":
             few = slice(cfg.num or 32)
             pairs = figures.reconstructions(model, x[few], y[few] if model.num_classes else None)
@@ -87,10 +90,9 @@ def draw(cfg: DictConfig, run: "Run", *others: "Run") -> Any:
             return figures.traversal(model, x, y)
         case "manifold":
             steps = [f"{(i + 0.5) / 20:.1%}" for i in range(20)]
-            axis = "{}, by quantile of its prior"
             return figures.framed(
-                figures.manifold(model, len(steps), cfg.label), "E[x | z] at the prior's quantiles", steps[::-1], steps,
-                xlabel=axis.format("$z_0$"), ylabel=axis.format("$z_1$"),
+                figures.manifold(model, len(steps), cfg.label), f"E[x | z{given}] at the prior's quantiles",
+                steps[::-1], steps, xlabel="$z_0$, by quantile of its prior", ylabel="$z_1$, by quantile of its prior",
             )  # fmt: skip
         case "codes":
             few = slice(cfg.num or 5000)
@@ -103,25 +105,20 @@ def draw(cfg: DictConfig, run: "Run", *others: "Run") -> Any:
     return figures.ae_vs_vae(panels)
 
 
-def samples(cfg: DictConfig, run: "Run") -> Any:
-    """Draws of the prior, or of a density that is fitted to the training images' codes and takes its place."""
+def samples(cfg: DictConfig, run: "Run") -> "tuple[Tensor, str]":
+    """Draws of the prior, or of a density of the training images' codes in its place; and which of the two."""
     from vaelab import densities, figures
 
     model, num, source = run.model, cfg.num or 64, "p(z)"
-    classes = model.num_classes if cfg.label is None else 0
-    if num < classes:
-        raise ValueError(f"num={num}: this model draws its {classes} classes in turn, or with label=3 one of them")
     if cfg.label is not None:
-        figures.one_class(model, cfg.label)  # before a density is fitted
+        figures.one_class(model, cfg.label)  # refused before a density is fitted
+    elif num < model.num_classes:
+        raise ValueError(f"num={num}: this model draws its {model.num_classes} classes in turn, or one with label=3")
     if cfg.density:
         codes = densities.codes(model, run.data.train_dataloader(), cfg.seed)
         model.prior = densities.Fitted(getattr(densities, cfg.density)(codes, cfg.seed))
         source = f"a {'Gaussian mixture' if cfg.density == 'gmm' else 'flow'} fitted to codes"
-    return figures.framed(
-        figures.samples(model, num, cfg.seed, math.isqrt(num - 1) + 1, cfg.label),
-        f"Samples{'' if cfg.label is None else f' of class {cfg.label}'}: E[x | z], z from {source}",
-        columns=[str(k) for k in range(classes)], xlabel="class" if classes else "",
-    )  # fmt: skip
+    return figures.samples(model, num, cfg.seed, math.isqrt(num - 1) + 1, cfg.label), source
 
 
 def images(run: "Run", seed: int) -> "tuple[Tensor, Tensor]":

@@ -242,7 +242,7 @@ REFUSALS = [
     ("run=[autoencoder,deep] kind=ae_vs_vae", "the manifold is a picture of two latent dimensions, not of 5"),
     ("run=plane label=3", "label=3, but this model was trained without labels: model.num_classes=10 takes them"),
     ("run=conditional label=10 density=flow", "label=10: the classes of this model are 0 to 9"),
-    ("run=conditional num=9", "num=9: this model draws its 10 classes in turn, or with label=3 one of them"),
+    ("run=conditional num=9", "num=9: this model draws its 10 classes in turn, or one with label=3"),
     ("run=conditional kind=manifold", "each class of a conditional model has a manifold of its own: choose one"),
     ("run=deep kind=manifold", "the manifold is a picture of two latent dimensions, not of 5"),
     (

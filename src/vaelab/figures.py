@@ -204,7 +204,7 @@ def traversal(model: GenerativeModel, x: Tensor, y: Tensor, steps: int = 13) -> 
         f"E[x | z] around a test image's code, one dimension at a time\n(the rates add up to {rate.sum():.2f} nats)",
         [f"$z_{{{j}}}$   {rate[j]:.2f}" for j in order.tolist()], [f"{unit:+.1f}" for unit in units.tolist()],
         xlabel="$z_j$ in standard deviations of its prior; triangle: that of the image",
-        ylabel="dimension $z_j$ and its rate in nats per image",
+        ylabel="$z_j$, rate in nats",
     )  # fmt: skip
     own = ((code[0] - p.mean) / p.stddev)[order].clamp(-3, 3).cpu()
     places = ((own + 3) / 6 * (steps - 1) + 0.5).numpy(), [row + 0.1 for row in range(len(order))]
@@ -266,6 +266,7 @@ def prior(model: GenerativeModel, x: Tensor, y: Tensor, seed: int = 0, most: int
     Dimensions in the order of their rate, or where that is not defined, of their variance. Raises ValueError for a
     single dimension, and for codes that are no vectors of R^D.
     """
+    from matplotlib import colormaps
     from matplotlib.colors import PowerNorm
     from matplotlib.figure import Figure
 
@@ -284,23 +285,18 @@ def prior(model: GenerativeModel, x: Tensor, y: Tensor, seed: int = 0, most: int
     pair, alone = figure.subplots(1, 2, width_ratios=[6, 3.5 + 0.2 * len(order)])
 
     both = sorted(order[:2].tolist())
-    low, high = (torch.cat([q, p])[:, both].quantile(share, dim=0) for share in (0.0005, 0.9995))
-    edges = [torch.linspace(float(a), float(b), 61) for a, b in zip(low, high, strict=True)]
-    mass_q, mass_p = (_smooth(torch.histogramdd(z[:, both], edges).hist) for z in (q, p))
-    pair.pcolormesh(
-        *(edge.numpy() for edge in edges), mass_q.T.numpy(), cmap="Blues", norm=PowerNorm(0.5)
-    )  # the root, to see the thin parts, too
-    inside = mass_p.flatten().sort(descending=True).values
-    shares = (0.99, 0.9, 0.5)
-    levels = [float(inside[(inside.cumsum(0) < share * inside.sum()).sum()]) for share in shares]
-    lines = pair.contour(
-        *(((edge[1:] + edge[:-1]) / 2).numpy() for edge in edges), mass_p.T.numpy(), levels, colors=COLOURS[7]
-    )
-    pair.clabel(lines, fmt=dict(zip(levels, (f"{share:.0%}" for share in shares), strict=True)), fontsize=9)
+    *edges, mass = _histogram(q[:, both])
+    pair.pcolormesh(*edges, mass, cmap="Blues", norm=PowerNorm(0.5))  # the root: thin parts are seen, too
+    pair.set_facecolor(colormaps["Blues"](0.0))
+    *edges, mass = _histogram(p[:, both])
+    inside = mass.flatten()[mass.flatten().argsort()[::-1]]
+    shares = {
+        float(inside[(inside.cumsum() < share * inside.sum()).sum()]): f"{share:.0%}" for share in (0.99, 0.9, 0.5)
+    }
+    lines = pair.contour(*((edge[1:] + edge[:-1]) / 2 for edge in edges), mass, list(shares), colors=COLOURS[7])
+    pair.clabel(lines, fmt=shares, fontsize=9)
     pair.set(
-        xlabel=f"$z_{{{both[0]}}}$",
-        ylabel=f"$z_{{{both[1]}}}$",
-        title="q(z) in blue; lines that hold 50, 90, 99% of p(z)",
+        xlabel=f"$z_{{{both[0]}}}$", ylabel=f"$z_{{{both[1]}}}$", title="q(z) blue; lines hold 50, 90, 99% of p(z)"
     )
 
     for z, side, colour, name in ((q, "low", COLOURS[1], "q(z)"), (p[: len(q)], "high", COLOURS[7], "p(z)")):
@@ -315,11 +311,14 @@ def prior(model: GenerativeModel, x: Tensor, y: Tensor, seed: int = 0, most: int
     return figure
 
 
-def _smooth(histogram: Tensor) -> Tensor:
-    """Moving averages over 3 x 3 bins, three times."""
+def _histogram(z: Tensor, bins: int = 60) -> tuple[Any, Any, Any]:
+    """Edges of both axes and counts of points (N, 2), (z_1, z_0), smoothed by moving averages over 3 x 3 bins."""
+    ends = z.quantile(torch.tensor([0.0005, 0.9995]), dim=0).T  # leave out the farthest thousandth
+    edges = [torch.linspace(low, high, bins + 1) for low, high in ends.tolist()]
+    mass = torch.histogramdd(z, edges).hist.T
     for _ in range(3):
-        histogram = F.avg_pool2d(histogram[None], 3, 1, 1)[0]
-    return histogram
+        mass = F.avg_pool2d(mass[None], 3, 1, 1)[0]
+    return edges[0].numpy(), edges[1].numpy(), mass.numpy()
 
 
 @torch.no_grad()
