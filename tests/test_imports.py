@@ -22,9 +22,11 @@ FORBIDDEN = {
     "objectives": ["vaelab.models", *(f"vaelab.{part}" for part in PARTS), "vaelab.training", *HEAVY],
     **{
         f"evaluation.{part}": ["vaelab.models", "vaelab.objectives", "vaelab.training", "sklearn", *HEAVY]
-        for part in ("gaps", "latent", "memorization", "representation")
+        for part in ("gaps", "latent", "likelihood", "measure", "memorization", "report", "representation")
     },
-    "figures": ["vaelab.models", "vaelab.objectives", "vaelab.training", *HEAVY],
+    "figures": ["vaelab.models", "vaelab.objectives", "vaelab.training", "sklearn", "PIL", *HEAVY],
+    "densities": ["vaelab.models", "vaelab.objectives", "vaelab.training", "sklearn", *HEAVY],
+    "pictures": ["torch", "vaelab.models", "PIL", *HEAVY],
     "data": ["vaelab.models", "vaelab.objectives", "vaelab.training", "hydra", "mlxtend"],
     "training": ["vaelab.models", "vaelab.data", "hydra", "mlxtend"],
     "cli": ["torch", "lightning"],
