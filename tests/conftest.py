@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import logging
+import os
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,9 +16,15 @@ from omegaconf import DictConfig
 
 from vaelab.data import mnist
 
-torch.set_num_threads(1)  # small batches gain nothing from more, and other work on the machine costs less
+torch.set_num_threads(1)  # small batches gain nothing from more, and there is a worker of pytest-xdist on each core
+os.environ["OMP_NUM_THREADS"] = "1"  # the processes that tests start
 ROOT = Path(__file__).parent.parent
 Compose = Callable[..., DictConfig]
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """All tests share the cores; those of single files start at once, in this process."""
+    return 0 if any(".py" in argument for argument in config.args) else None
 
 
 def write_idx(path: Path, array: np.ndarray) -> str:

@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import pytest
-
 from benchmarks import family
 
 
@@ -25,8 +23,7 @@ def test_a_collapsed_code_is_named() -> None:
     assert "COLLAPSED: rate_2" not in layers
 
 
-def test_runs_experiments_by_name_and_says_why_one_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+def test_runs_experiments_by_name_and_says_why_one_failed(tmp_path: Path) -> None:
     done = family.run("vae trainer.limit_test_batches=1", 3, tmp_path / "run")
     assert done["protocol"]["dataset"] == "MNIST-5k"
     assert done["steps"] >= 3
