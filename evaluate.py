@@ -18,6 +18,8 @@ def evaluate(cfg: DictConfig, _: Path) -> None:
 
     torch.distributions.Distribution.set_default_validate_args(False)
     folders = [cfg.run] if not cfg.run or isinstance(cfg.run, str) else list(cfg.run)
+    if cfg.images:
+        return encode(cfg)
     protocols, configs = {}, {}
     for folder in folders:  # all of them, before the first is measured
         run = runs.open_run(folder, cfg.data.root, cfg.device)
@@ -30,6 +32,19 @@ def evaluate(cfg: DictConfig, _: Path) -> None:
         print(report.table(records[folders[0]]))
     else:
         print(report.comparison(records, report.seed_groups(configs)))
+
+
+def encode(cfg: DictConfig) -> None:
+    """Write the codes of a folder of images to codes.npz in the run's folder."""
+    from vaelab import runs
+    from vaelab.data.folder import write_codes
+
+    if not isinstance(cfg.run, str):
+        raise ValueError(f"run={cfg.run}: codes are written for one run at a time, such as run=logs/RUN")
+    run = runs.open_run(cfg.run, cfg.data.root, cfg.device)
+    path = run.folder / "codes.npz"
+    count = write_codes(run.model, run.data, cfg.images, path)
+    print(f"{path}: names and codes of {count:,} images")
 
 
 def measured(folder: str, protocol: dict[str, Any], cfg: DictConfig, reuse: bool) -> dict[str, Any]:

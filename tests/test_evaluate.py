@@ -6,10 +6,12 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT, compose_config
 from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -55,10 +57,16 @@ def run(trained: Callable[..., Path], tmp_path: Path) -> Callable[..., str]:
     return copy
 
 
-def measured(*overrides: str) -> dict:
+def settings(*overrides: str) -> DictConfig:
+    """Evaluate with these settings, which are returned."""
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         cfg = compose("evaluate", [*SHORT, *overrides])
     evaluate(cfg, Path())
+    return cfg
+
+
+def measured(*overrides: str) -> dict:
+    cfg = settings(*overrides)
     return json.loads((Path(cfg.run if isinstance(cfg.run, str) else cfg.run[0]) / "evaluation.json").read_text())
 
 
@@ -199,3 +207,20 @@ def test_measuring_draws_nothing_from_the_random_stream(run: Callable[..., str])
     state = torch.get_rng_state()
     measure(opened.model, opened.data, num_samples=2, num_images=50)
     assert torch.equal(state, torch.get_rng_state())
+
+
+def test_codes_of_a_folder_of_images(run: Callable[..., str], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    folder, images = run("data.binarization=none"), tmp_path / "images"
+    opened = runs.open_run(folder)
+    x = opened.data.splits["test"][0][:3]
+    images.mkdir()
+    for i in range(3):
+        Image.fromarray(x[i, 0].numpy()).save(images / f"{i}.png")
+    settings(f"run={folder}", f"images={images}")
+    assert f"{folder}/codes.npz: names and codes of 3 images" in capsys.readouterr().out
+    with np.load(f"{folder}/codes.npz") as saved:
+        assert saved["names"].tolist() == ["0.png", "1.png", "2.png"]
+        np.testing.assert_allclose(saved["codes"], opened.model.encode(x / 255).detach(), atol=1e-5)
+    assert not Path(folder, "evaluation.json").exists()
+    with pytest.raises(ValueError, match=r"run=.*: codes are written for one run"):
+        settings(f"run=[{folder},{folder}]", f"images={images}")
