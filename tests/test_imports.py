@@ -27,6 +27,7 @@ FORBIDDEN = {
     "figures": ["vaelab.models", "vaelab.objectives", "vaelab.training", "sklearn", "PIL", *HEAVY],
     "densities": ["vaelab.models", "vaelab.objectives", "vaelab.training", "sklearn", *HEAVY],
     "pictures": ["torch", "vaelab.models", "PIL", *HEAVY],
+    "export": ["vaelab.models", "vaelab.objectives", "vaelab.training", "onnx", "onnxruntime", "safetensors", *HEAVY],
     "data": ["vaelab.models", "vaelab.objectives", "vaelab.training", "hydra", "mlxtend"],
     "training": ["vaelab.models", "vaelab.data", "hydra", "mlxtend"],
     "cli": ["torch", "lightning"],
