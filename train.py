@@ -76,4 +76,4 @@ def train(cfg: DictConfig, folder: Path) -> float:
 
 
 if __name__ == "__main__":
-    cli.main(train, Path(__file__).parent / "configs", "train")
+    cli.main(train, Path(__file__).parent / "configs", "train", resumable=True)

@@ -39,7 +39,7 @@ class Command:
         GlobalHydra.instance().clear()
         code = None
         try:
-            cli.main(train, ROOT / "configs", "train")
+            cli.main(train, ROOT / "configs", "train", resumable=True)
         except SystemExit as stop:
             code = stop.code
         out, err = self.capfd.readouterr()
@@ -180,7 +180,7 @@ def test_resuming_what_is_no_run(command: Command) -> None:
     assert "takes overrides only, not -m" in flag
     (run / "checkpoints" / "last.ckpt").write_bytes(b"no checkpoint")
     damaged, _ = command(f"resume={run}", "trainer.max_epochs=4", small=False)
-    assert "last.ckpt is no checkpoint of this program, or damaged" in damaged
+    assert "last.ckpt holds more than plain data, or is damaged: none of it was run" in damaged
     (run / "checkpoints" / "last.ckpt").unlink()
     absent, _ = command(f"resume={run}", "trainer.max_epochs=4", small=False)
     assert "cannot be resumed: it has no checkpoints/last.ckpt" in absent
@@ -209,8 +209,7 @@ def test_a_stranger_s_target_is_not_run(command: Command, target: object) -> Non
     text = path.read_text().replace("_target_: vaelab.objectives.ELBO", f"_target_: {target}")
     path.write_text(text)
     code, _ = command(f"resume={run}", "trainer.max_epochs=3", small=False)
-    assert f"names {target}, which is none of vaelab., torch.optim., lightning.pytorch.Trainer, " in code
-    assert "it is not run" in code
+    assert f"names {target}, which is none of vaelab.: it is not run" in code
 
 
 def test_a_stranger_s_target_is_not_interpolated(command: Command) -> None:

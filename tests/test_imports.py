@@ -20,7 +20,14 @@ FORBIDDEN = {
     "joint": ["vaelab.models", "vaelab.objectives", *(f"vaelab.{part}" for part in PARTS), *HEAVY],
     "baselines": ["vaelab.models", "vaelab.objectives", *(f"vaelab.{part}" for part in PARTS), *HEAVY],
     "objectives": ["vaelab.models", *(f"vaelab.{part}" for part in PARTS), "vaelab.training", *HEAVY],
-    "figures": ["vaelab.models", "vaelab.objectives", "vaelab.training", *HEAVY],
+    **{
+        f"evaluation.{part}": ["vaelab.models", "vaelab.objectives", "vaelab.training", "sklearn", *HEAVY]
+        for part in ("gaps", "latent", "likelihood", "measure", "memorization", "report", "representation")
+    },
+    "figures": ["vaelab.models", "vaelab.objectives", "vaelab.training", "sklearn", "PIL", *HEAVY],
+    "densities": ["vaelab.models", "vaelab.objectives", "vaelab.training", "sklearn", *HEAVY],
+    "pictures": ["torch", "vaelab.models", "PIL", *HEAVY],
+    "export": ["vaelab.models", "vaelab.objectives", "vaelab.training", "onnx", "onnxruntime", "safetensors", *HEAVY],
     "data": ["vaelab.models", "vaelab.objectives", "vaelab.training", "hydra", "mlxtend"],
     "training": ["vaelab.models", "vaelab.data", "hydra", "mlxtend"],
     "cli": ["torch", "lightning"],

@@ -71,6 +71,15 @@ def test_continuous_bernoulli_integrates_to_one(logit: float) -> None:
     assert torch.trapezoid(density, x).item() == pytest.approx(1, abs=1e-3)
 
 
+def test_continuous_bernoulli_mean() -> None:
+    """1 / (1 - exp(-a)) - 1 / a for logits a, by its series near zero, where both terms are large."""
+    logits = torch.linspace(-1, 1, 20_001)
+    a = logits.double()
+    exact = torch.where(a.abs() < 0.02, 0.5 + a / 12 - a**3 / 720, -1 / torch.expm1(-a) - 1 / a)
+    mean = ContinuousBernoulli()(logits.view(-1, 1, 1, 1)).mean.flatten()
+    torch.testing.assert_close(mean.double(), exact, rtol=0, atol=2e-5)
+
+
 def test_continuous_bernoulli_is_continuous_through_one_half() -> None:
     logits = torch.linspace(-0.05, 0.05, 401)
     x = torch.full((401, 1, 1, 1), 0.8)

@@ -41,12 +41,12 @@ OmegaConf.register_new_resolver("run_name", run_name, replace=True)
 OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
 
 
-def main(task: Task, config_dir: Path, config_name: str) -> None:
+def main(task: Task, config_dir: Path, config_name: str, resumable: bool = False) -> None:
     """Compose the config, or take that of the run to resume, and hand it to `task`; a failure exits with a sentence."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, instead of printing a traceback of its own
     with _sentences():
         resumed = [argument for argument in sys.argv[1:] if argument.startswith("resume=")]
-        if resumed:
+        if resumed and resumable:
             _resume(task, resumed[-1].removeprefix("resume="))
         else:
             _launch(task, config_dir, config_name)
@@ -83,8 +83,9 @@ def _launch(task: Task, config_dir: Path, config_name: str) -> None:
             with _sentences(go_on=HydraConfig.get().mode == RunMode.MULTIRUN):
                 return task(cfg, folder)
         finally:
-            with contextlib.suppress(OSError):  # leave no empty folder behind
-                folder.rmdir()
+            if folder != Path.cwd():
+                with contextlib.suppress(OSError):  # leave no empty folder behind
+                    folder.rmdir()
 
     try:
         job()

@@ -1,7 +1,8 @@
-"""Writing whole files or none."""
+"""Writing whole files or none, and reading files that anyone may have written."""
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 
 def write_atomically(path: Path, content: bytes | memoryview) -> None:
@@ -19,3 +20,14 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
         new.replace(path)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def read_plain(path: Path) -> Any:
+    """What torch.save wrote: tensors, on the CPU, in plain containers. ValueError for all else, which is not run."""
+    import torch
+
+    with path.open("rb") as file:
+        try:
+            return torch.load(file, weights_only=True, map_location="cpu")
+        except Exception as error:  # whatever the reader stumbles over; torch's own text tells how to run the file
+            raise ValueError(f"{path} holds more than plain data, or is damaged: none of it was run") from error

@@ -1,15 +1,16 @@
 """A run's folder: config.yaml, run.json, metrics.json, weights.pt, checkpoints/, figures/, train.log, TensorBoard's.
 
 All of it is plain data. Opening a stranger's run executes none of the stranger's code: a `_target_` is instantiated
-only if it lives in this package or is one of torch's optimisers and schedulers, or of Lightning's callbacks and
-loggers or its Trainer, and nothing is interpolated.
+only if it is a class of this package, or one of torch's optimisers and schedulers, or of Lightning's callbacks and
+loggers or its Trainer, and nothing is interpolated or composed.
 """
 
 import contextlib
+import hashlib
+import importlib
 import json
 import logging
 import os
-import pickle
 import platform
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import hydra.utils
 from hydra import compose, initialize_config_dir
@@ -27,17 +28,17 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from vaelab import checks
-from vaelab.files import write_atomically
+from vaelab.files import read_plain, write_atomically
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from vaelab.data import MNISTDataModule
     from vaelab.trace import GenerativeModel
     from vaelab.training import VAEModule
 
-ALLOWED = (
-    *("vaelab.", "torch.optim."),
-    *("lightning.pytorch.Trainer", "lightning.pytorch.callbacks.", "lightning.pytorch.loggers."),
-)
+ALLOWED = ("vaelab.", "torch.optim.", *(f"lightning.pytorch.{part}." for part in ("trainer", "callbacks", "loggers")))
+MODULES = {"model._target_": ("vaelab.models.",), "data._target_": ("vaelab.data.",)}
 PARTS = ("posterior", "prior", "likelihood")  # of a model, chosen with a slash
 PACKAGES = ("vaelab", "torch", "torchvision", "lightning", "hydra-core", "omegaconf", "tensorboard", "numpy")
 
@@ -168,18 +169,16 @@ def last_checkpoint(folder: Path, module: "VAEModule", max_epochs: int) -> tuple
 
     Raises ValueError if there is none, it cannot be read, it holds another model, or the run is complete.
     """
-    import torch
-
     path = folder / "checkpoints" / "last.ckpt"
     if not path.is_file():
         raise ValueError(f"{folder} cannot be resumed: it has no checkpoints/last.ckpt")
+    checkpoint = read_plain(path)
     try:
-        checkpoint = torch.load(path, weights_only=True, map_location="cpu")
         epoch = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
         step, state = checkpoint["global_step"], checkpoint["state_dict"]
         saved = {name: tuple(weight.shape) for name, weight in state.items()}
-    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is no checkpoint of this program, or damaged: {error}") from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is no checkpoint of this program: {error}") from error
     if saved != {name: tuple(weight.shape) for name, weight in module.state_dict().items()}:
         raise ValueError(f"{path} holds the weights of another model than {folder}/config.yaml describes")
     if epoch >= max_epochs and (folder / "metrics.json").exists():
@@ -257,28 +256,144 @@ def shown(folder: Path) -> str:
     return str(folder.relative_to(here)) if folder.is_relative_to(here) else str(folder)
 
 
+class Run(NamedTuple):
+    """A finished run: its folder and config, the model with its best weights, and the data that it was trained on."""
+
+    folder: Path
+    cfg: DictConfig
+    model: Any  # a GenerativeModel, ready to evaluate
+    data: "MNISTDataModule"
+
+
+def open_run(folder: Any, root: str | None = None, device: str = "auto") -> Run:
+    """Load a finished run and its data, from `root` in place of the run's own data.root if given.
+
+    Raises ValueError as `load_run` does, for a device that this machine has not, and for data that the run did not use.
+    """
+    import torch
+
+    if not isinstance(folder, str) or not folder:
+        raise ValueError(f"run={folder}: the folder of a finished run is needed, such as run=logs/RUN")
+    gpu = torch.cuda.is_available()
+    checks.one_of(("auto", "cpu", "cuda"), device=device)
+    if device == "cuda" and not gpu:
+        raise ValueError(f"device=cuda, but torch {torch.__version__} finds no GPU on this machine: device=cpu has one")
+    model = load_run(folder).to("cuda" if gpu and device != "cpu" else "cpu")
+    cfg = read_config(Path(folder))
+    if root is not None:
+        cfg.data.root = root
+    data = _built(cfg.data, Path(folder))
+    data.setup()
+    check_data(model, data)
+    return Run(Path(folder), cfg, model, data)
+
+
+def load_run(folder: str | Path) -> Any:
+    """The model of a run's folder, or of what export.py made of it, with its best weights: torch's eval mode, CPU.
+
+    Nothing that the folder holds is executed. Raises ValueError if it is no run, the run is not finished, its config
+    names a class outside this package, or its weights are damaged or those of another model.
+    """
+    folder = Path(folder)
+    model = _built(read_config(folder).model, folder)
+    path, state = _read_weights(folder)
+    shapes, needed = ({name: tuple(w.shape) for name, w in weights.items()} for weights in (state, model.state_dict()))
+    if shapes != needed:
+        differing = sorted(name for name in shapes | needed if shapes.get(name) != needed.get(name))
+        wrong = ", ".join(
+            f"{name} {shapes.get(name, 'missing')} for {needed.get(name, 'none')}" for name in differing[:3]
+        )
+        raise ValueError(
+            f"{path} does not fit the model of {folder}'s config in vaelab {metadata.version('vaelab')} ({wrong}): the "
+            "config was changed, or another version wrote it, which run.json names"
+        )
+    model.load_state_dict(state)
+    return model.eval()
+
+
+def _built(part: DictConfig, folder: Path) -> Any:
+    """The model or data module of a run; ValueError for settings that it does not take."""
+    try:
+        return hydra.utils.instantiate(part, _convert_="all", _partial_=False)
+    except Exception as error:  # Hydra's, which names a class and hides the sentence
+        why = " ".join(str(error.__cause__ or error).split())
+        raise ValueError(f"the config of {folder} builds no {part._target_}: {why}") from error
+
+
+def _read_weights(folder: Path) -> "tuple[Path, dict[str, Tensor]]":
+    """The file of the best weights and what it holds, read without executing anything."""
+    import torch
+
+    path = folder / "model.safetensors"
+    if path.is_file():
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return path, load_file(path)
+        except SafetensorError as error:
+            raise ValueError(f"{path} is damaged: {error}") from error
+    path = folder / "weights.pt"
+    if not path.is_file():
+        raise ValueError(f"{folder} is not finished, it has no weights.pt: python train.py resume={folder} goes on")
+    state = read_plain(path)
+    named = isinstance(state, dict) and all(isinstance(name, str) for name in state)
+    if not named or not all(isinstance(weight, torch.Tensor) for weight in state.values()):
+        raise ValueError(f"{path} holds no weights by name")
+    return path, state
+
+
+def digest(model: "GenerativeModel") -> str:
+    """SHA-256 of a model's weights, whatever file they lie in."""
+    weights = sorted(model.state_dict().items())
+    return hashlib.sha256(b"".join(weight.cpu().numpy().tobytes() for _, weight in weights)).hexdigest()
+
+
+def read_config(folder: Path) -> DictConfig:
+    """The config of a run or an exported model.
+
+    Raises ValueError if the folder is no run, or its config is not plain or names a `_target_` that is not allowed.
+    """
+    path = folder / "config.yaml"
+    if not path.is_file() and (folder / "config.json").is_file():
+        path = folder / "config.json"  # JSON is YAML
+    if not path.is_file():
+        raise ValueError(f"{folder} is no run: it has no config.yaml")
+    try:
+        cfg = OmegaConf.load(path)
+    except Exception as error:  # of YAML, of OmegaConf, of the file
+        raise ValueError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+    plain: Any = OmegaConf.to_container(cfg)
+    wholes = [plain.get(part) for part in ("model", "data")] if isinstance(cfg, DictConfig) else [None]
+    if not isinstance(cfg, DictConfig) or not all(isinstance(part, dict) and "_target_" in part for part in wholes):
+        raise ValueError(f"{path} is not the config of a run: it has no model and data")
+    for key, value in settings(plain):
+        if key in ("defaults", "hydra") or (isinstance(value, str) and "${" in value):  # could bring in a `_target_`
+            raise ValueError(f"{path} is not the config of a run: its {key} is {value}, and a run writes plain values")
+        if key.endswith("_target_"):
+            ours = ALLOWED[:1] if key.startswith(("model.", "data.", "objective.")) else ALLOWED
+            _check_target(value, path, MODULES.get(key, ours))
+    return cfg
+
+
 def saved_config(folder: Path, overrides: Sequence[str] = ()) -> DictConfig:
     """The config of a run, with overrides of single values on top.
 
-    Raises ValueError if the folder is no run, its config is not plain or names a `_target_` that is not allowed, or an
-    override replaces a whole group or what cannot change in the middle of a run.
+    Raises ValueError as `read_config` does, and for an override that replaces a whole group or what cannot change in
+    the middle of a run.
     """
-    path = folder / "config.yaml"
-    if not path.is_file():
-        raise ValueError(f"{folder} is no run: it has no config.yaml")
+    saved = read_config(folder)
+    if not (folder / "config.yaml").is_file():
+        raise ValueError(f"{folder} is an exported model, which has no checkpoints to go on from")
     with initialize_config_dir(str(folder.absolute()), version_base="1.3"):
-        cfg, saved = compose("config", list(overrides)), compose("config")
-    for key, value in settings(saved):
-        if isinstance(value, str) and "${" in value:  # could hide a `_target_`
-            raise ValueError(f"{path} is not the config of a run: its {key} is {value}, and a run writes plain values")
-    for key, value in settings(cfg):
-        if key.endswith("_target_"):
-            _check_target(value, path)
+        cfg = compose("config", list(overrides))
     before, after = dict(settings(saved)), dict(settings(cfg))
     for key in before | after:
         old, new, group = before.get(key), after.get(key), key.split(".")[0]
         if old == new or (isinstance(old, dict) and isinstance(new, dict)):
             continue
+        if key.endswith("_target_"):
+            raise ValueError(f"{key}={new}: a resumed run keeps its parts: start a new run")
         if isinstance(old, dict) and key == group:
             raise ValueError(
                 f"{key}={new} would replace a whole group of {folder}: a resumed run takes overrides of single "
@@ -304,13 +419,12 @@ def settings(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         yield from settings(child, f"{prefix}{name}.")
 
 
-def _check_target(target: Any, path: Path) -> None:
-    """The name has to lie in an allowed package, and so does the class behind it."""
+def _check_target(target: Any, path: Path, allowed: tuple[str, ...]) -> None:
+    """It has to name a class in a module, and the class has to be of an allowed package: others are imported there."""
     found = None
-    if isinstance(target, str) and target.startswith(ALLOWED):
+    if isinstance(target, str) and target.startswith(("vaelab.", "torch.optim.", "lightning.pytorch.")):
+        module, _, name = target.rpartition(".")
         with contextlib.suppress(Exception):  # whatever stops the import: there is nothing of that name
-            found = hydra.utils.get_object(target)
-    if not isinstance(found, type) or not f"{found.__module__}.".startswith(
-        ("vaelab.", "torch.optim.", "lightning.pytorch.")
-    ):
-        raise ValueError(f"{path} names {target}, which is none of {', '.join(ALLOWED)}: it is not run")
+            found = getattr(importlib.import_module(module), name)
+    if not isinstance(found, type) or not f"{found.__module__}.".startswith(allowed):
+        raise ValueError(f"{path} names {target}, which is none of {', '.join(allowed)}: it is not run")

@@ -128,7 +128,7 @@ class MNISTDataModule(L.LightningDataModule):
         if shape != list(self.image_shape):
             raise ValueError(f"data.image_shape={list(self.image_shape)}, but the images of {self.name} are {shape}")
         for split, (images, labels) in zip(SPLITS, parts, strict=True):
-            self.splits[split] = self._fixed(images, split), labels
+            self.splits[split] = self.fixed(images, split), labels
 
     def _files_exist(self) -> bool:
         return all((self.folder / name).is_file() for name in FILES)
@@ -220,7 +220,7 @@ class MNISTDataModule(L.LightningDataModule):
         """Whether pixels are drawn once for all."""
         return self.binarization == "static" or (self.binarization == "dynamic" and split != "train")
 
-    def _fixed(self, images: Tensor, split: str) -> Tensor:
+    def fixed(self, images: Tensor, split: str) -> Tensor:
         """Grey levels, or pixels of 0 and 255 where they are decided once for all."""
         if self.binarization == "threshold":
             return (images > 127).to(torch.uint8).mul_(255)
@@ -259,8 +259,11 @@ class MNISTDataModule(L.LightningDataModule):
         return self._loader("test")
 
     def examples(self, count: int) -> tuple[Tensor, Tensor]:
-        """Images (count, C, H, W) in [0, 1] and labels to look at: of the validation set where there is one."""
-        split = "val" if self.val_size else "train"
+        """Images and labels to look at: of the validation set where there is one."""
+        return self.images("val" if self.val_size else "train", count)
+
+    def images(self, split: str, count: int | None = None) -> tuple[Tensor, Tensor]:
+        """The first images (count, C, H, W) in [0, 1] and labels of a split, binary ones by their static draw."""
         images, labels = (part[:count] for part in self.splits[split])
         if self.binarization == "dynamic" and split == "train":
             images = self._draw(images, split)

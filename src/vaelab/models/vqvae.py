@@ -93,7 +93,7 @@ class VQVAE(nn.Module):
         with torch.no_grad(), torch.autocast(z.device.type, enabled=False):
             norms = self.codebook.square().sum(1)
             nearest = torch.addmm(norms, _places(z), self.codebook.T, alpha=-2).argmin(1)
-        indices = nearest.view(len(z), *z.shape[2:])
+        indices = nearest.view(z.shape[0], *z.shape[2:])
         return F.embedding(indices, self.codebook).movedim(-1, 1), indices
 
     def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:

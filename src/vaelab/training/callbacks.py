@@ -18,7 +18,7 @@ from torch.distributions import Independent
 from tqdm import tqdm
 
 from vaelab import baselines, checks, figures
-from vaelab.files import write_atomically
+from vaelab.files import read_plain, write_atomically
 from vaelab.likelihoods import Gaussian
 from vaelab.objectives import ELBO
 from vaelab.priors import StandardNormal
@@ -40,6 +40,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         torch.save(checkpoint, content)
         write_atomically(path, content.getbuffer())
 
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
+        """A file, as plain data: Lightning's own would run what an address on the web gives it."""
+        return read_plain(Path(path))
+
 
 class RunCheckpoint(ModelCheckpoint):
     """One file in the run's folder checkpoints/, replaced whole at the end of an epoch."""
@@ -48,15 +52,11 @@ class RunCheckpoint(ModelCheckpoint):
         super().__init__(filename=filename, save_on_train_epoch_end=True, enable_version_counter=False)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """A run's folder may have moved since: its checkpoint lies where it is now."""
-        old, new = str(state_dict["dirpath"]), str(self.dirpath)
-
-        def here(value: Any) -> Any:
-            return value.replace(old, new, 1) if isinstance(value, str) else value
-
-        moved = {key: here(value) for key, value in state_dict.items()}
-        moved["best_k_models"] = {here(path): score for path, score in state_dict["best_k_models"].items()}
-        super().load_state_dict(moved)
+        """Its file lies in the run's folder as it is now: any other that a stranger names would be read or deleted."""
+        file = str(Path(str(self.dirpath)) / f"{self.filename}.ckpt")
+        here = {key: file if key.endswith("_path") and path else path for key, path in state_dict.items()}
+        scores = dict(zip([file], state_dict["best_k_models"].values(), strict=False))
+        super().load_state_dict({**here, "dirpath": self.dirpath, "best_k_models": scores})
 
 
 class BestCheckpoint(RunCheckpoint):

@@ -1,11 +1,17 @@
 """What a run adds to TensorBoard's page beside its curves: a layout of charts and its row in the HParams tab."""
 
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
+from vaelab import figures
+
+PROJECTED = 2000  # test codes on the Projector's page, whose sprites make one picture
 TERMS = ("loss", "rate", "distortion")
 # The settings that tell runs apart: whole nodes of the config, or single leaves
 CHOICES = (
@@ -29,6 +35,25 @@ def add_hyperparameters(logger: TensorBoardLogger, cfg: DictConfig, figures: dic
     metrics |= {name.replace("val/", "best/val_"): value for name, value in figures.items() if name.startswith("val/")}
     logger.log_hyperparams(chosen, metrics, step=step)
     logger.finalize("success")
+
+
+def add_evaluation(folder: Path, measurement: Any, images: Tensor, labels: Tensor) -> None:
+    """Figures as scalars, the samples nearest to training images, and the Projector: codes with digits and classes.
+
+    They replace those of an earlier evaluation of the run.
+    """
+    from torch.utils.tensorboard import SummaryWriter
+
+    for old in (*folder.glob("events.*.evaluation"), folder / "projector_config.pbtxt"):
+        old.unlink(missing_ok=True)
+    shutil.rmtree(folder / "00000", ignore_errors=True)  # what add_embedding makes
+    with SummaryWriter(str(folder), filename_suffix=".evaluation") as board:
+        for name, value in measurement.record["figures"].items():
+            board.add_scalar(f"evaluation/{name}", value)
+        if measurement.pairs is not None:
+            board.add_image("samples beside their nearest training images", figures.grid(measurement.pairs, 8))
+        some = slice(PROJECTED)
+        board.add_embedding(measurement.codes[some], labels[some].tolist(), images[some], tag="test codes")
 
 
 def _leaves(node: Any, key: str) -> Iterator[tuple[str, Any]]:

@@ -1,0 +1,78 @@
+"""Measure finished runs: `python evaluate.py run=logs/RUN [setting=value ...]`; `--help` lists them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from vaelab import cli
+
+
+def evaluate(cfg: DictConfig, _: Path) -> None:
+    """Measure on the test images: print a table, write evaluation.json, add to the run's page in TensorBoard."""
+    import torch
+
+    from vaelab import runs
+    from vaelab.evaluation import measure, report
+
+    torch.distributions.Distribution.set_default_validate_args(False)
+    folders = [cfg.run] if not cfg.run or isinstance(cfg.run, str) else list(cfg.run)
+    if cfg.images:
+        return encode(cfg)
+    protocols, configs = {}, {}
+    for folder in folders:  # all of them, before the first is measured
+        run = runs.open_run(folder, cfg.data.root, cfg.device)
+        protocols[folder] = measure.protocol(run.model, run.data, cfg.num_samples, cfg.num_images, cfg.seed)
+        configs[folder] = dict(runs.settings(run.cfg))
+    if not cfg.across_protocols:
+        report.check_protocols(protocols)
+    records = {folder: measured(folder, protocols[folder], cfg, reuse=len(folders) > 1) for folder in folders}
+    if len(folders) == 1:
+        print(report.table(records[folders[0]]))
+    else:
+        print(report.comparison(records, report.seed_groups(configs)))
+
+
+def encode(cfg: DictConfig) -> None:
+    """Write the codes of a folder of images to codes.npz in the run's folder."""
+    from vaelab import runs
+    from vaelab.data.folder import write_codes
+
+    if not isinstance(cfg.run, str):
+        raise ValueError(f"run={cfg.run}: codes are written for one run at a time, such as run=logs/RUN")
+    run = runs.open_run(cfg.run, cfg.data.root, cfg.device)
+    path = run.folder / "codes.npz"
+    count = write_codes(run.model, run.data, cfg.images, path)
+    print(f"{path}: names and codes of {count:,} images")
+
+
+def measured(folder: str, protocol: dict[str, Any], cfg: DictConfig, reuse: bool) -> dict[str, Any]:
+    """The record of a run; with `reuse`, that of its evaluation.json if weights and protocol are the same."""
+    from torchvision.utils import save_image
+
+    from vaelab import figures, runs
+    from vaelab.evaluation.measure import measure
+    from vaelab.training import tensorboard
+
+    run = runs.open_run(folder, cfg.data.root, cfg.device)
+    path, weights = run.folder / "evaluation.json", runs.digest(run.model)
+    if reuse and path.is_file():
+        record = json.loads(path.read_text())
+        if (record["protocol"], record["weights"]) == (protocol, weights):
+            return record
+    for note in runs.notes(run.cfg, run.data):
+        print(note)
+    print(f"measuring {folder} on {run.data.description}", flush=True)
+    measurement = measure(run.model, run.data, cfg.num_samples, cfg.num_images, cfg.seed)
+    record = {**measurement.record, "weights": weights}
+    runs.write_json(path, record)
+    if measurement.pairs is not None:
+        (run.folder / "figures").mkdir(exist_ok=True)
+        save_image(figures.grid(measurement.pairs, 8), run.folder / "figures" / "nearest.png")
+    tensorboard.add_evaluation(run.folder, measurement, *run.data.images("test", len(measurement.codes)))
+    return record
+
+
+if __name__ == "__main__":
+    cli.main(evaluate, Path(__file__).parent / "configs", "evaluate")

@@ -1,0 +1,48 @@
+"""Give a finished run away: `python export.py run=logs/RUN`; `--help` says what it writes."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from vaelab import cli
+
+
+def export(cfg: DictConfig, _: Path) -> None:
+    """Write weights, config, ONNX graphs and model card of a run into one folder."""
+    import torch
+
+    from vaelab import export as exports
+    from vaelab import runs
+
+    torch.distributions.Distribution.set_default_validate_args(False)  # its checks cannot be traced
+    if not isinstance(cfg.run, str) or not cfg.run:
+        raise ValueError(f"run={cfg.run}: the folder of a finished run is needed, such as run=logs/RUN")
+    run = Path(cfg.run)
+    output = Path(cfg.output or run / "export")
+    exports.check(output)
+    model = runs.load_run(run)
+    config: Any = OmegaConf.to_container(runs.read_config(run))
+    config["data"]["root"], config["resume"] = "data", None  # folders of this machine
+
+    print(f"exporting {run}, {type(model).__name__}", flush=True)
+    graphs = exports.graphs(model)
+    files = {
+        "model.safetensors": exports.weights(model),
+        **{name: graph.content for name, graph in graphs.items()},
+        **exports.pictures(run),
+        "README.md": exports.card(run, config, model, graphs).encode(),
+        "config.json": json.dumps(config, indent=2, ensure_ascii=False).encode(),
+    }
+    exports.write(output, files)
+    for name, content in files.items():
+        print(f"{len(content) / 1e3:8,.0f} kB  {output / name}")
+    for name, graph in graphs.items():
+        print(f"{name} differs from torch by {graph.difference:.1e} at most, in batches of 1 and 7")
+    if "encoder.onnx" not in graphs:
+        print(f"no encoder.onnx: {exports.NO_MEAN}")
+
+
+if __name__ == "__main__":
+    cli.main(export, Path(__file__).parent / "configs", "export")

@@ -1,0 +1,135 @@
+"""Draw a finished run: `python generate.py run=logs/RUN kind=samples`; `--help` lists the kinds and the settings."""
+
+import math
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from vaelab import cli
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vaelab.runs import Run
+
+KINDS: dict[str, tuple[str, ...]] = {  # and the settings that change its picture, beside the run
+    "samples": ("label", "density", "num", "seed"),
+    "reconstructions": ("num", "seed"),
+    "interpolation": ("num", "seed"),
+    "traversal": ("seed",),
+    "manifold": ("label",),
+    "codes": ("projection", "num", "seed"),
+    "prior": ("seed",),
+    "training": (),
+    "ae_vs_vae": (),
+}
+DEFAULTS = {"label": None, "density": None, "projection": None, "num": None, "seed": 0}
+
+
+def generate(cfg: DictConfig, _: Path) -> None:
+    """Draw one picture of a run, write it into its folder, print the path."""
+    from vaelab import pictures, runs
+
+    chosen = {key: cfg[key] for key, default in DEFAULTS.items() if cfg[key] != default}
+    check(cfg, list(chosen))
+    folders = cfg.run if cfg.kind == "ae_vs_vae" else [cfg.run]
+    run, *others = (runs.open_run(folder, cfg.data.root, cfg.device) for folder in folders)
+    picture = draw(cfg, run, *others)
+    name = "_".join([cfg.kind, *(other.folder.name for other in others), *(f"{key}-{chosen[key]}" for key in chosen)])
+    path = run.folder / "generated" / f"{name}.{'gif' if cfg.kind == 'training' else cfg.format}"
+    about = "; ".join(f"{each.folder.name}: {each.data.description}" for each in (run, *others))
+    pictures.save(picture, path, shlex.join(["python", *sys.argv]), about)
+    unfitted = OmegaConf.select(run.cfg, "objective._target_") == "vaelab.objectives.Reconstruction"
+    if cfg.kind == "samples" and unfitted and not cfg.density:
+        print("nothing fits an autoencoder's codes to its prior, whose samples are noise: try density=gmm or flow")
+    print(runs.shown(path))
+
+
+def check(cfg: DictConfig, chosen: list[str]) -> None:
+    """Raise ValueError for a setting that is out of its range, or that the kind does not take."""
+    from vaelab import checks
+
+    checks.one_of(tuple(KINDS), kind=cfg.kind)
+    checks.one_of((None, "gmm", "flow"), density=cfg.density)
+    checks.one_of((None, "pca", "tsne"), projection=cfg.projection)
+    checks.one_of(("png",) if cfg.kind == "training" else ("png", "svg"), format=cfg.format)
+    checks.whole(0, seed=cfg.seed)
+    checks.whole(num=1 if cfg.num is None else cfg.num)
+    for key in chosen:
+        if key not in KINDS[cfg.kind]:
+            takes = " and ".join(KINDS[cfg.kind]) or "no such setting"
+            raise ValueError(f"{key}={cfg[key]} changes nothing in kind={cfg.kind}, which takes {takes}")
+    needed = 2 if cfg.kind == "ae_vs_vae" else 1
+    if needed != (1 if cfg.run is None or isinstance(cfg.run, str) else len(cfg.run)):
+        example = "two runs, 'run=[AUTOENCODER,VAE]'" if needed == 2 else "one run, run=logs/RUN"
+        raise ValueError(f"run={cfg.run}: kind={cfg.kind} draws {example}")
+
+
+def draw(cfg: DictConfig, run: "Run", *others: "Run") -> Any:
+    """The picture: a matplotlib Figure, or the frames of an animation."""
+    from vaelab import figures, pictures
+
+    model, given = run.model, "" if cfg.label is None else f", class {cfg.label}"
+    x, y = images(run, cfg.seed)
+    match cfg.kind:
+        case "samples":
+            picture, source = samples(cfg, run)
+            classes = range(model.num_classes if cfg.label is None else 0)
+            title, axis = f"Samples: E[x | z{given}], z from {source}", "class" if classes else ""
+            return figures.framed(picture, title, columns=[str(k) for k in classes], xlabel=axis)
+        case "reconstructions":
+            few = slice(cfg.num or 32)
+            pairs = figures.reconstructions(model, x[few], y[few] if model.num_classes else None)
+            return figures.framed(pairs, "Test images, and right of each E[x | z] at its code")
+        case "interpolation":
+            return figures.interpolation(model, x, y, cfg.num or 5)
+        case "traversal":
+            return figures.traversal(model, x, y)
+        case "manifold":
+            steps = [f"{(i + 0.5) / 20:.1%}" for i in range(20)]
+            return figures.framed(
+                figures.manifold(model, len(steps), cfg.label), f"E[x | z{given}] at the prior's quantiles",
+                steps[::-1], steps, xlabel="$z_0$, by quantile of its prior", ylabel="$z_1$, by quantile of its prior",
+            )  # fmt: skip
+        case "codes":
+            few = slice(cfg.num or 5000)
+            return figures.codes(model, x[few], y[few], cfg.projection, cfg.seed)
+        case "prior":
+            return figures.prior(model, x, y, cfg.seed)
+        case "training":
+            return pictures.training(run.folder)
+    panels = [(each.folder.name, each.model, *(part[:5000] for part in images(each, 0))) for each in (run, *others)]
+    return figures.ae_vs_vae(panels)
+
+
+def samples(cfg: DictConfig, run: "Run") -> "tuple[Tensor, str]":
+    """Draws of the prior, or of a density of the training images' codes in its place; and which of the two."""
+    from vaelab import densities, figures
+
+    model, num, source = run.model, cfg.num or 64, "p(z)"
+    if cfg.label is not None:
+        figures.one_class(model, cfg.label)  # refused before a density is fitted
+    elif num < model.num_classes:
+        raise ValueError(f"num={num}: this model draws its {model.num_classes} classes in turn, or one with label=3")
+    if cfg.density:
+        codes = densities.codes(model, run.data.train_dataloader(), cfg.seed)
+        model.prior = densities.Fitted(getattr(densities, cfg.density)(codes, cfg.seed))
+        source = f"a {'Gaussian mixture' if cfg.density == 'gmm' else 'flow'} fitted to codes"
+    return figures.samples(model, num, cfg.seed, math.isqrt(num - 1) + 1, cfg.label), source
+
+
+def images(run: "Run", seed: int) -> "tuple[Tensor, Tensor]":
+    """The test images and their classes, in an order that depends on the seed alone."""
+    import torch
+
+    device = next(run.model.parameters()).device
+    x, y = run.data.splits["test"]
+    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))
+    return x[order].to(device).float() / 255, y[order].to(device)
+
+
+if __name__ == "__main__":
+    cli.main(generate, Path(__file__).parent / "configs", "generate")

@@ -1,0 +1,72 @@
+"""Pictures that are in no data set: a folder of image files, and what a model encodes them as."""
+
+import io
+import json
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vaelab.files import write_atomically
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")  # not all that Pillow knows: some start other programs
+
+
+def read_images(folder: str | Path, image_shape: Sequence[int]) -> tuple[list[str], Tensor]:
+    """Names in sorted order and grey levels, uint8 (N, 1, H, W), of the images in a folder; an animation's first.
+
+    Raises ValueError if there are none, or for one that cannot be read or is not H x W pixels of 8 bits a channel.
+    """
+    folder = Path(folder)
+    paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in SUFFIXES)
+    if not paths:
+        raise ValueError(f"images={folder}: there are no images, files that end in {', '.join(SUFFIXES)}")
+    images = np.stack([_read(path, *image_shape[1:]) for path in paths])
+    return [path.name for path in paths], torch.from_numpy(images).unsqueeze(1)
+
+
+def _read(path: Path, height: int, width: int) -> np.ndarray:
+    from PIL import Image
+
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            size, mode = (image.height, image.width), image.mode
+            if size == (height, width):  # before anything is unpacked
+                grey = np.array(image.convert("L"))
+    except Exception as error:  # whatever a decoder stumbles over
+        raise ValueError(f"{path} cannot be read as an image: {error}") from error
+    if size != (height, width):
+        needed = f"the model's images have {height} x {width}"
+        raise ValueError(f"{path} has {size[0]} x {size[1]} pixels (height x width), but {needed}")
+    if mode.startswith(("I", "F")):
+        raise ValueError(f"{path} has more than 8 bits a pixel, most of which would be lost: save it with 8")
+    return grey
+
+
+@torch.no_grad()
+def write_codes(model: Any, data: Any, folder: str | Path, path: Path) -> int:
+    """Encode a folder's images, treated as the data module's test images are, into an NPZ; returns their number N.
+
+    It holds names (N,), codes (N, D) float32 and protocol, a JSON text. Raises ValueError as `read_images` does, and
+    for a model that needs labels.
+    """
+    if model.num_classes:
+        raise ValueError(f"images={folder}: this model encodes an image together with its label, which a folder lacks")
+    names, images = read_images(folder, model.image_shape)
+    device = next(model.parameters()).device
+    batches = data.fixed(images, "test").split(data.eval_batch_size)
+    codes = torch.cat([model.encode(batch.to(device).float().div(255)).float().cpu() for batch in batches])
+    protocol = {
+        "trained_on": data.name,
+        "binarization": data.protocol["binarization"]["test"],
+        "vaelab": metadata.version("vaelab"),
+    }
+    content = io.BytesIO()
+    np.savez(content, names=names, codes=codes.numpy(), protocol=json.dumps(protocol))
+    write_atomically(path, content.getbuffer())
+    return len(names)

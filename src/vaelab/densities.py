@@ -1,0 +1,94 @@
+"""Densities fitted to the codes of a model that is trained already: p(z) for an autoencoder, which has none.
+
+    q(z) = 1/N sum_n q(z | x_n),  the aggregate posterior, is what they approximate
+
+Ghosh et al. 2020, https://arxiv.org/abs/1903.12436
+"""
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import (
+    AffineTransform,
+    Categorical,
+    Distribution,
+    Independent,
+    MixtureSameFamily,
+    MultivariateNormal,
+    Normal,
+    TransformedDistribution,
+)
+
+from vaelab import flows
+from vaelab.trace import GenerativeModel
+
+
+class Fitted(nn.Module):
+    """p(z): a density as it is, to stand where a prior stood."""
+
+    def __init__(self, density: Distribution) -> None:
+        super().__init__()
+        self.density = density
+
+    def forward(self, infer: Callable[..., Distribution]) -> Distribution:
+        return self.density
+
+
+@torch.no_grad()
+def codes(model: GenerativeModel, batches: Iterable[tuple[Tensor, Tensor]], seed: int = 0) -> Tensor:
+    """One draw z ~ q(z | x) of each image of the batches (x, y), (N, D).
+
+    Raises ValueError for codes that are no vectors of R^D: quantised, categorical, on a sphere.
+    """
+    device = next(model.parameters()).device
+    if model.prior is None:
+        raise ValueError("the codes of a VQ-VAE are maps of indices: no density of vectors fits them")
+    p = model.prior(model.infer)
+    for block in getattr(p, "factors", [p]):
+        if hasattr(block, "space"):
+            raise ValueError(f"the codes of this model lie on {block.space}, not in R^D, where this needs them")
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        draws = [model.infer(x.to(device), y.to(device) if model.num_classes else None).sample() for x, y in batches]
+    return torch.cat(draws).float()
+
+
+def gmm(codes: Tensor, seed: int = 0, num_components: int = 10) -> Distribution:
+    """sum_c pi_c N(z; mu_c, Sigma_c), full covariances, of largest likelihood for codes (N, D) by EM from k-means."""
+    from sklearn.mixture import GaussianMixture
+
+    fit = GaussianMixture(num_components, random_state=seed).fit(codes.double().cpu().numpy())
+    weights, means, covariances = (
+        torch.tensor(part, dtype=torch.float32, device=codes.device)
+        for part in (fit.weights_, fit.means_, fit.covariances_)
+    )
+    return MixtureSameFamily(Categorical(weights), MultivariateNormal(means, covariances))
+
+
+def flow(codes: Tensor, seed: int = 0, steps: int = 2000, batch_size: int = 256) -> Distribution:
+    """A standard normal carried through five masked autoregressive transforms, fitted to codes (N, D) by Adam.
+
+    The codes are standardised first, which the density returned undoes.
+    """
+    from tqdm import tqdm
+
+    device, dim = codes.device, codes.shape[-1]
+    mean, std = codes.mean(0), codes.std(0).clamp(min=1e-6)
+    z = (codes - mean) / std
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        transforms = flows.transforms("maf", dim, 0, 5, (128, 128)).to(device)
+        base = Independent(Normal(torch.zeros(dim, device=device), torch.ones(dim, device=device)), 1)
+        optimizer = torch.optim.Adam(transforms.parameters(), lr=2e-3)
+        decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        bar = tqdm(range(steps), desc="fitting a flow", unit="step", disable=None)
+        for step in bar:
+            loss = -flows.flow(transforms, base).log_prob(z[torch.randint(len(z), (batch_size,), device=device)]).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            decay.step()
+            if step % 50 == 0:
+                bar.set_postfix_str(f"{loss.item() + std.log().sum().item():.2f} nats per code")
+    return TransformedDistribution(flows.flow(transforms.requires_grad_(False), base), AffineTransform(mean, std, 1))

@@ -1,0 +1,142 @@
+"""What the posteriors of N images make of the code, with the aggregate posterior q(z) = 1/N sum_n q(z | x_n):
+
+    1/N sum_n KL(q(z | x_n) || p(z)) = I(x; z) + KL(q(z) || p(z))       total correlation = KL(q(z) || prod_d q(z_d))
+
+Hoffman & Johnson 2016, http://approximateinference.org/accepted/HoffmanJohnson2016.pdf; Chen et al. 2018,
+https://arxiv.org/abs/1802.04942. Each is a mean over the same codes, so that the first equation holds exactly. I(x; z)
+tells which of the N images a code belongs to, and is at most log N: 9.2 nats of 10,000 images. Where the rate is far
+above that, posteriors hardly overlap, and the rest of the rate counts as KL and correlation of q(z), which consists of
+these N images alone.
+
+A unit d is active if Var_x E[z_d | x] > 0.01: Burda et al. 2016, https://arxiv.org/abs/1509.00519
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Size, Tensor
+from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
+
+from vaelab.distributions import PointMass, Product
+from vaelab.trace import GenerativeModel, Latent
+
+ACTIVE = 0.01  # variance of the posterior mean, above which a unit is active
+BATCH, CHUNK = 500, 32  # images and codes in one array of densities: (32, 500, D) floats stay in a core's cache
+
+# What to train with instead, where units have collapsed; without a KL for each unit there are no free bits
+REMEDIES = (
+    "objective=elbo objective/beta=linear (a rate that is weighed in slowly)",
+    "objective=elbo objective.free_bits=0.1 (the first 0.1 nats of each unit are free)",
+    "objective=iwae (a tighter bound)",
+)
+REMEDIES_WITHOUT_RATES = (
+    REMEDIES[0],
+    "objective=elbo objective/beta=cyclical (weighed in again and again)",
+    "objective=elbo objective.beta=0.5 (a rate at half its price)",
+)
+
+
+class LatentStatistics(NamedTuple):
+    """Of the posteriors of N images; in a ladder, of its top layer."""
+
+    figures: dict[str, float]  # active_units, and in nats mean_kl, mutual_information, aggregate_kl, total_correlation
+    absent: dict[str, str]  # what is undefined, and why; mutual_information stands for mean_kl and aggregate_kl, too
+    codes: Tensor  # (N, D), E[z | x]
+    variances: Tensor  # (D,), Var_x E[z | x]
+    rates: Tensor | None  # (D,), the KL of each dimension in nats, where q and p are factorised Gaussians
+    collapsed: list[int]  # the units that are not active
+
+    def collapse(self) -> str | None:
+        """Which units have collapsed, what that means, and three remedies as overrides of train.py; None for none."""
+        if not self.collapsed:
+            return None
+        names = ", ".join(f"z_{d}" for d in self.collapsed[:10]) + ", ..." * (len(self.collapsed) > 10)
+        first, second, third = REMEDIES_WITHOUT_RATES if self.rates is None else REMEDIES
+        return (
+            f"{len(self.collapsed)} of {len(self.variances)} units have collapsed ({names}): their posterior means "
+            f"vary by no more than {ACTIVE} from image to image, so that they tell the decoder next to nothing. This "
+            f"costs nothing if fewer units are enough; to fill them, train with {first}, {second} or {third}."
+        )
+
+
+@torch.no_grad()
+def latent_statistics(
+    model: GenerativeModel, x: Tensor, y: Tensor | None = None, num_samples: int = 1, seed: int = 0
+) -> LatentStatistics:
+    """Statistics of images (N, C, H, W), at `num_samples` codes for each image that depend on the seed alone."""
+    labels: Sequence[Tensor | None] = [None] * len(x) if y is None else y.split(BATCH)
+    batches = list(zip(x.split(BATCH), labels, strict=False))
+    codes = torch.cat([model.encode(*batch) for batch in batches])
+    variances = codes.var(0, correction=0)
+    figures: dict[str, float] = {}
+    absent: dict[str, str] = {}
+    rates = None
+    try:
+        posteriors = [model.infer(*batch) for batch in batches]
+        units, why = _units(posteriors[0]), _unknown(posteriors[0])
+    except NotImplementedError as error:  # a VQ-VAE, or a ladder inferred bottom_up, whose code has a prior
+        units, why = [model.prior is not None] * len(variances), str(error)
+    collapsed = [d for d, unit in enumerate(units) if unit and variances[d] <= ACTIVE]
+    if any(units):
+        figures["active_units"] = sum(units) - len(collapsed)
+    else:
+        absent["active_units"] = "units are counted where q(z | x) is a density on R^D"
+    if why:
+        absent |= dict.fromkeys(("rate_per_dim", "mutual_information", "total_correlation"), why)
+        return LatentStatistics(figures, absent, codes, variances, rates, collapsed)
+    prior = model.prior(model.infer)
+    try:
+        rates = torch.cat([Latent(q.mean, q, prior).kl_per_dim()[0] for q in posteriors]).mean(0)
+    except TypeError as error:
+        absent["rate_per_dim"] = str(error)
+    with torch.random.fork_rng([x.device] if x.device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        samples = [q.sample(Size((num_samples,))) for q in posteriors]  # (S, B, D) each
+    log_q = torch.cat([q.log_prob(z).flatten() for q, z in zip(posteriors, samples, strict=True)])  # (S * N,)
+    chunks = torch.cat([z.flatten(0, 1) for z in samples]).split(CHUNK)
+    log_p = torch.cat([prior.log_prob(z) for z in chunks])
+    log_aggregate = torch.cat([_log_aggregate(posteriors, z) for z in chunks])
+    terms = {
+        "mean_kl": log_q - log_p,
+        "mutual_information": log_q - log_aggregate,
+        "aggregate_kl": log_aggregate - log_p,
+    }
+    if isinstance(posteriors[0], Independent | MultivariateNormal):
+        terms["total_correlation"] = log_aggregate - torch.cat([_log_marginals(posteriors, z) for z in chunks])
+    else:
+        absent["total_correlation"] = "the density of a single dimension is known of Gaussians alone"
+    figures |= {name: term.cpu().double().mean().item() for name, term in terms.items()}
+    return LatentStatistics(figures, absent, codes, variances, rates, collapsed)
+
+
+def _log_aggregate(posteriors: Sequence[Distribution], z: Tensor) -> Tensor:
+    """log q(z) of codes (M, D), (M,), over all images of the posteriors."""
+    sums = torch.stack([q.log_prob(z.unsqueeze(1)).logsumexp(1) for q in posteriors])  # (M, B) -> (M,) each
+    return sums.logsumexp(0) - math.log(sum(q.batch_shape.numel() for q in posteriors))
+
+
+def _log_marginals(posteriors: Sequence[Distribution], z: Tensor) -> Tensor:
+    """sum_d log q(z_d) of codes (M, D), (M,). No density vanishes, since each code's own posterior is among them."""
+    densities = [Normal(q.mean, q.stddev).log_prob(z.unsqueeze(1)).exp().sum(1) for q in posteriors]  # (M, D) each
+    images = sum(q.batch_shape.numel() for q in posteriors)
+    return (torch.stack(densities).sum(0) / images).log().sum(-1)
+
+
+def _units(q: Distribution) -> list[bool]:
+    """Which coordinates of the code are units of R^D with a density, unlike one-hot vectors, spheres and points."""
+    if isinstance(q, Product):
+        return [unit for factor in q.factors for unit in _units(factor)]
+    return [not hasattr(q, "space") and not isinstance(q, PointMass)] * q.event_shape[0]
+
+
+def _unknown(q: Distribution) -> str:
+    """Why the density of each code under each image's posterior cannot be had, or an empty string."""
+    if isinstance(q, Product):
+        return next(filter(None, map(_unknown, q.factors)), "")
+    if isinstance(q, PointMass):
+        return "a point mass has no density"
+    if hasattr(q, "rsample_and_log_prob"):
+        return "a flow would have to run once for each pair of a code and an image"
+    return ""

@@ -1,0 +1,122 @@
+"""Importance-weighted log-likelihood, streamed over samples, and the exact one of linear models.
+
+    log p(x) ~ log 1/K sum_k w_k,   w_k = p(x, z_k) / q(z_k | x),   z_k ~ q(z | x),   ESS = (sum_k w_k)^2 / sum_k w_k^2
+
+The estimate is a lower bound in expectation that rises to log p(x) with K; K = 1 is the ELBO: Burda et al. 2016,
+https://arxiv.org/abs/1509.00519. An effective sample size near 1 says that K samples were too few.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.distributions import Independent, LowRankMultivariateNormal, Normal
+from torch.overrides import TorchFunctionMode
+
+from vaelab import checks
+from vaelab.distributions import PointMass
+from vaelab.trace import GenerativeModel, Trace
+
+
+class Estimate(NamedTuple):
+    """Of each image, (N,) float64, in nats but for `ess`, which lies between 1 and K."""
+
+    log_likelihood: Tensor
+    elbo: Tensor  # -(distortion + rate), at the same samples
+    rate: Tensor  # E_q[log q(z | x) - log p(z)]
+    distortion: Tensor  # -E_q[log p(x | z)]
+    ess: Tensor
+
+
+@torch.no_grad()
+def importance_weighted(
+    model: GenerativeModel,
+    x: Tensor,  # (N, C, H, W)
+    y: Tensor | None = None,  # (N,) for a model with classes
+    num_samples: int = 5000,  # K
+    seed: int = 0,
+    progress: Callable[[int], Any] = lambda _: None,  # told how many images each step has done
+) -> Estimate:
+    """Estimate log p(x) of each image, in chunks of samples and images whose tensors stay small.
+
+    The noise depends on the seed and the size of the chunks alone, and torch's random state stays as it was. Raises
+    NotImplementedError for a model without densities: an autoencoder, a VQ-VAE.
+    """
+    checks.whole(num_samples=num_samples)
+    rows = _rows(model, x[:1], None if y is None else y[:1])
+    size = max(1, rows // min(num_samples, 100))  # images, each with enough samples for its encoder to cost little
+    most = max(1, rows // size)
+    counts = [min(most, num_samples - done) for done in range(0, num_samples, most)]
+    estimates = []
+    with torch.random.fork_rng([x.device] if x.device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        for start in range(0, len(x), size):
+            batch, labels = x[start : start + size], None if y is None else y[start : start + size]
+            sums = torch.zeros(2, len(batch), dtype=torch.float64, device=x.device)  # of rates and distortions
+            log_sums = sums.new_full((2, len(batch)), -math.inf)  # log sum w, log sum w^2
+            for count in counts:
+                trace = model(batch, labels, num_samples=count)
+                log_p = trace.likelihood.log_prob(batch).double()  # (K, B)
+                rate = torch.stack([latent.log_q - latent.p.log_prob(latent.z) for latent in trace.latents]).sum(0)
+                log_w = log_p - rate
+                sums += torch.stack([rate, -log_p]).sum(1)
+                log_sums = torch.logaddexp(log_sums, torch.stack([log_w, 2 * log_w]).logsumexp(1))
+            rate, distortion = sums / num_samples
+            total, squares = log_sums
+            bound, ess = total - math.log(num_samples), (2 * total - squares).exp()
+            estimates.append(torch.stack([bound, -(rate + distortion), rate, distortion, ess]))
+            progress(len(batch))
+    return Estimate(*torch.cat(estimates, dim=1))
+
+
+def _rows(model: GenerativeModel, x: Tensor, y: Tensor | None) -> int:
+    """How many samples to take at once: their largest tensor should fill 8 MB, or a hundredth of a GPU's memory."""
+    probe = 64
+    with _Largest() as largest, torch.random.fork_rng([x.device] if x.device.type == "cuda" else []):
+        trace = model(x, y, num_samples=probe)
+        if not isinstance(trace, Trace) or any(isinstance(latent.q, PointMass) for latent in trace.latents):
+            raise NotImplementedError(f"{type(model).__name__} with a point as its code has no density to estimate")
+        trace.log_weight(x)
+    budget = torch.cuda.get_device_properties(x.device).total_memory / 100 if x.device.type == "cuda" else 8 * 2**20
+    return max(256, int(budget * probe / largest.bytes))
+
+
+class _Largest(TorchFunctionMode):
+    """Notes the size of the largest tensor that any operation returns."""
+
+    bytes = 1
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, Tensor):
+            self.bytes = max(self.bytes, out.nbytes)
+        return out
+
+
+@torch.no_grad()
+def exact_log_likelihood(model: GenerativeModel, x: Tensor) -> Tensor | None:
+    """log p(x) = log N(x; b, s^2 W W' + sigma^2 I), (N,) float64, or None for a model that is not linear and Gaussian.
+
+    Linear is p(x | z) = N(W z + b, sigma^2 I) with p(z) = N(0, s^2 I), which is asked of the model's own distributions.
+    """
+    if model.num_classes or model.prior is None:
+        return None
+    prior = model.prior(model.infer)
+    if not (isinstance(prior, Independent) and isinstance(prior.base_dist, Normal)) or prior.mean.any():
+        return None
+    z = torch.randn(8, model.latent_dim, generator=torch.Generator().manual_seed(0)).to(x.device)
+    axes = torch.cat([torch.zeros_like(z[:1]), torch.eye(model.latent_dim, device=x.device), z])
+    likelihood = model.decode(axes)
+    density = likelihood.base_dist if isinstance(likelihood, Independent) else None
+    if not isinstance(density, Normal):
+        return None
+    means, scales = density.mean.flatten(1).double(), density.stddev.flatten(1).double()
+    b, w = means[0], means[1:-8] - means[0]
+    if not torch.allclose(b + z.double() @ w, means[-8:], atol=1e-3) or not torch.equal(
+        scales, scales[:1].expand_as(scales)
+    ):
+        return None
+    factor = (prior.stddev.double().unsqueeze(1) * w).T
+    return LowRankMultivariateNormal(b, factor, scales[0].square()).log_prob(x.flatten(1).double())

@@ -1,0 +1,60 @@
+"""Picture files: those in a run's event files as an animation, and new ones with the command that made them."""
+
+import io
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vaelab.files import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from PIL.Image import Image
+
+
+def training(folder: Path) -> list["Image"]:
+    """One frame for each picture of samples, or else of reconstructions, in the event files of a finished run.
+
+    A resumed run has several files, of which later ones replace what they repeat. Raises ValueError without pictures.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder), {"images": 0})  # 0: all of them
+    events.Reload()
+    tag = next((tag for tag in ("samples", "reconstructions") if tag in events.Tags()["images"]), None)
+    if tag is None:
+        raise ValueError(f"{folder} has no event files with pictures of its training, of which the animation is made")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    epochs, steps = metrics["epochs"], metrics["steps"]
+    drawn = {event.step: event.encoded_image_string for event in events.Images(tag)}
+    pictures = {step: Image.open(io.BytesIO(drawn[step]), formats=["PNG"]).convert("L") for step in sorted(drawn)}
+    width, height = (max(picture.size[side] for picture in pictures.values()) for side in range(2))
+    frames, caption = [], 30  # pixels
+    for step, picture in pictures.items():
+        frame = Image.new("L", (width, height + caption), 255)
+        frame.paste(picture, (0, caption))
+        pen, text = ImageDraw.Draw(frame), f"{tag} at epoch {step * epochs / steps:.3g} of {epochs}, step {step:,}"
+        pen.text((5, 3), text, fill=0, font=ImageFont.load_default(16))
+        pen.rectangle((0, caption - 4, width * step / steps, caption - 1), fill=0)
+        frames.append(frame)
+    return frames
+
+
+def save(picture: "Figure | list[Image]", path: Path, command: str, about: str) -> None:
+    """Write a PNG, SVG or GIF, the same bytes each time, with a command and a description in the file's metadata."""
+    from matplotlib import rc_context
+
+    content = io.BytesIO()
+    if isinstance(picture, list):
+        durations = [400] * (len(picture) - 1) + [3000]  # milliseconds
+        extras: dict[str, Any] = {"append_images": picture[1:], "duration": durations, "loop": 0}
+        picture[0].save(content, "GIF", save_all=True, comment=f"{command}\n{about}".encode(), **extras)
+    else:
+        metadata: dict[str, Any] = {"Description": about, "Command": command, "Software": "VAE Lab"}
+        if path.suffix == ".svg":  # which knows the terms of the Dublin Core alone, and would hold the time
+            metadata = {"Description": about, "Source": command, "Creator": "VAE Lab", "Date": None}
+        with rc_context({"svg.hashsalt": "vaelab"}):
+            picture.savefig(content, format=path.suffix[1:], metadata=metadata)
+    path.parent.mkdir(exist_ok=True)
+    write_atomically(path, content.getbuffer())

@@ -1,0 +1,128 @@
+"""A folder of images becomes codes, treated as test images are; whatever is wrong with it is one sentence."""
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vaelab.data import MNISTDataModule
+from vaelab.data.folder import read_images, write_codes
+from vaelab.likelihoods import Bernoulli
+from vaelab.models import VAE
+from vaelab.networks import MLPDecoder, MLPEncoder
+from vaelab.posteriors import DiagonalGaussian
+from vaelab.priors import StandardNormal
+
+SHAPE = (1, 28, 28)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, digits: tuple[torch.Tensor, torch.Tensor]) -> Path:
+    """Twelve digits in the formats that lose nothing, and other files beside them."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for i, image in enumerate(digits[0][:12, 0]):
+        Image.fromarray(image.numpy()).save(folder / f"{i:02}.{('png', 'bmp', 'gif', 'tif', 'PNG')[i % 5]}")
+    (folder / "notes.txt").write_text("no image")
+    return folder
+
+
+def data(root: Path, binarization: str, **settings: Any) -> MNISTDataModule:
+    module = MNISTDataModule(root=str(root), val_size=100, binarization=binarization, **settings)
+    module.setup()
+    return module
+
+
+def vae(num_classes: int = 0) -> VAE:
+    encoder, decoder = partial(MLPEncoder, hidden=[9]), partial(MLPDecoder, hidden=[9])
+    return VAE(4, SHAPE, encoder, DiagonalGaussian, StandardNormal, decoder, Bernoulli(), num_classes).eval()
+
+
+def test_images_are_read_in_sorted_order(folder: Path, digits: tuple[torch.Tensor, torch.Tensor]) -> None:
+    names, images = read_images(folder, SHAPE)
+    assert names == sorted(names)
+    assert [name[:2] for name in names] == [f"{i:02}" for i in range(12)]
+    assert images.dtype == torch.uint8
+    assert torch.equal(images, digits[0][:12])
+
+
+def test_colours_become_grey_and_an_animation_its_first_image(tmp_path: Path) -> None:
+    red, white = Image.new("RGB", (28, 28), (255, 0, 0)), Image.new("RGB", (28, 28), (255, 255, 255))
+    red.save(tmp_path / "a.png")
+    white.save(tmp_path / "b.jpeg")
+    white.save(tmp_path / "c.gif", save_all=True, append_images=[red])
+    white.save(tmp_path / "d.webp", lossless=True)
+    _, images = read_images(tmp_path, SHAPE)
+    assert [int(image.float().mean()) for image in images] == [76, 255, 255, 255]  # 0.299 of red
+
+
+@pytest.mark.parametrize("binarization", ["none", "threshold", "static", "dynamic"])
+def test_codes_are_those_of_the_test_images(tmp_path: Path, data_root: Path, binarization: str) -> None:
+    """The data set's own test images as files: the same pixels go in, whatever the binarisation."""
+    (tmp_path / "images").mkdir()
+    for i, (image,) in enumerate(data(data_root, "none").splits["test"][0]):
+        Image.fromarray(image.numpy()).save(tmp_path / "images" / f"{i:03}.png")
+    module, model = data(data_root, binarization, eval_batch_size=64), vae()
+    assert write_codes(model, module, tmp_path / "images", tmp_path / "codes.npz") == 200
+    with np.load(tmp_path / "codes.npz", allow_pickle=False) as file:
+        codes, names, protocol = file["codes"], file["names"], json.loads(file["protocol"].item())
+    (x, *_), *rest = list(module.test_dataloader())
+    expected = torch.cat([model.encode(x), *(model.encode(x) for x, _ in rest)]).detach()
+    assert codes.dtype == np.float32
+    torch.testing.assert_close(torch.from_numpy(codes), expected, rtol=0, atol=1e-6)
+    assert names.tolist() == [f"{i:03}.png" for i in range(200)]
+    assert protocol["binarization"] == {"dynamic": "static(0)", "static": "static(0)"}.get(binarization, binarization)
+    assert protocol["trained_on"] == "MNIST"
+    assert {path.name for path in tmp_path.iterdir()} == {"images", "codes.npz"}
+
+
+def bomb(path: Path) -> None:
+    """A PNG that claims to have more pixels than would fit into memory."""
+    content = bytearray((path.parent / "00.png").read_bytes())
+    content[16:24] = (60_000).to_bytes(4, "big") * 2
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("plant", "sentence"),
+    [
+        (
+            lambda path: Image.new("L", (28, 30)).save(path),
+            "x.png has 30 x 28 pixels (height x width), but the model's",
+        ),
+        (lambda path: path.write_bytes(b"no image"), "x.png cannot be read as an image: "),
+        (lambda path: path.write_bytes(b""), "x.png cannot be read as an image: "),
+        (
+            lambda path: path.write_bytes((path.parent / "00.png").read_bytes()[:150]),
+            "x.png cannot be read as an image: ",
+        ),
+        (lambda path: Image.new("L", (28, 28)).save(path, format="PPM"), "x.png cannot be read as an image: "),
+        (lambda path: path.mkdir(), "x.png cannot be read as an image: "),
+        (lambda path: Image.new("I;16", (28, 28), 60_000).save(path), "x.png has more than 8 bits a pixel"),
+        (bomb, "x.png"),
+    ],
+    ids=["size", "bytes", "empty", "truncated", "another format", "folder", "16 bits", "bomb"],
+)
+def test_a_bad_image_is_named(folder: Path, plant: Callable[[Path], Any], sentence: str) -> None:
+    plant(folder / "x.png")
+    with pytest.raises(ValueError, match=r"\A[^\n]+\Z") as error:
+        read_images(folder, SHAPE)
+    assert sentence in str(error.value)
+
+
+def test_no_images(tmp_path: Path) -> None:
+    for name in ("nowhere", "."):
+        with pytest.raises(ValueError, match=r"there are no images, files that end in .png, .jpg, .jpeg, .bmp"):
+            read_images(tmp_path / name, SHAPE)
+
+
+def test_a_model_with_labels_is_refused(folder: Path, data_root: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="this model encodes an image together with its label, which a folder lacks"):
+        write_codes(vae(num_classes=10), data(data_root, "none"), folder, tmp_path / "codes.npz")
+    assert not (tmp_path / "codes.npz").exists()

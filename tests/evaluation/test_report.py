@@ -1,0 +1,70 @@
+import pytest
+
+from vaelab.evaluation import report
+
+PROTOCOL = {
+    **{"dataset": "MNIST", "train_images": 55000, "test_images": 10000, "binarization": "static(0)"},
+    **{"likelihood": "Bernoulli", "num_samples": 5000, "seed": 0, "vaelab": "1"},
+}
+
+
+def record(**figures: float) -> dict:
+    errors = dict.fromkeys(figures, 0.5)
+    return {"protocol": PROTOCOL, "figures": figures, "standard_errors": errors, "absent": {}, "rate_per_dim": None,
+            "collapse": None}  # fmt: skip
+
+
+def test_a_table_names_protocol_figures_errors_and_what_is_absent() -> None:
+    content = record(elbo=-100.254, log_likelihood=-95.125, active_units=3)
+    content |= {"absent": {"silhouette": "no classes"}, "rate_per_dim": [0.5, 2.25], "collapse": "One sentence."}
+    lines = report.table(content).splitlines()
+    expected = (
+        "protocol: MNIST, 10,000 test images (55,000 trained on), binarization static(0), Bernoulli likelihood, "
+        "K = 5,000, noise seed 0"
+    )
+    assert lines[0] == expected
+    assert any(line.split()[:4] == ["elbo", "-100.25", "±", "0.5"] for line in lines)
+    assert any(line.split()[:2] == ["active_units", "3"] for line in lines)
+    assert "rate by dimension, nats: z_1 2.25, z_0 0.50" in lines
+    assert lines[-2:] == ["One sentence.", "no silhouette: no classes"]
+    assert not any("bits_per_dim" in line for line in lines)
+
+
+def test_every_figure_has_a_meaning_and_columns_are_figures() -> None:
+    known = {name for meanings in report.FIGURES.values() for name in meanings}
+    assert set(report.COLUMNS) <= known
+
+
+def test_protocols_that_differ_are_named() -> None:
+    report.check_protocols({"a": PROTOCOL, "b": dict(PROTOCOL)})
+    with pytest.raises(ValueError, match=r"a and c .* \(likelihood Bernoulli and Normal\): across_protocols=true"):
+        report.check_protocols({"a": PROTOCOL, "b": dict(PROTOCOL), "c": {**PROTOCOL, "likelihood": "Normal"}})
+
+
+def test_seeds_are_grouped_and_their_spread_shown() -> None:
+    base = {"model": {"latent_dim": 2}, "model.latent_dim": 2, "seed": 0, "data.seed": 0, "optimizer.lr": 0.1}
+    configs = {
+        "a": base,
+        "b": {**base, "seed": 1, "data.seed": 1},
+        "c": {**base, "optimizer.lr": 0.2},
+        "d": {**base, "seed": 2, "data.seed": 2, "data.root": "elsewhere"},
+    }
+    groups = report.seed_groups(configs)
+    assert groups == [["a", "b", "d"]]
+    records = {name: record(elbo=value) for name, value in zip("abcd", (-100.0, -101.0, -90.0, -102.0), strict=True)}
+    lines = report.comparison(records, groups).splitlines()
+    assert lines[0].split() == ["run", "elbo"]
+    assert [line.split()[-1] for line in lines[1:5]] == ["-100.00", "-101.00", "-90.00", "-102.00"]
+    assert lines[5].startswith("mean ± s.d. of 3 seeds, a ...")
+    assert lines[5].endswith("-101.00 ± 1")
+    assert lines[-1].startswith("protocol: MNIST")
+
+
+def test_a_figure_that_one_run_lacks_is_a_dash() -> None:
+    records = {"a": record(elbo=-100.0), "b": record(squared_error=20.0)}
+    records["b"]["protocol"] = {**PROTOCOL, "dataset": "MNIST-5k"}
+    lines = report.comparison(records, [["a", "b"]]).splitlines()
+    assert lines[1].split() == ["a", "-100.00", "–"]
+    assert lines[2].split() == ["b", "–", "20.00"]
+    assert lines[3].split()[-2:] == ["–", "–"]
+    assert [line.split(":")[0] for line in lines[-2:]] == ["protocol of a", "protocol of b"]

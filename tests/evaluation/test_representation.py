@@ -1,0 +1,71 @@
+"""Probes of codes whose classes are known to be apart, or to have nothing to do with them."""
+
+import pytest
+import torch
+from sklearn.metrics import silhouette_score
+from torch import Tensor
+
+from vaelab.evaluation.representation import representation
+
+
+def clusters(count: int, spread: float = 0.1, classes: int = 10) -> tuple[Tensor, Tensor]:
+    """Codes around a corner of their own for each class, in units that differ by a factor of 1,000."""
+    y = torch.arange(count) % classes
+    return (torch.eye(classes)[y] + spread * torch.randn(count, classes)) * torch.logspace(-1.5, 1.5, classes), y
+
+
+def test_separable_codes() -> None:
+    figures = representation(*clusters(300, spread=0.01), *clusters(200, spread=0.01))
+    assert figures["linear_accuracy"] == 1
+    one_scale = [(x / x.std(0), y) for x, y in (clusters(300, 0.01), clusters(200, 0.01))]
+    figures = representation(*one_scale[0], *one_scale[1])
+    assert figures["knn_accuracy"] == 1
+    assert figures["silhouette"] > 0.9
+
+
+def test_shuffled_labels_leave_chance() -> None:
+    (x, y), (test_x, test_y) = clusters(2000), clusters(2000)
+    figures = representation(x, y[torch.randperm(2000)], test_x, test_y[torch.randperm(2000)])
+    assert figures["linear_accuracy"] == pytest.approx(0.1, abs=0.03)
+    assert figures["knn_accuracy"] == pytest.approx(0.1, abs=0.03)
+    assert figures["silhouette"] < 0
+
+
+def test_probes_learn_from_training_codes_alone() -> None:
+    """Whose labels are turned by one: every test code is taken for its neighbour's class."""
+    (x, y), (test_x, test_y) = clusters(300, 0.01), clusters(100, 0.01)
+    figures = representation(x, (y + 1) % 10, test_x, test_y)
+    assert figures["linear_accuracy"] == 0
+    assert representation(x, (y + 1) % 10, test_x, (test_y + 1) % 10)["linear_accuracy"] == 1
+
+
+def test_a_dead_unit_has_no_say_among_neighbours() -> None:
+    """Standardised, its noise would count as much as the units that tell classes apart."""
+    (x, y), (test_x, test_y) = clusters(300, 0.01, 2), clusters(200, 0.01, 2)
+    noise = [1e-6 * torch.randn(len(codes), 200) for codes in (x, test_x)]
+    figures = representation(torch.cat([x, noise[0]], 1), y, torch.cat([test_x, noise[1]], 1), test_y)
+    assert figures["knn_accuracy"] == 1
+    assert figures["silhouette"] > 0.9
+
+
+def test_silhouette_of_at_most_2000_codes_of_the_whole_set() -> None:
+    (x, y), (test_x, test_y) = clusters(50), clusters(4500)
+    some = slice(None, None, 3)
+    expected = silhouette_score(test_x[some].numpy(), test_y[some].numpy())
+    assert representation(x, y, test_x, test_y)["silhouette"] == pytest.approx(expected)
+
+
+def test_a_missing_class_costs_accuracy_and_nothing_else() -> None:
+    (x, y), (test_x, test_y) = clusters(300, 0.01), clusters(200, 0.01)
+    unseen = representation(x[y < 8], y[y < 8], test_x, test_y)
+    assert unseen["linear_accuracy"] == pytest.approx(0.8)
+    untested = representation(x, y, test_x[test_y > 4], test_y[test_y > 4])
+    assert untested["linear_accuracy"] == 1
+
+
+def test_without_two_classes_there_is_nothing_to_tell_apart() -> None:
+    (x, y), (test_x, test_y) = clusters(100), clusters(100)
+    assert set(representation(x, y * 0, test_x, test_y)) == {"silhouette"}
+    assert set(representation(x, y, test_x, test_y * 0)) == {"linear_accuracy", "knn_accuracy"}
+    assert representation(x, y * 0, test_x[:3], test_y[:3]) == {}  # each code a class of its own
+    assert set(representation(x[:3], y[:3], test_x, test_y)) == {"linear_accuracy", "knn_accuracy", "silhouette"}

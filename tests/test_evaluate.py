@@ -1,0 +1,226 @@
+"""python evaluate.py: what it prints, writes and refuses."""
+
+import functools
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, compose_config
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from evaluate import evaluate
+from train import train
+from vaelab import baselines, load_run, runs
+from vaelab.evaluation import measure as measure_module
+from vaelab.evaluation.gaps import refine
+from vaelab.evaluation.measure import measure
+
+Evaluate = Callable[..., dict]
+SHORT = ("num_samples=20", "num_images=100")
+
+
+@pytest.fixture(scope="session")
+def trained(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Finished runs of a few steps, one for each choice of overrides."""
+    known: dict[tuple[str, ...], Path] = {}
+
+    def make(*overrides: str) -> Path:
+        if overrides not in known:
+            known[overrides] = tmp_path_factory.mktemp("run")
+            train(compose_config(data_root, "callbacks.figures.count=0", *overrides), known[overrides])
+        return known[overrides]
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def _short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand steps of refinement for each test would take minutes; tests/evaluation/test_gaps.py takes them."""
+    monkeypatch.setattr(measure_module, "TRAIN_SAMPLES", 10)
+    monkeypatch.setattr(measure_module, "refine", functools.partial(refine, steps=10, num_samples=10))
+
+
+@pytest.fixture
+def run(trained: Callable[..., Path], tmp_path: Path) -> Callable[..., str]:
+    """A copy of a finished run, to write into."""
+
+    def copy(*overrides: str, name: str = "run") -> str:
+        return str(shutil.copytree(trained(*overrides), tmp_path / name))
+
+    return copy
+
+
+def settings(*overrides: str) -> DictConfig:
+    """Evaluate with these settings, which are returned."""
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        cfg = compose("evaluate", [*SHORT, *overrides])
+    evaluate(cfg, Path())
+    return cfg
+
+
+def measured(*overrides: str) -> dict:
+    cfg = settings(*overrides)
+    return json.loads((Path(cfg.run if isinstance(cfg.run, str) else cfg.run[0]) / "evaluation.json").read_text())
+
+
+def test_figures_go_to_the_screen_a_file_and_tensorboard(
+    run: Callable[..., str], capsys: pytest.CaptureFixture
+) -> None:
+    folder = run()
+    record = measured(f"run={folder}")
+    figures = record["figures"]
+    assert record["protocol"] == {
+        **{"dataset": "MNIST", "train_images": 500, "test_images": 100, "binarization": "static(0)"},
+        **{"likelihood": "Bernoulli", "num_samples": 20, "seed": 0, "vaelab": "0.1.0"},
+    }
+    assert figures["elbo"] == pytest.approx(-figures["rate"] - figures["distortion"])
+    assert figures["inference_gap"] == pytest.approx(figures["log_likelihood"] - figures["elbo"])
+    assert figures["inference_gap"] == pytest.approx(
+        figures["amortization_gap"] + figures["approximation_gap"], abs=0.5
+    )
+    assert figures["elbo"] < figures["log_likelihood"] < -100
+    assert 1 < figures["ess"] < 20
+    assert len(record["rate_per_dim"]) == len(record["variance_per_dim"]) == 20
+    assert sum(record["rate_per_dim"]) == pytest.approx(figures["rate"], rel=0.2)
+    assert 0 < record["standard_errors"]["elbo"] < 20
+    assert 0.1 < figures["knn_accuracy"] <= 1
+    assert record["weights"] == runs.digest(load_run(folder))
+    printed = capsys.readouterr().out
+    assert "protocol: MNIST, 100 test images (500 trained on), binarization static(0), Bernoulli" in printed
+    assert f"{figures['log_likelihood']:.2f}" in printed
+    assert measured(f"run={folder}")["figures"] == figures  # the same seed, the same figures
+    assert Path(folder, "projector_config.pbtxt").read_text().count("embeddings {") == 1
+    (events,) = Path(folder).glob("*.evaluation")
+    board = EventAccumulator(str(events)).Reload()
+    assert board.Scalars("evaluation/elbo")[0].value == pytest.approx(figures["elbo"])
+    assert board.Tags()["images"] == ["samples beside their nearest training images"]
+    with Image.open(f"{folder}/figures/nearest.png") as picture:
+        assert picture.size == (2 * (8 * 57 + 1), 2 * (4 * 29 + 1))
+    assert len(next(Path(folder).glob("**/tensors.tsv")).read_text().splitlines()) == 100
+    assert len(next(Path(folder).glob("**/metadata.tsv")).read_text().splitlines()) == 100
+
+
+def test_grey_levels_on_256_steps_have_bits_per_dimension(run: Callable[..., str]) -> None:
+    figures = measured(f"run={run('experiment=discretized_logistic')}")["figures"]
+    assert figures["bits_per_dim"] == pytest.approx(-figures["log_likelihood"] / 784 / 0.693147, rel=1e-4)
+
+
+def test_linear_models_show_the_exact_value_beside_the_estimate(
+    run: Callable[..., str], digits: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    folder = run("experiment=ppca", "trainer.limit_train_batches=1")
+    figures = measured(f"run={folder}")["figures"]
+    x = digits[0][600:700].float() / 255
+    exact = baselines.ppca_log_likelihood(load_run(folder).state_dict(), x).mean().item()
+    assert figures["exact_log_likelihood"] == pytest.approx(exact, abs=1e-3)
+    assert figures["log_likelihood"] == pytest.approx(exact, abs=0.01)  # its posterior is exact
+    pca = measured(f"run={run('experiment=pca', 'trainer.limit_train_batches=1', name='pca')}")
+    assert "exact_log_likelihood" in pca["figures"]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("experiment=autoencoder",),
+        ("experiment=vq_vae",),
+        ("experiment=conditional_vae",),
+        ("experiment=ladder_vae", "model.inference=bottom_up"),
+        ("experiment=iaf_posterior", "model.latent_dim=3"),
+        ("experiment=joint_vae",),
+        ("experiment=vampprior", "model.prior.num_components=10"),
+    ],
+    ids=str,
+)
+def test_what_a_model_has_not_is_absent_with_the_reason(overrides: tuple[str, ...], run: Callable[..., str]) -> None:
+    record = measured(f"run={run(*overrides)}")
+    figures, absent = record["figures"], record["absent"]
+    assert {"squared_error", "linear_accuracy"} <= figures.keys()
+    assert ("log_likelihood" in figures) != ("log_likelihood" in absent)
+    assert all(len(reason) > 10 for reason in absent.values())
+    if "log_likelihood" in figures:
+        assert figures["elbo"] <= figures["log_likelihood"]
+
+
+def test_several_runs_make_a_table_with_the_spread_over_seeds(
+    run: Callable[..., str], capsys: pytest.CaptureFixture
+) -> None:
+    a, b, c = run(name="a"), run("seed=1", name="b"), run("model.latent_dim=2", name="c")
+    first = measured(f"run={a}")
+    capsys.readouterr()
+    measured(f"run=[{a},{b},{c}]")
+    printed = capsys.readouterr().out
+    assert f"measuring {a}" not in printed  # its evaluation.json has it already
+    assert f"measuring {b}" in printed
+    table = {line.split()[0]: line for line in printed.splitlines() if line.startswith("/")}
+    assert f"{first['figures']['elbo']:.2f}" in table[a]
+    assert f"mean ± s.d. of 2 seeds, {a}" in printed
+    measured(f"run=[{a},{b}]", "num_samples=21")  # another protocol: measured again
+    assert f"measuring {a}" in capsys.readouterr().out
+
+
+def test_runs_of_different_protocols_are_refused_unless_asked_for(
+    run: Callable[..., str], capsys: pytest.CaptureFixture
+) -> None:
+    a, b = run(name="a"), run("data.binarization=threshold", name="b")
+    with pytest.raises(ValueError, match=r"do not compare \(binarization static\(0\) and threshold\): across_proto"):
+        measured(f"run=[{a},{b}]")
+    assert not (Path(a) / "evaluation.json").exists()  # refused before anything is measured
+    measured(f"run=[{a},{b}]", "across_protocols=true")
+    printed = capsys.readouterr().out
+    assert f"protocol of {a}: MNIST, 100 test images (500 trained on), binarization static(0)" in printed
+    assert f"protocol of {b}: MNIST, 100 test images (500 trained on), binarization threshold" in printed
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["num_images=201"], "num_images=201, but MNIST has 200 test images"),
+        (["num_images=1"], "num_images=1: a whole number, at least 2"),
+        (["num_samples=0"], "num_samples=0: a whole number"),
+        (["seed=-1"], "seed=-1: a whole number"),
+        (["device=tpu"], "device=tpu: choose one of auto, cpu, cuda"),
+        (["data.root=nowhere", "device=cpu"], "this run was trained on MNIST, but MNIST-5k is what data.root=nowhere"),
+    ],
+)
+def test_bad_settings_get_one_sentence(
+    overrides: list[str], sentence: str, run: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vaelab.data.mnist.reachable", lambda *_: ())
+    with pytest.raises(ValueError, match=sentence.replace("(", r"\(")):
+        measured(f"run={run()}", *overrides)
+
+
+def test_no_run_at_all() -> None:
+    with pytest.raises(ValueError, match="run=None: the folder of a finished run is needed, such as run=logs/RUN"):
+        measured()
+
+
+def test_measuring_draws_nothing_from_the_random_stream(run: Callable[..., str]) -> None:
+    opened = runs.open_run(run())
+    state = torch.get_rng_state()
+    measure(opened.model, opened.data, num_samples=2, num_images=50)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_codes_of_a_folder_of_images(run: Callable[..., str], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    folder, images = run("data.binarization=none"), tmp_path / "images"
+    opened = runs.open_run(folder)
+    x = opened.data.splits["test"][0][:3]
+    images.mkdir()
+    for i in range(3):
+        Image.fromarray(x[i, 0].numpy()).save(images / f"{i}.png")
+    settings(f"run={folder}", f"images={images}")
+    assert f"{folder}/codes.npz: names and codes of 3 images" in capsys.readouterr().out
+    with np.load(f"{folder}/codes.npz") as saved:
+        assert saved["names"].tolist() == ["0.png", "1.png", "2.png"]
+        np.testing.assert_allclose(saved["codes"], opened.model.encode(x / 255).detach(), atol=1e-5)
+    assert not Path(folder, "evaluation.json").exists()
+    with pytest.raises(ValueError, match=r"run=.*: codes are written for one run"):
+        settings(f"run=[{folder},{folder}]", f"images={images}")
