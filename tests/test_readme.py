@@ -1,7 +1,10 @@
 """The README is a test: its commands run (the long ones shortened), its Python runs, its part can be added."""
 
+import functools
+import importlib
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -11,12 +14,15 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from conftest import ROOT
+import torch
+from conftest import ROOT, compose_config
 from hydra import compose, initialize_config_dir
+from PIL import Image
 from test_cli import Command, command  # noqa: F401
 
 from train import train
 from vaelab import posteriors
+from vaelab.evaluation import gaps, measure
 from vaelab.objectives import elbo
 
 README = (ROOT / "README.md").read_text()
@@ -25,6 +31,7 @@ COMMANDS = [
     for block in re.findall(r"```bash\n(.*?)```", README, re.S)
     for line in block.splitlines()
 ]
+LATER = [shlex.split(line)[1:] for line in COMMANDS if re.match(r"python (evaluate|generate|export)\.py", line)]
 TRAINING = [line.removeprefix("python train.py").split() for line in COMMANDS if line.startswith("python train.py")]
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.S)
 
@@ -45,8 +52,6 @@ def test_the_promised_commands_stand_there_word_for_word() -> None:
 
 @pytest.mark.parametrize("arguments", TRAINING, ids=" ".join)
 def test_training_commands(command: Command, arguments: list[str]) -> None:  # noqa: F811
-    import torch
-
     if any(argument.startswith("resume=") for argument in arguments):
         assert command()[0] is None
         (run,) = (command.folder / "logs").iterdir()
@@ -63,6 +68,40 @@ def test_training_commands(command: Command, arguments: list[str]) -> None:  # n
         assert code in (None, 0), printed
         runs = len(list(command.folder.glob("logs/**/metrics.json")))
         assert runs == (2 if "-m" in arguments else int(trains))
+
+
+@pytest.fixture(scope="module")
+def finished(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs with the names that the README gives them, of two dimensions so that all can be drawn."""
+    folder = tmp_path_factory.mktemp("readme")
+    for name, overrides in {"RUN": [], "B": ["seed=1"], "AE": ["experiment=autoencoder"]}.items():
+        (folder / "logs" / name).mkdir(parents=True)
+        train(compose_config(data_root, "model.latent_dim=2", *overrides), folder / "logs" / name)
+    for name in ("A", "C", "VAE"):
+        shutil.copytree(folder / "logs" / "RUN", folder / "logs" / name)
+    (folder / "FOLDER").mkdir()
+    Image.new("L", (28, 28)).save(folder / "FOLDER" / "digit.png")
+    return folder
+
+
+@pytest.mark.parametrize("arguments", LATER, ids=" ".join)
+def test_commands_for_a_finished_run(
+    arguments: list[str], finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    script, *settings = arguments
+    name = script.removesuffix(".py")
+    if name == "evaluate":
+        shortened = {"num_samples": "num_samples=3", "num_images": "num_images=60"}
+        settings = [word for word in settings if word.split("=")[0] not in shortened] + list(shortened.values())
+        monkeypatch.setattr(measure, "refine", functools.partial(gaps.refine, steps=1, num_samples=1))
+    monkeypatch.chdir(finished)
+    monkeypatch.setattr(sys, "argv", arguments)
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        cfg = compose(name, settings)
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
+    getattr(importlib.import_module(name), name)(cfg, Path())
+    assert capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} != before  # something was written
 
 
 def test_tensorboard_serves_the_run(command: Command) -> None:  # noqa: F811
@@ -89,22 +128,29 @@ def test_tensorboard_serves_the_run(command: Command) -> None:  # noqa: F811
 
 
 def test_model_in_python(capsys: pytest.CaptureFixture) -> None:
-    exec(BLOCKS[0], {})
+    exec(next(block for block in BLOCKS if "log_weight(x).shape" in block), {})
     assert "torch.Size([5, 16])" in capsys.readouterr().out
 
 
+def test_two_lines_load_a_model(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(finished)
+    names: dict = {}
+    exec(next(block for block in BLOCKS if "load_run" in block), names)
+    assert names["model"].encode(torch.zeros(3, 1, 28, 28)).shape == (3, 2)
+
+
 @pytest.mark.parametrize(
-    ("block", "module", "option"), [(1, posteriors, r"`python train.py (model/posterior=\S+)` trains it"),
-                                    (2, elbo, r"is `(objective=\S+)` with")],
+    ("block", "module", "option"), [(0, posteriors, r"`python train.py (model/posterior=\S+)` trains it"),
+                                    (1, elbo, r"is `(objective=\S+)` with")],
 )  # fmt: skip
 def test_added_part_trains(
     data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int, module: ModuleType, option: str
 ) -> None:
-    name = re.search(r"class (\w+)", BLOCKS[block])[1]
-    monkeypatch.setattr(module, name, None, raising=False)
-    exec(BLOCKS[block], vars(module))
+    code = [code for code in BLOCKS if code.startswith("class")][block]
+    monkeypatch.setattr(module, re.search(r"class (\w+)", code)[1], None, raising=False)
+    exec(code, vars(module))
     yamls = re.findall(r"`(configs/\S+)`:\n\n```yaml\n(.*?)```", README, re.S)
-    path, content = yamls[block - 1]
+    path, content = yamls[block]
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     (tmp_path / path).write_text(content)
     override = re.search(option, README)[1]
