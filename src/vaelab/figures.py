@@ -280,7 +280,7 @@ def prior(model: GenerativeModel, x: Tensor, y: Tensor, seed: int = 0, most: int
         order, by = rates(model, x, y).argsort(descending=True)[:most], "rate"
     except ValueError:
         order, by = q.var(0).argsort(descending=True)[:most], "variance"
-    q, p = q.cpu(), p.cpu()
+    q, p, order = q.cpu(), p.cpu(), order.cpu()
     figure = Figure(figsize=(10 + 0.2 * len(order), 5.8), layout="constrained", dpi=100)
     pair, alone = figure.subplots(1, 2, width_ratios=[6, 3.5 + 0.2 * len(order)])
 
