@@ -326,8 +326,8 @@ def test_two_latent_spaces_decode_the_same_points() -> None:
     x, y = torch.rand(30, 1, 2, 3), torch.arange(30) % 3
     figure = figures.ae_vs_vae([("a", autoencoder, x, y), ("b", vae, 1 - x, y)], steps=4)
     left, below_left, right, below_right = figure.axes
-    assert left.get_title() == "a, an autoencoder: codes of 30 images, and 16 points +"
-    assert right.get_title() == "b, a VAE: codes of 30 images, and 16 points +"
+    assert left.get_title() == "a\nan autoencoder: codes of 30 test images, and 16 points +"
+    assert right.get_title() == "b\na VAE: codes of 30 test images, and 16 points +"
     points = [torch.tensor(axes.lines[0].get_xydata()) for axes in (left, right)]
     assert torch.equal(*points)
     torch.testing.assert_close(points[0][0].float(), Normal(0.0, 1.0).icdf(torch.tensor([0.125, 0.875])))
