@@ -38,7 +38,7 @@ def framed(
     from matplotlib.figure import Figure
 
     height, width = picture.shape[1:]
-    figure = Figure(dpi=100, figsize=(width / 100, height / 100))
+    figure = Figure(dpi=96, figsize=(width / 96, height / 96))  # a browser's dpi: exact in an SVG, too
     axes = figure.add_axes((0, 0, 1, 1))
     extent = (0, len(columns) or 1, len(rows) or 1, 0)
     axes.imshow(picture.movedim(0, -1).numpy(), extent=extent, aspect="auto", interpolation="none")
@@ -280,7 +280,7 @@ def prior(model: GenerativeModel, x: Tensor, y: Tensor, seed: int = 0, most: int
         order, by = rates(model, x, y).argsort(descending=True)[:most], "rate"
     except ValueError:
         order, by = q.var(0).argsort(descending=True)[:most], "variance"
-    q, p = q.cpu(), p.cpu()
+    q, p, order = q.cpu(), p.cpu(), order.cpu()
     figure = Figure(figsize=(10 + 0.2 * len(order), 5.8), layout="constrained", dpi=100)
     pair, alone = figure.subplots(1, 2, width_ratios=[6, 3.5 + 0.2 * len(order)])
 
@@ -333,18 +333,15 @@ def ae_vs_vae(panels: Sequence[tuple[str, GenerativeModel, Tensor, Tensor]], ste
     pictures = [grid(model.decode(points).mean, steps) for _, model, _, _ in panels]
     size, gap = pictures[0].shape[1], 90
     width, height = size * len(panels) + gap * (len(panels) - 1), 2 * size + gap
-    figure = Figure(dpi=100, figsize=(width / 100, height / 100))
+    figure = Figure(dpi=96, figsize=(width / 96, height / 96))
     for i, ((name, model, x, y), picture) in enumerate(zip(panels, pictures, strict=True)):
         left, share = i * (size + gap) / width, (size / width, size / height)
         above = figure.add_axes((left, (size + gap) / height, *share))
         _scatter(above, model.encode(x).float().cpu(), y.cpu())
         above.plot(*points.T.cpu().numpy(), "k+", markersize=5)
         kind = "an autoencoder" if isinstance(model.infer(x[:1]), PointMass) else "a VAE"
-        above.set(
-            xlabel="$z_0$",
-            ylabel="$z_1$",
-            title=f"{name}, {kind}: codes of {len(x):,} images, and {len(points)} points +",
-        )
+        title = f"{name}\n{kind}: codes of {len(x):,} test images, and {len(points)} points +"
+        above.set(xlabel="$z_0$", ylabel="$z_1$", title=title)
         below = figure.add_axes((left, 0, *share))
         below.imshow(picture.movedim(0, -1).numpy(), aspect="auto", interpolation="none")
         below.set_title(f"E[x | z] at these {len(points)} points")
