@@ -43,9 +43,10 @@ def products(model: Any, images: int, num_samples: int, rows: int) -> None:
     encoder = [w for part in (model.encoder, model.posterior) for w in part.parameters() if w.dim() == 2]
     seen = max(1, rows // 100)  # images of a chunk
     features = [torch.randn(seen, w.shape[1]) for w in encoder]
-    for _ in range(-(-images * num_samples // rows)):
+    for done in range(0, images * num_samples, rows):
+        left = images * num_samples - done  # the last chunk is smaller
         for x, w in zip(inputs + features, weights + encoder, strict=True):
-            x @ w.T
+            x[:left] @ w.T
 
 
 def seconds(task: Callable[[], object]) -> float:
