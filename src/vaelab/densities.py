@@ -60,9 +60,9 @@ def gmm(codes: Tensor, seed: int = 0, num_components: int = 10) -> Distribution:
     from sklearn.mixture import GaussianMixture
 
     fit = GaussianMixture(num_components, random_state=seed).fit(codes.double().cpu().numpy())
-    factors = np.linalg.cholesky(fit.covariances_)  # in float64, which thin components need
     weights, means, factors = (
-        torch.tensor(part, dtype=torch.float32, device=codes.device) for part in (fit.weights_, fit.means_, factors)
+        torch.tensor(part, dtype=torch.float32, device=codes.device)
+        for part in (fit.weights_, fit.means_, np.linalg.cholesky(fit.covariances_))  # which float32 is too coarse for
     )
     return MixtureSameFamily(Categorical(weights), MultivariateNormal(means, scale_tril=factors))
 
