@@ -136,7 +136,7 @@ def test_linear_models_show_the_exact_value_beside_the_estimate(
         ("experiment=ladder_vae", "model.inference=bottom_up"),
         ("experiment=iaf_posterior", "model.latent_dim=3"),
         ("experiment=joint_vae",),
-        ("experiment=vampprior", "model.prior.num_components=10"),
+        ("experiment=vampprior", "model.prior.num_components=10", "trainer.max_epochs=1"),
     ],
     ids=str,
 )
