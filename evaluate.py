@@ -1,6 +1,8 @@
 """Measure finished runs: `python evaluate.py run=logs/RUN [setting=value ...]`; `--help` lists them."""
 
 import json
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +51,7 @@ def encode(cfg: DictConfig) -> None:
 
 def measured(folder: str, protocol: dict[str, Any], cfg: DictConfig, reuse: bool) -> dict[str, Any]:
     """The record of a run; with `reuse`, that of its evaluation.json if weights and protocol are the same."""
-    from torchvision.utils import save_image
-
-    from vaelab import figures, runs
+    from vaelab import figures, pictures, runs
     from vaelab.evaluation.measure import measure
     from vaelab.training import tensorboard
 
@@ -59,7 +59,7 @@ def measured(folder: str, protocol: dict[str, Any], cfg: DictConfig, reuse: bool
     path, weights = run.folder / "evaluation.json", runs.digest(run.model)
     if reuse and path.is_file():
         record = json.loads(path.read_text())
-        if (record["protocol"], record["weights"]) == (protocol, weights):
+        if (record.get("protocol"), record.get("weights")) == (protocol, weights):
             return record
     for note in runs.notes(run.cfg, run.data):
         print(note)
@@ -68,8 +68,10 @@ def measured(folder: str, protocol: dict[str, Any], cfg: DictConfig, reuse: bool
     record = {**measurement.record, "weights": weights}
     runs.write_json(path, record)
     if measurement.pairs is not None:
-        (run.folder / "figures").mkdir(exist_ok=True)
-        save_image(figures.grid(measurement.pairs, 8), run.folder / "figures" / "nearest.png")
+        title = "The samples nearest to training images, and right of each that image"
+        nearest = figures.framed(figures.grid(measurement.pairs, 8), title)
+        command, about = shlex.join(["python", *sys.argv]), f"{run.folder.name}: {run.data.description}"
+        pictures.save(nearest, run.folder / "figures" / "nearest.png", command, about)
     tensorboard.add_evaluation(run.folder, measurement, *run.data.images("test", len(measurement.codes)))
     return record
 

@@ -126,9 +126,9 @@ def images(run: "Run", seed: int) -> "tuple[Tensor, Tensor]":
     import torch
 
     device = next(run.model.parameters()).device
-    x, y = run.data.splits["test"]
+    x, y = run.data.images("test")
     order = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))
-    return x[order].to(device).float() / 255, y[order].to(device)
+    return x[order].to(device), y[order].to(device)
 
 
 if __name__ == "__main__":

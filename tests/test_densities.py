@@ -30,6 +30,14 @@ def test_gmm_finds_the_mixture_that_made_the_codes() -> None:
         torch.testing.assert_close(found[order], known, rtol=0.1, atol=0.15)
 
 
+def test_gmm_of_codes_near_a_plane() -> None:
+    """As a network with a narrow layer makes them: their covariance has no Cholesky factor in float32."""
+    plane = torch.randn(2, 6, dtype=torch.float64)
+    codes = 100 * torch.randn(2000, 2, dtype=torch.float64) @ plane + 0.01 * torch.randn(2000, 6)
+    fit = densities.gmm(codes, num_components=2)
+    torch.testing.assert_close(fit.sample((4000,)).double().T.cov(), codes.T.cov(), rtol=0.15, atol=2000)
+
+
 def test_flow_is_a_density_in_the_units_of_the_codes() -> None:
     truth = two_clusters()
     fit = densities.flow(truth.sample((4000,)), steps=150)

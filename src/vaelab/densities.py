@@ -7,6 +7,7 @@ Ghosh et al. 2020, https://arxiv.org/abs/1903.12436
 
 from collections.abc import Callable, Iterable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.distributions import (
@@ -59,11 +60,11 @@ def gmm(codes: Tensor, seed: int = 0, num_components: int = 10) -> Distribution:
     from sklearn.mixture import GaussianMixture
 
     fit = GaussianMixture(num_components, random_state=seed).fit(codes.double().cpu().numpy())
-    weights, means, covariances = (
+    weights, means, factors = (
         torch.tensor(part, dtype=torch.float32, device=codes.device)
-        for part in (fit.weights_, fit.means_, fit.covariances_)
+        for part in (fit.weights_, fit.means_, np.linalg.cholesky(fit.covariances_))  # which float32 is too coarse for
     )
-    return MixtureSameFamily(Categorical(weights), MultivariateNormal(means, covariances))
+    return MixtureSameFamily(Categorical(weights), MultivariateNormal(means, scale_tril=factors))
 
 
 def flow(codes: Tensor, seed: int = 0, steps: int = 2000, batch_size: int = 256) -> Distribution:

@@ -156,8 +156,7 @@ def interpolation(model: GenerativeModel, x: Tensor, y: Tensor, count: int = 5, 
     t = torch.linspace(0, 1, steps, device=x.device).view(-1, 1, 1)
     paths = torch.stack([torch.lerp(a, b, t), slerp(a, b, t)])  # (2, steps, N, D)
     between = model.decode(paths, labels).mean.movedim(2, 0)  # (N, 2, steps, C, H, W)
-    ends = (image[:, None, None].expand(-1, 2, 1, -1, -1, -1) for image in (first, last))
-    start, end = ends
+    start, end = (image[:, None, None].expand(-1, 2, 1, -1, -1, -1) for image in (first, last))
     columns = ["image", *(f"{share:.1f}" for share in t.flatten().tolist()), "image"]
     return framed(
         grid(torch.cat([start, between, end], dim=2).flatten(0, 2), len(columns)),
@@ -275,7 +274,8 @@ def prior(model: GenerativeModel, x: Tensor, y: Tensor, seed: int = 0, most: int
     q = densities.codes(model, zip(x.split(1000), y.split(1000), strict=True), seed)
     with torch.random.fork_rng(range(torch.cuda.device_count())):
         torch.manual_seed(seed)
-        p = model.prior(model.infer).sample(Size((100_000,)))
+        density = model.prior(model.infer)
+        p = torch.cat([density.sample(Size((1000,))) for _ in range(100)])  # a mixture draws from all components
     try:
         order, by = rates(model, x, y).argsort(descending=True)[:most], "rate"
     except ValueError:

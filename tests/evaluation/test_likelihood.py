@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from vaelab.evaluation import likelihood
 from vaelab.evaluation.likelihood import exact_log_likelihood, importance_weighted
 from vaelab.likelihoods import Bernoulli, Gaussian
-from vaelab.models import VAE
+from vaelab.models import VAE, LadderVAE
 from vaelab.networks import MLPDecoder, MLPEncoder
 from vaelab.posteriors import DiagonalGaussian, PointMass
 from vaelab.priors import StandardNormal
@@ -175,6 +175,15 @@ def test_other_models_have_none() -> None:
     assert exact_log_likelihood(small(2), x) is None
     assert exact_log_likelihood(small(2, likelihood=Gaussian()), x) is None
     assert exact_log_likelihood(small(2, likelihood=Gaussian(scale="per_pixel")), x) is None
+
+
+def test_a_linear_ladder_has_none() -> None:
+    """Its decode takes the lower layer at its mean, without the noise that log p(x) has."""
+    linear, decoder = partial(MLPEncoder, hidden=[]), partial(MLPDecoder, hidden=[])
+    ladder = LadderVAE([2, 3], (1, 2, 3), linear, linear, StandardNormal, decoder, Gaussian()).eval()
+    state = torch.get_rng_state()
+    assert exact_log_likelihood(ladder, binary_images()) is None
+    assert torch.equal(state, torch.get_rng_state())
 
 
 def test_a_point_has_no_density() -> None:

@@ -100,12 +100,16 @@ def exact_log_likelihood(model: GenerativeModel, x: Tensor) -> Tensor | None:
     """log p(x) = log N(x; b, s^2 W W' + sigma^2 I), (N,) float64, or None for a model that is not linear and Gaussian.
 
     Linear is p(x | z) = N(W z + b, sigma^2 I) with p(z) = N(0, s^2 I), which is asked of the model's own distributions.
+    A ladder is none, whatever its networks: decode hides the noise of its lower layers.
     """
     if model.num_classes or model.prior is None:
         return None
     prior = model.prior(model.infer)
     if not (isinstance(prior, Independent) and isinstance(prior.base_dist, Normal)) or prior.mean.any():
         return None
+    with torch.random.fork_rng([x.device] if x.device.type == "cuda" else []):
+        if len(model(x[:1]).latents) > 1:
+            return None
     z = torch.randn(8, model.latent_dim, generator=torch.Generator().manual_seed(0)).to(x.device)
     axes = torch.cat([torch.zeros_like(z[:1]), torch.eye(model.latent_dim, device=x.device), z])
     likelihood = model.decode(axes)

@@ -48,7 +48,7 @@ def protocol(model: GenerativeModel, data: Any, num_samples: int, num_images: in
         "train_images": len(data.splits["train"][1]),
         "test_images": num_images or images,
         "binarization": data.protocol["binarization"]["test"],
-        "likelihood": type(_pixel_density(model, *_inputs(model, *data.images("test", 1)))).__name__,
+        "likelihood": _likelihood(model, data),
         "num_samples": num_samples,
         "seed": seed,
         "vaelab": version("vaelab"),
@@ -78,10 +78,12 @@ def measure(
         lambda *xy: (model.reconstruct(*xy).mean - xy[0]).square().sum((1, 2, 3)), x, y
     )
     figures = {name: values.mean().item() for name, values in per_image.items()}
+    errors = {name: _standard_error(values) for name, values in per_image.items()}
     if "elbo" in figures:
         with _bar("ELBO of training images", len(probed[0]), "image") as bar:
             trained = importance_weighted(model, *probed, TRAIN_SAMPLES, seed, bar.update)
         figures["generalization_gap"] = trained.elbo.mean().item() - figures["elbo"]
+        errors["generalization_gap"] = math.hypot(_standard_error(trained.elbo), errors["elbo"])
 
     with _bar("latent space", 1, "part"):
         latent = latent_statistics(model, x, y, seed=seed)
@@ -97,7 +99,7 @@ def measure(
     record = {
         "protocol": agreed,
         "figures": figures,
-        "standard_errors": {name: (values.std() / len(values) ** 0.5).item() for name, values in per_image.items()},
+        "standard_errors": errors,
         "absent": absent | latent.absent,
         "rate_per_dim": None if latent.rates is None else latent.rates.tolist(),
         "variance_per_dim": latent.variances.tolist(),
@@ -153,10 +155,23 @@ def _inputs(model: Any, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor | None]:
     return x.to(device), y.to(device) if model.num_classes else None
 
 
+def _likelihood(model: GenerativeModel, data: Any) -> str:
+    """The name of p(x | z), and what else keeps its nats from comparing with those of the same name."""
+    name = type(_pixel_density(model, *_inputs(model, *data.images("test", 1)))).__name__
+    if name == "Bernoulli" and data.binarization == "none":
+        name = "Bernoulli (on grey levels no density)"
+    return f"class-conditional {name}" if model.num_classes else name
+
+
 def _pixel_density(model: GenerativeModel, x: Tensor, y: Tensor | None) -> Any:
     """p(x | z) of one pixel, for what kind of density it is."""
     density = model.reconstruct(x[:1], None if y is None else y[:1])
     return getattr(density, "base_dist", density)
+
+
+def _standard_error(values: Tensor) -> float:
+    """Of the mean over images."""
+    return (values.std() / len(values) ** 0.5).item()
 
 
 def _batched(function: Callable[..., Tensor], x: Tensor, y: Tensor | None) -> Tensor:
