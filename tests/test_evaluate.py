@@ -87,6 +87,7 @@ def test_figures_go_to_the_screen_a_file_and_tensorboard(
     )
     assert figures["elbo"] < figures["log_likelihood"] < -100
     assert 1 < figures["ess"] < 20
+    assert 0.5 < figures["low_ess_share"] <= 1
     assert len(record["rate_per_dim"]) == len(record["variance_per_dim"]) == 20
     assert sum(record["rate_per_dim"]) == pytest.approx(figures["rate"], rel=0.2)
     errors = record["standard_errors"]
@@ -235,3 +236,16 @@ def test_codes_of_a_folder_of_images(run: Callable[..., str], tmp_path: Path, ca
     assert not Path(folder, "evaluation.json").exists()
     with pytest.raises(ValueError, match=r"run=.*: codes are written for one run"):
         settings(f"run=[{folder},{folder}]", f"images={images}")
+
+
+def test_a_figure_that_is_not_finite_is_absent(run: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure_module, "exact_log_likelihood", lambda _, x: torch.full((len(x),), -torch.inf))
+    record = measured(f"run={run()}")
+    assert record["absent"]["exact_log_likelihood"] == "it is -inf"
+    assert "exact_log_likelihood" not in record["figures"]
+    assert "exact_log_likelihood" not in record["standard_errors"]
+
+
+def test_the_protocol_names_the_floor_of_learned_scales(run: Callable[..., str]) -> None:
+    record = measured(f"run={run('model/likelihood=gaussian', 'model.likelihood.scale=per_pixel')}")
+    assert record["protocol"]["likelihood"] == "Normal (a scale per pixel, at least 0.003906)"

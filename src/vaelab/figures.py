@@ -219,7 +219,7 @@ def codes(model: GenerativeModel, x: Tensor, y: Tensor, projection: str | None =
     """
     from matplotlib.figure import Figure
 
-    z = model.encode(x, _given(model, y)).float().cpu()
+    z = _encoded(model, x, y)
     names, of = ["$z_0$ (posterior mean)", "$z_1$ (posterior mean)"], ""
     if projection or model.latent_dim != 2:
         z, names = _project(z, projection or "pca", seed)
@@ -230,6 +230,12 @@ def codes(model: GenerativeModel, x: Tensor, y: Tensor, projection: str | None =
     axes.set(xlabel=names[0], ylabel=names[1], title=f"Codes{of} of {len(z):,} images")
     axes.legend(title="class", loc="center left", bbox_to_anchor=(1, 0.5), markerscale=3, frameon=False)
     return figure
+
+
+def _encoded(model: GenerativeModel, x: Tensor, y: Tensor) -> Tensor:
+    """Codes of images, (N, D) on the CPU, of 1,000 at a time."""
+    parts = zip(x.split(1000), y.split(1000), strict=True)
+    return torch.cat([model.encode(images, _given(model, classes)).float().cpu() for images, classes in parts])
 
 
 def _project(z: Tensor, projection: str, seed: int) -> tuple[Tensor, list[str]]:
@@ -337,7 +343,7 @@ def ae_vs_vae(panels: Sequence[tuple[str, GenerativeModel, Tensor, Tensor]], ste
     for i, ((name, model, x, y), picture) in enumerate(zip(panels, pictures, strict=True)):
         left, share = i * (size + gap) / width, (size / width, size / height)
         above = figure.add_axes((left, (size + gap) / height, *share))
-        _scatter(above, model.encode(x).float().cpu(), y.cpu())
+        _scatter(above, _encoded(model, x, y), y.cpu())
         above.plot(*points.T.cpu().numpy(), "k+", markersize=5)
         kind = "an autoencoder" if isinstance(model.infer(x[:1]), PointMass) else "a VAE"
         title = f"{name}\n{kind}: codes of {len(x):,} test images, and {len(points)} points +"

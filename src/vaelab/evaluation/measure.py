@@ -21,6 +21,7 @@ from vaelab.trace import GenerativeModel
 PROBED = 10_000  # training images that probes learn from, and whose ELBO is set against the test images'
 TRAIN_SAMPLES = 100  # of each of them
 REFINED = 1000  # test images whose q(z | x) is refined
+LOW_ESS = 10  # effective samples, below which the log p(x) of an image is likely to be nats too low
 DRAWN = 1000  # samples, and test images, whose nearest training images are looked for
 
 
@@ -95,6 +96,9 @@ def measure(
         figures |= drawn
     except NotImplementedError as error:
         absent["sample_distance"] = str(error)
+    for name in [name for name, value in figures.items() if not math.isfinite(value)]:
+        absent[name] = f"it is {figures.pop(name)}"
+        errors.pop(name, None)
 
     record = {
         "protocol": agreed,
@@ -120,6 +124,7 @@ def _densities(
     except NotImplementedError as error:
         return {}, {"log_likelihood": str(error)}
     figures = {**estimate._asdict(), "inference_gap": estimate.log_likelihood - estimate.elbo}
+    figures["low_ess_share"] = (estimate.ess < min(LOW_ESS, num_samples)).double()
     if getattr(_pixel_density(model, x, y), "levels", None) == 256:
         figures["bits_per_dim"] = -estimate.log_likelihood / (x[0].numel() * math.log(2))
     few = x[:REFINED], None if y is None else y[:REFINED]
@@ -160,6 +165,9 @@ def _likelihood(model: GenerativeModel, data: Any) -> str:
     name = type(_pixel_density(model, *_inputs(model, *data.images("test", 1)))).__name__
     if name == "Bernoulli" and data.binarization == "none":
         name = "Bernoulli (on grey levels no density)"
+    likelihood: Any = getattr(model, "likelihood", None)
+    if getattr(likelihood, "num_parameters", 1) == 2 and hasattr(likelihood, "floor"):
+        name = f"{name} (a scale per pixel, at least {likelihood.floor:.4g})"
     return f"class-conditional {name}" if model.num_classes else name
 
 

@@ -14,7 +14,8 @@ FIGURES = {
         "elbo": f"{NATS}, -(distortion + rate)",
         "rate": f"{NATS}, KL(q(z|x) || p(z))",
         "distortion": f"{NATS}, -E_q[log p(x|z)]",
-        "ess": "effective samples of the K; near 1, K was too small",
+        "ess": "effective samples of the K, the mean over images",
+        "low_ess_share": "share of images with fewer than 10 of them: their log p(x) may be nats too low",
         "squared_error": "summed over pixels, of the reconstruction from the posterior's mean",
     },
     "gaps": {

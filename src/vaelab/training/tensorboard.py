@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vaelab import figures
 
-PROJECTED = 2000  # test codes on the Projector's page, whose sprites make one picture
+PROJECTED, NUMBERS = 2000, 400_000  # test codes on the Projector's page, and how long all of them may be together
 TERMS = ("loss", "rate", "distortion")
 # The settings that tell runs apart: whole nodes of the config, or single leaves
 CHOICES = (
@@ -52,7 +52,7 @@ def add_evaluation(folder: Path, measurement: Any, images: Tensor, labels: Tenso
             board.add_scalar(f"evaluation/{name}", value)
         if measurement.pairs is not None:
             board.add_image("samples beside their nearest training images", figures.grid(measurement.pairs, 8))
-        some = slice(PROJECTED)
+        some = slice(min(PROJECTED, NUMBERS // measurement.codes.shape[1]))
         board.add_embedding(measurement.codes[some], labels[some].tolist(), images[some], tag="test codes")
 
 
