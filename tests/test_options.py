@@ -3,8 +3,6 @@
 import json
 import math
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -107,7 +105,9 @@ def test_experiment(config: Compose, tmp_path: Path, experiment: str, moved: dic
     assert all(torch.equal(last[0][name], last[1][name]) for name in last[0])
 
 
-@pytest.mark.parametrize("trainer", [name for name in TRAINERS if name not in ("gpu", "ddp")])
+@pytest.mark.parametrize(
+    "trainer", [name for name in TRAINERS if name not in ("gpu", "ddp")]
+)  # see training/test_processes.py
 def test_trainer(config: Compose, tmp_path: Path, trainer: str) -> None:
     limits = ["trainer.max_epochs=1", "trainer.limit_train_batches=3"]
     trains(config(f"trainer={trainer}", "trainer.accelerator=cpu", *limits), tmp_path)
@@ -120,22 +120,6 @@ def test_gpu_trainer(config: Compose, tmp_path: Path) -> None:
     else:
         with pytest.raises(ValueError, match="finds no GPU on this machine"):
             train(cfg, tmp_path)
-
-
-def test_ddp_trainer_on_two_processes(data_root: Path, tmp_path: Path) -> None:
-    """Each process trains on half of the images, so that an epoch has half as many steps."""
-    settings = [
-        "trainer=ddp", "trainer.accelerator=cpu", "trainer.max_epochs=1", f"data.root={data_root}", "data.md5=null",
-        "data.val_size=100", "data.batch_size=50", f"hydra.run.dir={tmp_path}",
-    ]  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), *settings], cwd=ROOT, capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    metrics = json.loads((tmp_path / "metrics.json").read_text())
-    assert metrics["steps"] == 5
-    assert metrics["protocol"]["images"]["train"] == 500
-    assert len(list(tmp_path.glob("checkpoints/*.ckpt"))) == 2
 
 
 def test_images_of_another_size(config: Compose, tmp_path: Path) -> None:

@@ -33,7 +33,11 @@ COMMANDS = [
     for line in block.splitlines()
 ]
 LATER = [shlex.split(line)[1:] for line in COMMANDS if re.match(r"python (evaluate|generate|export)\.py", line)]
-TRAINING = [line.removeprefix("python train.py").split() for line in COMMANDS if line.startswith("python train.py")]
+TRAINING = [
+    line.removeprefix("python train.py").split()
+    for line in COMMANDS
+    if line.startswith("python train.py") and "trainer=ddp" not in line  # training/test_processes.py runs these
+]
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.S)
 
 

@@ -28,7 +28,12 @@ Task = Callable[[DictConfig, Path], Any]  # config, the run's folder
 
 @functools.cache  # one name for all that a process starts
 def run_name(name: str) -> str:
-    """A folder name that no other run gets: the time, the name, eight random hexadecimal digits."""
+    """A folder name that no other run gets: the time, the name, eight random hexadecimal digits.
+
+    Of the processes that torchrun or srun start, the first alone has a folder to write into; the others stay in logs.
+    """
+    if int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0))) > 0:
+        return "."
     return f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{folder_name(name)}_{secrets.token_hex(4)}"
 
 

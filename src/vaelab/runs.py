@@ -54,6 +54,11 @@ def start_log(folder: Path) -> None:
     for handler in logger.handlers[:]:
         logger.removeHandler(handler)
         handler.close()
+    # Lightning's own use of torch, and advice that does not hold here: windows end with their epoch, means are reduced
+    warnings.filterwarnings("ignore", category=FutureWarning, module="lightning")
+    warnings.filterwarnings("ignore", "The number of training batches", module="lightning")
+    warnings.filterwarnings("ignore", "Checkpoint directory .* exists", module="lightning")
+    warnings.filterwarnings("ignore", "It is recommended to use .*sync_dist=True", module="lightning")
     if _rank() > 0:
         logger.setLevel(logging.ERROR)
         return
@@ -63,10 +68,6 @@ def start_log(folder: Path) -> None:
     logger.addHandler(file)
     logger.setLevel(logging.INFO)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its banners and tips
-    # Lightning's own use of torch, and advice that does not hold here: windows end with their epoch
-    warnings.filterwarnings("ignore", category=FutureWarning, module="lightning")
-    warnings.filterwarnings("ignore", "The number of training batches", module="lightning")
-    warnings.filterwarnings("ignore", "Checkpoint directory .* exists", module="lightning")
 
 
 def check_config(cfg: DictConfig) -> None:
@@ -96,6 +97,11 @@ def check_config(cfg: DictConfig) -> None:
             "trainer.strategy=ddp starts its processes with the command line of the whole sweep: use "
             "trainer.strategy=ddp_spawn with -m, or one command a run"
         )
+    if _rank() > 0 and processes(cfg) == 1:
+        raise ValueError(
+            f"this is process {_rank()} of several, but trainer.devices={cfg.trainer.devices} trains in one: use "
+            "trainer=ddp with trainer.devices=PROCESSES of each node and trainer.num_nodes=NODES"
+        )
     zeros = [key for key in ("data.val_size", "trainer.limit_val_batches") if OmegaConf.select(cfg, key) == 0]
     for name, callback in cfg.callbacks.items():
         if zeros and str((callback or {}).get("monitor")).startswith("val/"):
@@ -117,14 +123,20 @@ def check_data(model: "GenerativeModel", data: "MNISTDataModule") -> None:
         raise ValueError(f"model.num_classes={model.num_classes}, but {data.name} has {labels} classes")
 
 
+def processes(cfg: DictConfig) -> int:
+    """How many share each epoch."""
+    devices = cfg.trainer.devices
+    each = devices if type(devices) is int else len(devices) if OmegaConf.is_list(devices) else 1
+    return max(each, 1) * cfg.trainer.get("num_nodes", 1)
+
+
 def epochs(cfg: DictConfig, batches: int) -> int:
     """trainer.max_epochs, or if it is null or `steps` was typed, whole epochs of `batches` that hold so many steps."""
     typed = HydraConfig.get().overrides.task if HydraConfig.initialized() and not cfg.resume else []
     asked = {override.split("=")[0] for override in typed} & {"steps", "trainer.max_epochs"}
     if cfg.trainer.max_epochs is not None and asked != {"steps"}:
         return cfg.trainer.max_epochs
-    devices = cfg.trainer.devices if type(cfg.trainer.devices) is int else 1
-    return -(-cfg.steps * cfg.trainer.accumulate_grad_batches * max(devices, 1) // batches)
+    return -(-cfg.steps * cfg.trainer.accumulate_grad_batches // batches)
 
 
 def record(folder: Path, cfg: DictConfig) -> None:

@@ -81,6 +81,12 @@ def test_ranks_share_an_epoch_without_overlap(total: int) -> None:
     assert torch.equal(torch.cat(test).sort().values, data[1])
 
 
+def test_more_ranks_than_images_are_refused() -> None:
+    Loader(*numbered(0), 64, world_size=2)  # no validation images at all
+    with pytest.raises(ValueError, match="2 processes cannot share 1 images"):
+        Loader(*numbered(1), 64, world_size=2)
+
+
 def test_ranks_draw_different_noise() -> None:
     images, labels = torch.full((8, 1, 8, 8), 128, dtype=torch.uint8), torch.zeros(8, dtype=torch.long)
     a, b = (next(iter(Loader(images, labels, 4, dynamic=True, rank=r, world_size=2)))[0] for r in range(2))

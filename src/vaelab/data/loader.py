@@ -47,6 +47,8 @@ class Loader:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
+        if 0 < len(images) < world_size:
+            raise ValueError(f"{world_size} processes cannot share {len(images)} images: each needs one at least")
         self.images, self.labels, self.batch_size = images, labels, batch_size
         self.shuffle, self.dynamic, self.seed = shuffle, dynamic, seed
         self.rank, self.world_size = rank, world_size

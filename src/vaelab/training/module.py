@@ -87,9 +87,9 @@ class VAEModule(L.LightningModule):
         return terms["loss"].mean()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """The same noise each time, and none of it taken from the training stream."""
+        """The same noise each time, another one in each process, and none of it taken from the training stream."""
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(batch_idx)
+            torch.manual_seed(batch_idx * self.trainer.world_size + self.global_rank)
             self.totals[self._split].add(self._terms(batch, None), self.trainer.global_step)
 
     test_step = validation_step

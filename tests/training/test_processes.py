@@ -1,0 +1,161 @@
+"""Several processes are one with as many times the batch, but for their noise, whoever starts them.
+
+No cluster is at hand: two nodes of one process each are played on this machine, under SLURM's variables or torchrun.
+"""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, Compose, write_idx
+from lightning.pytorch.callbacks import Callback
+
+from train import train
+from vaelab import runs
+
+README = (ROOT / "README.md").read_text()
+LAUNCHERS = {"python": [], "srun": [], "torchrun": ["-m", "torch.distributed.run"]}
+
+
+def promised(start: str, **replaced: str) -> list[str]:
+    """The README's command that starts so, for this Python and the CPU."""
+    line = re.search(rf"^{start}[^#\n]*", README, re.M)[0]  # type: ignore[index]
+    for old, new in {"HOST": "127.0.0.1", "node=4": "node=1", "devices=4": "devices=1", **replaced}.items():
+        line = line.replace(old, new)
+    words = [part for word in line.split() for part in LAUNCHERS.get(word, [word])]
+    return [sys.executable, *(str(ROOT / word) if word == "train.py" else word for word in words)]
+
+
+def together(commands: list[list[str]], folder: Path, variables: list[dict[str, str]] | None = None) -> list[str]:
+    """Run at the same time in a folder, each with its variables; all succeed. Returns what each printed."""
+    path = os.pathsep.join(str(part) for part in (ROOT / "src", ROOT / "tests", Path(__file__).parent))
+    started = [
+        subprocess.Popen(
+            [*command, "trainer.accelerator=cpu", "data.md5=null", "callbacks.figures.count=1"],
+            cwd=folder, env=os.environ | {"PYTHONPATH": path} | extra,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for command, extra in zip(commands, variables or [{}] * len(commands), strict=True)
+    ]  # fmt: skip
+    try:
+        printed = [process.communicate(timeout=100)[0] for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    assert not any(process.returncode for process in started), "\n".join(printed)
+    return printed
+
+
+def test_two_processes_are_one_with_twice_the_batch(config: Compose, data_root: Path, tmp_path: Path) -> None:
+    """Without noise, for a loss that is a mean over images: weights and figures agree, those of odd ends included.
+
+    The last batch of an epoch has 36 of 486 images, and of 101 validation images one process takes 51, a batch more.
+    """
+    sizes = ["data.train_size=486", "data.val_size=101", "data.eval_batch_size=25", "steps=15"]
+    settings = [*sizes, "experiment=autoencoder", f"data.root={data_root}"]
+    (tmp_path / "one").mkdir()
+    train(config(*settings, "data.batch_size=50", "trainer=default", "trainer.accelerator=cpu"), tmp_path / "one")
+    two = [*settings, "data.batch_size=25", f"hydra.run.dir={tmp_path / 'two'}"]
+    (printed,) = together([[*promised("python train.py trainer=ddp"), *two]], tmp_path)
+    assert "length   2 epochs of 10 batches" in printed
+    assert "sync_dist" not in printed
+
+    one, two = (json.loads((tmp_path / run / "metrics.json").read_text()) for run in ("one", "two"))
+    assert one["steps"] == two["steps"] == 20
+    assert one["protocol"] == two["protocol"]
+    for split, figure in (("train", "loss"), ("train", "squared_error"), ("val", "loss"), ("test", "squared_error")):
+        assert two[split][figure] == pytest.approx(one[split][figure], rel=1e-6)
+    states = [torch.load(tmp_path / run / "checkpoints" / "last.ckpt")["state_dict"] for run in ("one", "two")]
+    for name, weight in states[0].items():
+        torch.testing.assert_close(states[1][name], weight, rtol=0, atol=1e-5)
+
+
+class Spy(Callback):
+    """Keeps by rank what the code was drawn from, (z - mean) / std, the images served, and the weights at the end."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self.seen: dict[str, list[bytes]] = {"images": [], "train": [], "val": []}
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        def keep(_module: object, _images: object, trace: Any) -> None:
+            (latent,) = trace.latents
+            noise = (latent.z - latent.q.mean) / latent.q.stddev
+            self.seen["train" if trainer.training else "val"].append(noise.detach().numpy().tobytes())
+
+        self.hook = pl_module.model.register_forward_hook(keep)
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        self.seen["images"].append(batch[0].numpy().tobytes())
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        self.hook.remove()
+        started_by = type(trainer.strategy.cluster_environment).__name__
+        folders = len(list(Path("logs").iterdir()))
+        result = {**self.seen, "weights": pl_module.state_dict(), "started_by": started_by, "folders": folders}
+        torch.save(result, f"{self.folder}/{trainer.global_rank}.pt")
+
+
+def srun(port: str) -> tuple[list[list[str]], list[dict[str, str]]]:
+    job = {"JOB_ID": "7", "JOB_NAME": "vae", "NODELIST": "127.0.0.1", "NNODES": "2", "NTASKS_PER_NODE": "1"}
+    tasks = [{**job, "NTASKS": "2", "PROCID": rank, "NODEID": rank, "LOCALID": "0"} for rank in "01"]
+    variables = [{f"SLURM_{name}": value for name, value in task.items()} for task in tasks]
+    return [promised("srun python train.py")] * 2, [{**task, "MASTER_PORT": port} for task in variables]
+
+
+def torchrun(port: str) -> tuple[list[list[str]], list[dict[str, str]]]:
+    here = f"127.0.0.1 --master-port={port}"
+    return [promised("torchrun", RANK=rank, HOST=here) for rank in "01"], [{}, {}]
+
+
+@pytest.mark.parametrize(("launch", "environment"), [(srun, "SLURMEnvironment"), (torchrun, "TorchElasticEnvironment")])
+def test_noise_differs_by_process(launch: Any, environment: str, tmp_path: Path) -> None:
+    """That of codes, in training and validation, and of pixels; weights agree bit for bit, and one folder is written.
+
+    All images are alike, so that batches of pixels differ by their noise alone.
+    """
+    for prefix in ("train", "t10k"):
+        write_idx(tmp_path / "MNIST" / "raw" / f"{prefix}-images-idx3-ubyte", np.full((80, 8, 8), 128))
+        write_idx(tmp_path / "MNIST" / "raw" / f"{prefix}-labels-idx1-ubyte", np.arange(80) % 10)
+    sizes = ["data.image_shape=[1,8,8]", "data.val_size=40", "data.batch_size=10", "data.eval_batch_size=10"]
+    spy = ["+callbacks.spy._target_=test_processes.Spy", f"+callbacks.spy.folder={tmp_path}"]
+    settings = [f"data.root={tmp_path}", "trainer.max_epochs=1", *sizes, *spy]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    commands, variables = launch(port)
+    together([[*command, *settings] for command in commands], tmp_path, variables)
+
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    assert first["started_by"] == second["started_by"] == environment
+    assert first["folders"] == second["folders"] == 1
+    for name in ("images", "train", "val"):
+        assert len(first[name]) == len(second[name]) == 2
+        assert len({*first[name], *second[name]}) == 4
+    assert all(torch.equal(second["weights"][name], weight) for name, weight in first["weights"].items())
+    (run,) = (tmp_path / "logs").iterdir()
+    assert (run / "metrics.json").is_file()
+
+
+def test_processes_that_would_train_alone_are_refused(
+    config: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "_rank", lambda: 1)
+    with pytest.raises(ValueError, match=r"process 1 of several, but .*=1 trains in one: use trainer=ddp"):
+        train(config(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "number"),
+    [([], 2), (["trainer.devices=[0,3,5]"], 3), (["trainer.devices=4", "trainer.num_nodes=3"], 12)],
+)
+def test_steps_are_those_of_all_processes_together(config: Compose, overrides: list[str], number: int) -> None:
+    assert runs.processes(config("trainer=ddp", *overrides)) == number
