@@ -38,7 +38,7 @@ def train(cfg: DictConfig, folder: Path) -> float:
     data.setup()
     runs.check_data(model, data)
     cfg.data.used = data.name
-    batches = -(-len(data.train_dataloader()) // runs.processes(cfg))
+    batches = -(-len(data.train_dataloader()) // runs.processes(cfg))  # of each process
     cfg.trainer.max_epochs = runs.epochs(cfg, batches)
     if data.val_size == 0:
         cfg.trainer.limit_val_batches = 0
