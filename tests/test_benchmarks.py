@@ -1,8 +1,14 @@
-"""The table of experiments: what it shows, and what it names."""
+"""The table of experiments: what it shows, and what it names. The loops whose speed is compared, and their table."""
 
+import json
+import sys
+from argparse import Namespace
 from pathlib import Path
 
-from benchmarks import family
+import pytest
+import torch
+
+from benchmarks import family, loops, speed
 
 
 def metrics(**test: float) -> dict:
@@ -30,3 +36,65 @@ def test_runs_experiments_by_name_and_says_why_one_failed(tmp_path: Path) -> Non
     assert "| `vae` | -" in family.row("vae", done)
     failed = family.row("nonsense", family.run("nonsense", 3, tmp_path / "other"))
     assert "FAILED: error: experiment=nonsense: choose one of" in failed
+
+
+def options(**changed: object) -> Namespace:
+    """Of one loop on 16 images a batch."""
+    same = {"model": "mlp", "loop": "bare", "batch_size": 16, "device": "cpu", "precision": "32", "overrides": []}
+    return Namespace(**{**same, "images": 48, "epochs": 1, **changed})
+
+
+def test_the_loops_by_hand_optimise_the_loss_of_the_project() -> None:
+    x = (torch.rand(5, 1, 28, 28) < 0.3).float()
+    parts = loops.network(options(loop="parts"))
+    losses = []
+    for net in (parts, loops.network(options()), loops.network(options(), logits=False)):
+        weights = dict(zip(net.state_dict(), parts.state_dict().values(), strict=True))
+        net.load_state_dict(weights)
+        torch.manual_seed(0)
+        loss, *terms = net(x)
+        losses.append(loss.item())
+        assert len(terms) >= 2
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    assert losses[0] == pytest.approx(losses[2], rel=1e-6)
+
+
+@pytest.mark.parametrize(("model", "matrices", "convolutions"), [("mlp", 11, 0), ("conv", 12, 4), ("iwae", 17, 0)])
+def test_the_floor_is_every_product_forward_and_backward(
+    tmp_path: Path, model: str, matrices: int, convolutions: int
+) -> None:
+    o = options(model=model, overrides=speed.MODELS[model])
+    with torch.profiler.profile() as profile:
+        loops.products(o, loops.Stopwatch(tmp_path, "cpu"))
+    counts = {event.key: event.count for event in profile.key_averages()}
+    steps = 6  # of two epochs; three products a layer, but two of the first, whose input needs no gradient
+    assert counts["aten::mm"] == steps * matrices
+    assert counts.get("aten::convolution_backward", 0) == steps * convolutions
+    assert len(json.loads((tmp_path / "times.json").read_text())["laps"]) == 3
+
+
+def test_ratios_are_to_the_bare_loop_of_the_same_round() -> None:
+    rounds = [{"bare": {"images_per_second": 20_000.0}, "train": {"images_per_second": 16_000.0}},
+              {"bare": {"images_per_second": 10_000.0}, "train": {"images_per_second": 10_000.0}}]  # fmt: skip
+    table = speed.columns(rounds)
+    assert table["train"]["ratio"] == [1.25, 1.0]
+    assert table["bare"]["seconds_per_epoch"] == [3.0, 6.0]
+
+
+def test_trains_and_compares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    names = ["train", "bare", "graph"]
+    where = ["--root", str(tmp_path / "nowhere"), "--out", str(tmp_path / "speed"), "--loops", *names]
+    size = ["--batch-size", "16", "--images", "200", "--rounds", "1"]
+    monkeypatch.setattr(sys, "argv", ["speed.py", "callbacks.figures.count=0", *where, *size])
+    speed.main()
+    said = capsys.readouterr()
+    assert "without graph: it needs --device cuda" in said.err
+    written = json.loads((tmp_path / "speed.json").read_text())
+    assert written["images"] == 192
+    assert written["data"] == "MNIST-5k"
+    assert [*written["loops"]] == ["train", "bare"]
+    for loop, figures in written["loops"].items():
+        assert speed.row(loop, figures) in said.out
+        assert figures["startup"][0] > 0.5  # python and torch alone take longer
+        assert figures["memory"][0] > 2**26
+    assert (tmp_path / "speed.png").stat().st_size > 5000
