@@ -64,7 +64,7 @@ def test_the_floor_is_every_product_forward_and_backward(
     tmp_path: Path, model: str, matrices: int, convolutions: int
 ) -> None:
     o = options(model=model, overrides=speed.MODELS[model])
-    with torch.profiler.profile() as profile:
+    with torch.profiler.profile(acc_events=True) as profile:
         loops.products(o, loops.Stopwatch(tmp_path, "cpu"))
     counts = {event.key: event.count for event in profile.key_averages()}
     steps = 6  # of two epochs; three products a layer, but two of the first, whose input needs no gradient
