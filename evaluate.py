@@ -1,6 +1,7 @@
 """Measure finished runs: `python evaluate.py run=logs/RUN [setting=value ...]`; `--help` lists them."""
 
 import json
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -57,15 +58,20 @@ def measured(folder: str, protocol: dict[str, Any], cfg: DictConfig, reuse: bool
 
     run = runs.open_run(folder, cfg.data.root, cfg.device)
     path, weights = run.folder / "evaluation.json", runs.digest(run.model)
-    if reuse and path.is_file():
-        record = json.loads(path.read_text())
-        if (record.get("protocol"), record.get("weights")) == (protocol, weights):
-            return record
+    old = json.loads(path.read_text()) if path.is_file() else {}
+    known = old.get("protocol", {}) if old.get("weights") == weights else {}
+    if reuse and known == protocol:
+        return old
+    if not os.access(run.folder, os.W_OK):  # before minutes are spent
+        raise ValueError(f"{folder} cannot be written to, and evaluation.json goes there: measure a copy of it")
     for note in runs.notes(run.cfg, run.data):
         print(note)
     print(f"measuring {folder} on {run.data.description}", flush=True)
     measurement = measure(run.model, run.data, cfg.num_samples, cfg.num_images, cfg.seed)
     record = {**measurement.record, "weights": weights}
+    if any(known.get(size, 0) > protocol[size] for size in ("num_samples", "test_images")):
+        print(f"{path} stays as it is: it has K = {known['num_samples']:,}, {known['test_images']:,} test images")
+        return record
     runs.write_json(path, record)
     if measurement.pairs is not None:
         title = "The samples nearest to training images, and right of each that image"

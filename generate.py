@@ -58,6 +58,8 @@ def check(cfg: DictConfig, chosen: list[str]) -> None:
     checks.one_of(("png",) if cfg.kind == "training" else ("png", "svg"), format=cfg.format)
     checks.whole(0, seed=cfg.seed)
     checks.whole(num=1 if cfg.num is None else cfg.num)
+    if cfg.num is not None and cfg.num > 10_000:
+        raise ValueError(f"num={cfg.num}: a picture holds 10,000 images at most")
     for key in chosen:
         if key not in KINDS[cfg.kind]:
             takes = " and ".join(KINDS[cfg.kind]) or "no such setting"
@@ -81,7 +83,7 @@ def draw(cfg: DictConfig, run: "Run", *others: "Run") -> Any:
             title, axis = f"Samples: E[x | z{given}], z from {source}", "class" if classes else ""
             return figures.framed(picture, title, columns=[str(k) for k in classes], xlabel=axis)
         case "reconstructions":
-            few = slice(cfg.num or 32)
+            few = slice(min(cfg.num or 32, len(x)))
             pairs = figures.reconstructions(model, x[few], y[few] if model.num_classes else None)
             return figures.framed(pairs, "Test images, and right of each E[x | z] at its code")
         case "interpolation":

@@ -67,8 +67,9 @@ def config(data_root: Path) -> Compose:
 
 
 @pytest.fixture(autouse=True)
-def _no_trace() -> Iterator[None]:
-    """Each test starts with torch's defaults and the log unconfigured."""
+def _no_trace(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Each test starts with torch's defaults and the log unconfigured, and leaves no setting of Hydra to the next."""
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     torch.distributions.Distribution.set_default_validate_args(True)
     torch.manual_seed(0)
     yield

@@ -164,7 +164,7 @@ def test_full_disk_names_the_file_and_keeps_what_was_written(command: Command, m
 
 
 def test_resuming_what_is_no_run(command: Command) -> None:
-    assert command("resume=nowhere", small=False)[0] == "error: nowhere is no run: it has no config.yaml"
+    assert command("resume=nowhere", small=False)[0] == "error: nowhere is no run: no such folder"
     run = command.folder / "run"
     assert command(f"hydra.run.dir={run}")[0] is None
     finished, _ = command(f"resume={run}", small=False)

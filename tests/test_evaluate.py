@@ -249,3 +249,40 @@ def test_a_figure_that_is_not_finite_is_absent(run: Callable[..., str], monkeypa
 def test_the_protocol_names_the_floor_of_learned_scales(run: Callable[..., str]) -> None:
     record = measured(f"run={run('model/likelihood=gaussian', 'model.likelihood.scale=per_pixel')}")
     assert record["protocol"]["likelihood"] == "Normal (a scale per pixel, at least 0.003906)"
+
+
+def test_a_shorter_evaluation_does_not_replace_a_longer_one(
+    run: Callable[..., str], capsys: pytest.CaptureFixture
+) -> None:
+    folder = run()
+    long = measured(f"run={folder}")
+    assert measured(f"run={folder}", "num_images=50") == long
+    assert "evaluation.json stays as it is: it has K = 20, 100 test images" in capsys.readouterr().out
+    assert measured(f"run={folder}", "num_samples=30")["protocol"]["num_samples"] == 30
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_measuring(
+    run: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = run()
+    monkeypatch.setattr("os.access", lambda *_: False)  # as on a read-only disk; root may write anywhere else
+    monkeypatch.setattr(measure_module, "measure", None)
+    with pytest.raises(ValueError, match=r"cannot be written to, and evaluation\.json goes there"):
+        settings(f"run={folder}")
+
+
+def test_two_dimensions_are_drawn_by_the_projector(run: Callable[..., str]) -> None:
+    folder = run("model.latent_dim=2")
+    measured(f"run={folder}")
+    rows = next(Path(folder).glob("**/tensors.tsv")).read_text().splitlines()
+    assert all(len(row.split("\t")) == 3 for row in rows)  # its PCA has three axes, and draws nothing with fewer
+
+
+def test_a_run_on_the_packaged_digits_opens_where_mnist_has_come_since(
+    run: Callable[..., str], data_root: Path
+) -> None:
+    folder = run("data=mnist_5k", "data.train_size=200")
+    config = Path(folder, "config.yaml")
+    config.write_text(config.read_text().replace("dataset: MNIST-5k", "dataset: MNIST"))  # as the last resort was used
+    assert "used: MNIST-5k" in config.read_text()
+    assert runs.open_run(folder, str(data_root)).data.name == "MNIST-5k"

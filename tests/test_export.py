@@ -210,7 +210,7 @@ def test_what_onnx_cannot_express_is_refused() -> None:
     ("arguments", "sentence"),
     [
         (["run={run}", "output={run}"], "run holds something else than an export: output=FOLDER chooses another place"),
-        (["run=nowhere"], "nowhere is no run: it has no config.yaml"),
+        (["run=nowhere"], "nowhere is no run: no such folder"),
         ([], "run=None: the folder of a finished run is needed, such as run=logs/RUN"),
         (["run=[a,b]"], "run=['a', 'b']: the folder of a finished run is needed"),
         (["run={run}", "output={run}/train.log"], "train.log cannot be read or written: File exists"),

@@ -231,7 +231,7 @@ def test_pictures_of_a_training_without_a_prior_are_reconstructions(draw: Draw, 
 
 REFUSALS = [
     ("", "run=None: the folder of a finished run is needed"),
-    ("run=nowhere", "nowhere is no run: it has no config.yaml"),
+    ("run=nowhere", "nowhere is no run: no such folder"),
     ("run=plane kind=smaples", "kind=smaples: choose one of samples, reconstructions, interpolation, traversal, "),
     ("run=plane density=kde", "density=kde: choose one of None, gmm, flow"),
     ("run=deep kind=codes projection=umap", "projection=umap: choose one of None, pca, tsne"),

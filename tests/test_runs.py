@@ -347,7 +347,7 @@ def test_damaged_weights(run: Path, exported: Path, size: int) -> None:
 
 
 def test_what_is_no_run_or_not_finished(run: Path, exported: Path) -> None:
-    assert refused(load_run, "nowhere") == "nowhere is no run: it has no config.yaml"
+    assert refused(load_run, "nowhere") == "nowhere is no run: no such folder"
     assert refused(load_run, run / "checkpoints") == f"{run}/checkpoints is no run: it has no config.yaml"
     (run / "weights.pt").unlink()
     assert refused(load_run, run) == (

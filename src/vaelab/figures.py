@@ -255,9 +255,10 @@ def _project(z: Tensor, projection: str, seed: int) -> tuple[Tensor, list[str]]:
 
 def _scatter(axes: "Axes", z: Tensor, y: Tensor) -> None:
     """Points (N, 2) in the colours of their classes (N,), whose names stand at the medians."""
+    size = max(5, min(30, 15_000 / len(z)))
     for label in y.unique().tolist():
         points, colour = z[y == label], COLOURS[label % len(COLOURS)]
-        axes.scatter(points[:, 0], points[:, 1], s=5, linewidths=0, alpha=0.6, color=colour, label=str(label))
+        axes.scatter(points[:, 0], points[:, 1], s=size, linewidths=0, alpha=0.6, color=colour, label=str(label))
         box = {"boxstyle": "round,pad=0.2", "facecolor": "white", "edgecolor": colour, "linewidth": 2}
         centre = tuple(points.median(0).values.tolist())
         axes.annotate(str(label), centre, ha="center", va="center", weight="bold", bbox=box)

@@ -257,9 +257,12 @@ def _box(*lines: str) -> str:
 
 def summary(figures: dict[str, float], data: str) -> str:
     """The last line of a run."""
-    names = ("elbo", "bound", "loss", "rate", "distortion", "squared_error", "perplexity")
-    terms = ", ".join(f"{name} {figures[f'test/{name}']:.2f}" for name in names if f"test/{name}" in figures)
-    return f"test {terms} nats per image on {data}"
+
+    def terms(*names: str) -> list[str]:
+        return [f"{name} {figures[f'test/{name}']:.2f}" for name in names if f"test/{name}" in figures]
+
+    nats = ", ".join(terms("elbo", "bound", "loss", "rate", "distortion"))
+    return ", ".join([f"test {nats} nats per image", *terms("squared_error", "perplexity")]) + f" on {data}"
 
 
 def shown(folder: Path) -> str:
@@ -289,11 +292,12 @@ def open_run(folder: Any, root: str | None = None, device: str = "auto") -> Run:
     gpu = torch.cuda.is_available()
     checks.one_of(("auto", "cpu", "cuda"), device=device)
     if device == "cuda" and not gpu:
-        raise ValueError(f"device=cuda, but torch {torch.__version__} finds no GPU on this machine: device=cpu has one")
+        raise ValueError(f"device=cuda, but torch {torch.__version__} finds no GPU on this machine: use device=cpu")
     model = load_run(folder).to("cuda" if gpu and device != "cpu" else "cpu")
     cfg = read_config(Path(folder))
     if root is not None:
         cfg.data.root = root
+    cfg.data.dataset = cfg.data.get("used") or cfg.data.dataset  # the last resort, even where MNIST has come since
     data = _built(cfg.data, Path(folder))
     data.setup()
     check_data(model, data)
@@ -370,7 +374,7 @@ def read_config(folder: Path) -> DictConfig:
     if not path.is_file() and (folder / "config.json").is_file():
         path = folder / "config.json"  # JSON is YAML
     if not path.is_file():
-        raise ValueError(f"{folder} is no run: it has no config.yaml")
+        raise ValueError(f"{folder} is no run: " + ("it has no config.yaml" if folder.is_dir() else "no such folder"))
     try:
         cfg = OmegaConf.load(path)
     except Exception as error:  # of YAML, of OmegaConf, of the file

@@ -117,9 +117,10 @@ def test_a_bad_image_is_named(folder: Path, plant: Callable[[Path], Any], senten
 
 
 def test_no_images(tmp_path: Path) -> None:
-    for name in ("nowhere", "."):
-        with pytest.raises(ValueError, match=r"there are no images, files that end in .png, .jpg, .jpeg, .bmp"):
-            read_images(tmp_path / name, SHAPE)
+    with pytest.raises(ValueError, match=r"there are no images, files that end in .png, .jpg, .jpeg, .bmp"):
+        read_images(tmp_path, SHAPE)
+    with pytest.raises(ValueError, match="nowhere: there is no such folder"):
+        read_images(tmp_path / "nowhere", SHAPE)
 
 
 def test_a_model_with_labels_is_refused(folder: Path, data_root: Path, tmp_path: Path) -> None:

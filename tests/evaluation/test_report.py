@@ -20,7 +20,7 @@ def test_a_table_names_protocol_figures_errors_and_what_is_absent() -> None:
     lines = report.table(content).splitlines()
     expected = (
         "protocol: MNIST, 10,000 test images (55,000 trained on), binarization static(0), Bernoulli likelihood, "
-        "K = 5,000, noise seed 0"
+        "K = 5,000, noise seed 0; ± is the standard error over images"
     )
     assert lines[0] == expected
     assert any(line.split()[:4] == ["elbo", "-100.25", "±", "0.5"] for line in lines)

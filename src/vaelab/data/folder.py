@@ -23,6 +23,8 @@ def read_images(folder: str | Path, image_shape: Sequence[int]) -> tuple[list[st
     Raises ValueError if there are none, or for one that cannot be read or is not H x W pixels of 8 bits a channel.
     """
     folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"images={folder}: there is no such folder")
     paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in SUFFIXES)
     if not paths:
         raise ValueError(f"images={folder}: there are no images, files that end in {', '.join(SUFFIXES)}")

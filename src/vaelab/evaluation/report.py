@@ -4,15 +4,15 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-NATS, PIXELS = "nats per image", "pixel values from 0 to 1"
+NATS, PIXELS = "nats per image", "L2 over pixels in [0, 1]"
 # section -> figure -> unit and meaning; figures that a model has not are left out
 FIGURES = {
     "likelihood": {
         "log_likelihood": f"{NATS}, log p(x), importance-weighted over K samples",
         "exact_log_likelihood": f"{NATS}, log p(x) of a linear model in closed form",
         "bits_per_dim": "-log2 P(x) per pixel of 256 grey levels",
-        "elbo": f"{NATS}, -(distortion + rate)",
-        "rate": f"{NATS}, KL(q(z|x) || p(z))",
+        "elbo": f"{NATS}, -(distortion + rate), at the same samples; train.py draws one an image",
+        "rate": f"{NATS}, KL(q(z|x) || p(z)), at the same samples",
         "distortion": f"{NATS}, -E_q[log p(x|z)]",
         "ess": "effective samples of the K, the mean over images",
         "low_ess_share": "share of images with fewer than 10 of them: their log p(x) may be nats too low",
@@ -21,8 +21,8 @@ FIGURES = {
     "gaps": {
         "inference_gap": f"{NATS}, log_likelihood - elbo",
         "approximation_gap": f"{NATS}, left of it once q(z|x) is refined for each image; below 0: K too small",
-        "amortization_gap": f"{NATS}, won of it by that, on the first 1,000 images",
-        "generalization_gap": f"{NATS}, ELBO of 10,000 training images - that of the test images",
+        "amortization_gap": f"{NATS}, won of it by that, on at most 1,000 images",
+        "generalization_gap": f"{NATS}, ELBO of at most 10,000 training images - that of the test images",
     },
     "latent space": {
         "active_units": "dimensions whose posterior mean varies by more than 0.01",
@@ -80,7 +80,7 @@ def protocol_line(protocol: Mapping[str, Any]) -> str:
 def table(record: Mapping[str, Any]) -> str:
     """One evaluation: figures with their standard errors over images, and why others are absent."""
     figures, errors, absent = record["figures"], record["standard_errors"], record["absent"]
-    lines = [f"protocol: {protocol_line(record['protocol'])}"]
+    lines = [f"protocol: {protocol_line(record['protocol'])}; ± is the standard error over images"]
     for section, meanings in FIGURES.items():
         known = [name for name in meanings if name in figures]
         lines += ["", section] if known else []

@@ -8,6 +8,7 @@ from typing import Any
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
+from torch.nn import functional as F
 
 from vaelab import figures
 
@@ -53,7 +54,8 @@ def add_evaluation(folder: Path, measurement: Any, images: Tensor, labels: Tenso
         if measurement.pairs is not None:
             board.add_image("samples beside their nearest training images", figures.grid(measurement.pairs, 8))
         some = slice(min(PROJECTED, NUMBERS // measurement.codes.shape[1]))
-        board.add_embedding(measurement.codes[some], labels[some].tolist(), images[some], tag="test codes")
+        codes = F.pad(measurement.codes[some], (0, max(0, 3 - measurement.codes.shape[1])))  # it draws three axes
+        board.add_embedding(codes, labels[some].tolist(), images[some], tag="test codes")
 
 
 def _leaves(node: Any, key: str) -> Iterator[tuple[str, Any]]:
