@@ -11,7 +11,8 @@ from torch.distributions import Independent
 
 from vaelab import densities
 from vaelab.distributions import PointMass
-from vaelab.trace import GenerativeModel, draw
+from vaelab.evaluation.latent import rate_per_dim
+from vaelab.trace import GenerativeModel
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -176,14 +177,12 @@ def rates(model: GenerativeModel, x: Tensor, y: Tensor) -> Tensor:
 
     Raises ValueError where q and p are no factorised Gaussians.
     """
-    totals = torch.zeros(model.latent_dim, device=x.device)
     try:
-        for images, classes in zip(x.split(1000), y.split(1000), strict=True):
-            latents = draw(model.infer(images, _given(model, classes)), model.prior(model.infer), Size((1,)))
-            totals += torch.cat([latent.kl_per_dim()[0].sum(0) for latent in latents])
+        parts = zip(x.split(1000), y.split(1000), strict=True)
+        posteriors = [model.infer(images, _given(model, classes)) for images, classes in parts]
+        return rate_per_dim(posteriors, model.prior(model.infer))
     except TypeError as error:
         raise ValueError(f"single dimensions of this latent space have no rate: {error}") from error
-    return totals / len(x)
 
 
 @torch.no_grad()

@@ -15,15 +15,17 @@ from torch.distributions import Distribution, Independent, Normal
 from vaelab.distributions import path_log_prob
 from vaelab.trace import GenerativeModel
 
+STEPS, NUM_SAMPLES = 1000, 100
+
 
 @torch.no_grad()
 def refine(
     model: GenerativeModel,
     x: Tensor,
     y: Tensor | None = None,
-    steps: int = 1000,  # of Adam, from the encoder's q
+    steps: int = STEPS,  # of Adam, from the encoder's q
     lr: float = 0.03,  # at first; a cosine takes it to zero
-    num_samples: int = 100,  # of each ELBO
+    num_samples: int = NUM_SAMPLES,  # of each ELBO
     seed: int = 0,
     progress: Callable[[int], object] = lambda _: None,  # told of each of steps + num_samples
 ) -> tuple[Tensor, Tensor]:

@@ -88,7 +88,7 @@ def latent_statistics(
         return LatentStatistics(figures, absent, codes, variances, rates, collapsed)
     prior = model.prior(model.infer)
     try:
-        rates = torch.cat([Latent(q.mean, q, prior).kl_per_dim()[0] for q in posteriors]).mean(0)
+        rates = rate_per_dim(posteriors, prior)
     except TypeError as error:
         absent["rate_per_dim"] = str(error)
     with torch.random.fork_rng([x.device] if x.device.type == "cuda" else []):
@@ -109,6 +109,15 @@ def latent_statistics(
         absent["total_correlation"] = "the density of a single dimension is known of Gaussians alone"
     figures |= {name: term.cpu().double().mean().item() for name, term in terms.items()}
     return LatentStatistics(figures, absent, codes, variances, rates, collapsed)
+
+
+def rate_per_dim(posteriors: Sequence[Distribution], prior: Distribution) -> Tensor:
+    """KL(q(z_d | x) || p(z_d)) in nats, mean over all images of the posteriors, (D,).
+
+    Raises TypeError where q and p are no factorised Gaussians.
+    """
+    undrawn = torch.empty(0)  # the closed form needs no sample
+    return torch.cat([Latent(undrawn, q, prior).kl_per_dim()[0] for q in posteriors]).mean(0)
 
 
 def _log_aggregate(posteriors: Sequence[Distribution], z: Tensor) -> Tensor:

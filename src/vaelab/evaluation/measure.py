@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vaelab import checks
-from vaelab.evaluation.gaps import refine
+from vaelab.evaluation.gaps import NUM_SAMPLES, STEPS, refine
 from vaelab.evaluation.latent import latent_statistics
 from vaelab.evaluation.likelihood import exact_log_likelihood, importance_weighted
 from vaelab.evaluation.memorization import memorization, nearest
@@ -129,7 +129,7 @@ def _densities(
         figures["bits_per_dim"] = -estimate.log_likelihood / (x[0].numel() * math.log(2))
     few = x[:REFINED], None if y is None else y[:REFINED]
     try:
-        with _bar("refining q(z | x)", 1100, "step") as bar:
+        with _bar("refining q(z | x)", STEPS + NUM_SAMPLES, "step") as bar:
             before, after = refine(model, *few, seed=seed, progress=bar.update)
     except ValueError as error:
         return figures, {"amortization_gap": str(error)}
