@@ -71,6 +71,7 @@ def _no_trace(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Each test starts with torch's defaults and the log unconfigured, and leaves no setting of Hydra to the next."""
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     torch.distributions.Distribution.set_default_validate_args(True)
+    torch.set_float32_matmul_precision("highest")
     torch.manual_seed(0)
     yield
     for handler in logging.getLogger("vaelab").handlers[:]:

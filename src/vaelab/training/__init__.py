@@ -8,6 +8,7 @@ from vaelab.training.callbacks import (
     Figures,
     Interrupted,
     LastCheckpoint,
+    NoProfiler,
     PrincipalAngle,
     Progress,
 )
@@ -17,5 +18,5 @@ from vaelab.training.totals import NonFiniteLossError
 
 __all__ = [
     "AtomicCheckpointIO", "AverageLoss", "BestCheckpoint", "ClosedForm", "Cosine", "Figures", "Interrupted",
-    "LastCheckpoint", "NonFiniteLossError", "PrincipalAngle", "Progress", "VAEModule",
+    "LastCheckpoint", "NoProfiler", "NonFiniteLossError", "PrincipalAngle", "Progress", "VAEModule",
 ]  # fmt: skip

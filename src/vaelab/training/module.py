@@ -47,6 +47,13 @@ class VAEModule(L.LightningModule):
         self._rng_state: dict[str, Tensor] = {}
         self._clock = 0.0
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Lightning notes the name of each hook it calls, for which torch's modules take a microsecond."""
+        if name == "_current_fx_name":
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+
     @property
     def monitor(self) -> str | None:
         """The figure that tells the best weights, lower is better; None without validation images."""
@@ -80,6 +87,10 @@ class VAEModule(L.LightningModule):
             own = f"{type(self.objective).__name__} sets its parameters' {', '.join(sorted(unknown))}"
             raise ValueError(f"{own}, which optimizer {type(optimizer).__name__} has not: optimizer=adam has")
         return optimizer
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """The loader made it where it is wanted."""
+        return batch
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         terms = self._terms(batch, self._step)
