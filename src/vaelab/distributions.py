@@ -68,6 +68,8 @@ class BernoulliImage(Independent):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Negated after the sum over pixels: one pass over the image less, in both directions."""
+        if self.base_dist._validate_args:
+            self.base_dist._validate_sample(value)
         logits, value = torch.broadcast_tensors(self.base_dist.logits, value)
         return -F.binary_cross_entropy_with_logits(logits, value, reduction="none").sum((-3, -2, -1))
 

@@ -12,8 +12,8 @@ FINE = 1 + 2**-12  # bfloat16 rounds it to one
 def tune(device: torch.device) -> None:
     """Settings of torch's that make a CPU quicker, and change none of its float32 arithmetic to less.
 
-    * The optimiser asks at each step whether a CUDA graph is being captured. Lightning has that answered by NVML, to
-      spare forked processes a GPU that is not used here: a tenth of a millisecond a step, which the CUDA runtime is not.
+    * The optimiser asks at each step whether a CUDA graph is being captured. Lightning has NVML answer that, to spare
+      forked processes a GPU that is not used here, which takes a tenth of a millisecond a step.
     * Torch has MKL multiply float32 matrices, which takes twice as long as oneDNN on an AMD processor with AVX-512, and
       asks oneDNN only where bfloat16 is allowed inside a product. On Intel's AMX it would make use of that; a product
       of numbers that bfloat16 has not got shows that it does not here.

@@ -88,10 +88,6 @@ class VAEModule(L.LightningModule):
             raise ValueError(f"{own}, which optimizer {type(optimizer).__name__} has not: optimizer=adam has")
         return optimizer
 
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """The loader made it where it is wanted."""
-        return batch
-
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         terms = self._terms(batch, self._step)
         self.totals["train"].add(terms, self.trainer.global_step + 1)
