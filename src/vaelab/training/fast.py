@@ -46,20 +46,23 @@ class _FastLoop(_TrainingEpochLoop):
     def advance(self, data_fetcher: Any) -> None:
         """Take the steps before the next that others have to see, and let Lightning take that."""
         trainer, progress = self.trainer, self.batch_progress.current
-        gpu = trainer.strategy.root_device.type == "cuda"
         if self._slow:
             alone = trainer.world_size == 1 and trainer.accumulate_grad_batches == 1
             self._slow -= alone and not trainer.precision.startswith("16")
-            with _side_stream() if gpu else contextlib.nullcontext():
+            with _side_stream() if self._captures else contextlib.nullcontext():
                 return super().advance(data_fetcher)
-        trainer.lightning_module.reads_at_epoch_end = gpu
+        trainer.lightning_module.reads_at_epoch_end = self._captures
         every, step = trainer.log_every_n_steps or 1, self.global_step
         ends = [every - step % every, trainer.num_training_batches - progress.ready]
         ends += [self.max_steps - step] if self.max_steps > 0 else []
         for _ in range(min(ends) - 1):
-            self._advance_unseen(self._replay if gpu else self._optimize)
+            self._advance_unseen(self._replay if self._captures else self._optimize)
             data_fetcher.fetched += 1
         return super().advance(data_fetcher)
+
+    @property
+    def _captures(self) -> bool:
+        return self.trainer.strategy.root_device.type == "cuda"
 
     def _advance_unseen(self, optimize: Any) -> None:
         """One step, and all that Lightning counts of it."""
