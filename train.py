@@ -13,16 +13,19 @@ log = logging.getLogger("vaelab.train")
 
 def train(cfg: DictConfig, folder: Path) -> float:
     """Fit, test and record one run in `folder`; returns the monitored figure of its best weights, lower is better."""
+    from vaelab import runs
+
+    runs.start_log(folder)
+    runs.check_config(cfg)  # before the imports that take seconds
+
     import lightning
     import torch
     from hydra.utils import instantiate
 
-    from vaelab import hardware, runs
+    from vaelab import hardware
     from vaelab.training import AtomicCheckpointIO, NoProfiler, VAEModule, tensorboard
 
     torch.distributions.Distribution.set_default_validate_args(False)  # each check reads every value of every step
-    runs.start_log(folder)
-    runs.check_config(cfg)
     lightning.seed_everything(cfg.seed, verbose=False)
 
     data = instantiate(cfg.data, _convert_="all")
@@ -45,7 +48,8 @@ def train(cfg: DictConfig, folder: Path) -> float:
 
     logger = instantiate(cfg.logger, save_dir=str(folder), purge_step=step)
     callbacks = [callback for callback in instantiate(cfg.callbacks, _convert_="all").values() if callback]
-    extras = {"logger": logger, "callbacks": callbacks, "plugins": [AtomicCheckpointIO()], "profiler": NoProfiler()}
+    extras = {"logger": logger, "callbacks": callbacks, "plugins": [AtomicCheckpointIO()]}
+    extras |= {} if cfg.trainer.get("profiler") else {"profiler": NoProfiler()}
     trainer = instantiate(cfg.trainer, _convert_="all", default_root_dir=folder, **extras)
 
     hardware.tune(trainer.strategy.root_device)

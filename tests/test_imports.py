@@ -41,9 +41,20 @@ def test_imports(module: str) -> None:
     assert done.stdout.strip() == ""
 
 
-def test_help_imports_no_torch() -> None:
-    script = "import sys, runpy; sys.argv = ['train.py', '--help']\n"
+@pytest.mark.parametrize(
+    ("argument", "absent", "said"),
+    [
+        ("--help", ("torch", "lightning"), ""),
+        ("model.latent=3", ("torch", "lightning"), "error: there is no setting model.latent"),
+        ("seed=-1", ("torch._dynamo", "lightning"), "error: seed=-1"),
+        ("trainer.max_epochs=0", ("torch._dynamo", "lightning"), "error: trainer.max_epochs=0"),
+    ],
+)
+def test_help_and_mistakes_come_before_slow_imports(argument: str, absent: tuple[str, ...], said: str) -> None:
+    script = f"import sys, runpy; sys.argv = ['train.py', '{argument}']\n"
     script += "try: runpy.run_path('train.py', run_name='__main__')\n"
-    script += "finally: print([m for m in ('torch', 'lightning') if m in sys.modules], file=sys.stderr)"
+    script += f"finally: print([m for m in {absent} if m in sys.modules], file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
-    assert done.stderr.strip() == "[]", done.stderr
+    first, *rest = done.stderr.splitlines()
+    assert first == "[]", done.stderr
+    assert "".join(rest).startswith(said), done.stderr

@@ -160,6 +160,10 @@ def record(folder: Path, cfg: DictConfig) -> None:
 
 
 def _rank() -> int:
+    """Of this process: what Lightning knows, or before it is imported, what it will read."""
+    if "lightning" not in sys.modules:
+        given = (os.environ[name] for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID") if name in os.environ)
+        return int(next(given, 0))
     from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
     return getattr(rank_zero_only, "rank", 0)
