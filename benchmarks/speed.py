@@ -2,16 +2,19 @@
 
     python benchmarks/speed.py                                      # 784-400-20, batches of 128, on the CPU
     python benchmarks/speed.py --batch-size 512 --rounds 3          # also --model conv, iwae or ladder
-    python benchmarks/speed.py --images 6144 --loops train bare     # a first impression
+    python benchmarks/speed.py --images 6144 --loops train,bare     # a first impression
     python benchmarks/speed.py --precision bf16 --compile           # of train.py, the bare loop and the products
-    python benchmarks/speed.py --device cuda trainer.precision=16-mixed  # settings for train.py stand last
+    python benchmarks/speed.py device=cuda                          # the script's options, in Hydra's manner, too
+    python benchmarks/speed.py trainer.log_every_n_steps=200        # other settings are train.py's and stand last
 
 Each loop (benchmarks/loops.py) is a process of its own with a terminal of its own, so that start-up, memory and the
 progress bar are a user's; it takes Linux. In each round every loop runs once, in turn: an epoch to warm up, then
 `--epochs` that are timed from start to start, with the validation, checkpoints, pictures and curves that the loop has.
 All are served the same digits, those of data/MNIST or else 5,000 over and over.
 
-    train      python train.py and its defaults: it trains on 11/12 of the images, and validates on the rest
+    train      python train.py and its defaults: it trains on 11/12 of the images, and validates on the rest. With
+               --precision bf16 it takes trainer=mixed_precision, which compiles
+    fast       the same with trainer=gpu_fast, on a CPU too
     bare       by hand: images in memory as thresholds for random bits, the likelihood on logits, fused Adam, no log. It
                binarises as train.py does, and for all but mlp takes the project's model and objective
     graph      the same with each step as one CUDA graph, with --device cuda alone
@@ -23,8 +26,9 @@ All are served the same digits, those of data/MNIST or else 5,000 over and over.
     imports    import torch, lightning
 
 Only train.py, bare, graph and parts binarise; the others, as everyone does, serve grey levels, in 32 bits and as they
-are. Start-up ends with the first step. Memory is the process's peak until training ends, with cuda what torch allocated
-there. Ratios are to the bare loop's seconds of the same round. Medians over rounds, and from least to most in brackets.
+are. Start-up ends with the first step, and what is compiled is in the first epoch. Memory is the process's peak until
+training ends, with cuda what torch allocated there. Ratios are to the bare loop's seconds of the same round. Medians
+over rounds, and from least to most in brackets.
 """
 
 import argparse
@@ -55,6 +59,7 @@ MODELS: dict[str, list[str]] = {
 }
 LABELS = {
     "train": "`python train.py`",
+    "fast": "`python train.py trainer=gpu_fast`",
     "bare": "bare torch loop",
     "graph": "bare loop as a CUDA graph",
     "parts": "bare loop, the project's model and objective",
@@ -73,6 +78,8 @@ def choose(o: argparse.Namespace) -> list[str]:
         missing["pythae"] = missing["parts"] = f"it is for --model mlp, not {o.model}"
     elif importlib.util.find_spec("pythae") is None:
         missing["pythae"] = "it is not installed: pip install pythae"
+    if o.precision == "bf16":
+        missing["fast"] = "trainer=mixed_precision takes such steps itself"
     if o.device != "cuda":
         missing["graph"] = "it needs --device cuda"
     for loop in missing.keys() & {*o.loops}:
@@ -100,13 +107,14 @@ def write_digits(o: argparse.Namespace) -> str:
 
 def command(o: argparse.Namespace) -> list[str]:
     """The arguments of python that start a loop: benchmarks/loops.py, or train.py with a stopwatch."""
-    if o.loop != "train":
+    if o.loop not in ("train", "fast"):
         return [str(ROOT / "benchmarks/loops.py"), json.dumps(vars(o), default=str)]
-    precision = ["trainer=mixed_precision"] if o.precision == "bf16" else []
+    trainer = ["trainer=gpu_fast"] if o.loop == "fast" else []
+    trainer += ["trainer=mixed_precision"] if o.precision == "bf16" else []
     data = {"root": o.folder / "data", "md5": "null", "allow_subset": "false"}
     data |= {"batch_size": o.batch_size, "val_size": o.images // 12}
     return [
-        str(ROOT / "train.py"), *o.overrides, *precision, *(f"data.{key}={value}" for key, value in data.items()),
+        str(ROOT / "train.py"), *o.overrides, *trainer, *(f"data.{key}={value}" for key, value in data.items()),
         f"trainer.accelerator={'gpu' if o.device == 'cuda' else 'cpu'}", f"trainer.max_epochs={o.epochs + 1}",
         f"hydra.run.dir={o.folder}/{time.time_ns()}", "+callbacks.clock._target_=loops.clock",
         f"+callbacks.clock.folder={o.folder}", f"+callbacks.clock.device={o.device}", *o.settings,
@@ -131,8 +139,9 @@ def run(o: argparse.Namespace) -> dict[str, float]:
     times = json.loads((o.folder / "times.json").read_text())
     figures = {"startup": times["first"] - started, "memory": times["memory"], "threads": times["threads"]}
     if len(times["laps"]) > 1:
-        images = o.epochs * (o.images * 11 // 12 if o.loop == "train" else o.images)
+        images = o.epochs * (o.images * 11 // 12 if o.loop in ("train", "fast") else o.images)
         figures["images_per_second"] = images / (times["laps"][-1] - times["laps"][1])
+        figures["first_epoch"] = times["laps"][1] - times["laps"][0]
     return figures
 
 
@@ -166,7 +175,7 @@ def row(loop: str, figures: dict[str, list[float]]) -> str:
         return f"{median(figures[name]) / unit:{form}}{ends}"
 
     seconds, ratio = (shown(name, ".3g", spread=True) for name in ("seconds_per_epoch", "ratio"))
-    rest = f"{shown('startup', '.1f')} | {shown('memory', ',.0f', 2**20)}"
+    rest = f"{shown('startup', '.1f')} | {shown('first_epoch', '.1f')} | {shown('memory', ',.0f', 2**20)}"
     return f"| {LABELS[loop]} | {shown('images_per_second', ',.0f')} | {seconds} | {ratio} | {rest} |"
 
 
@@ -188,6 +197,14 @@ def draw(table: dict[str, dict[str, list[float]]], title: str, path: Path) -> No
     figure.savefig(path, dpi=96)
 
 
+def named(text: str) -> list[str]:
+    """Loops, with commas between them."""
+    loops = text.split(",")
+    if unknown := [loop for loop in loops if loop not in LABELS]:
+        raise argparse.ArgumentTypeError(f"{unknown[0]} is none of {', '.join(LABELS)}")
+    return loops
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("settings", nargs="*", help="settings for train.py, such as trainer.log_every_n_steps=200")
@@ -196,13 +213,15 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--precision", choices=("32", "bf16"), default="32")
     parser.add_argument("--compile", action="store_true", help="the bare loop's model; train.py has settings")
-    parser.add_argument("--loops", nargs="+", choices=LABELS, default=list(LABELS))
+    parser.add_argument("--loops", type=named, default=list(LABELS), help=f"some of {','.join(LABELS)}")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=1, help="timed in each round, after one more")
     parser.add_argument("--images", type=int, default=EPOCH, help="of an epoch; down to a multiple of twelve batches")
     parser.add_argument("--root", type=Path, default=ROOT / "data", help="holds MNIST/raw")
     parser.add_argument("--out", type=Path, default=Path("logs/speed"), help="of the files .json and .png")
-    o = parser.parse_intermixed_args()
+    names = [action.dest for action in parser._actions if action.nargs is None]
+    given = [f"--{a.replace('_', '-')}" if a.split("=")[0] in names else a for a in sys.argv[1:]]
+    o = parser.parse_intermixed_args(given)
     whole = 12 * o.batch_size  # so that no loop has a smaller last batch, in training and validation alike
     o.images = max(1, o.images // whole) * whole
     o.overrides = MODELS[o.model]
@@ -227,7 +246,8 @@ def main() -> None:
         f"{o.rounds} rounds {' '.join(o.settings)}\n{machine(o)}, {content['threads']:.0f} threads, "
         + ", ".join(" ".join(pair) for pair in versions.items())
     )
-    print(f"{title}\n\n| | images / s | s / {EPOCH:,} images | ratio | start-up, s | memory, MB |\n" + "|---" * 6 + "|")
+    print(f"{title}\n\n| | images / s | s / {EPOCH:,} images | ratio | start-up, s | first epoch, s | memory, MB |\n"
+          + "|---" * 7 + "|")  # fmt: skip
     print(*(row(loop, figures) for loop, figures in table.items()), sep="\n")
     if "bare" in table:
         draw(table, title, o.out.with_suffix(".png"))

@@ -47,7 +47,8 @@ def test_others_keep_mkl(processor: Path) -> None:
     assert torch.get_float32_matmul_precision() == "highest"
 
 
-def test_a_wish_of_the_users_stands(processor: Path) -> None:
+@pytest.mark.usefixtures("processor")
+def test_a_wish_of_the_users_stands() -> None:
     torch.set_float32_matmul_precision("high")
     hardware.tune(CPU)
     assert torch.get_float32_matmul_precision() == "high"
