@@ -219,9 +219,9 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=EPOCH, help="of an epoch; down to a multiple of twelve batches")
     parser.add_argument("--root", type=Path, default=ROOT / "data", help="holds MNIST/raw")
     parser.add_argument("--out", type=Path, default=Path("logs/speed"), help="of the files .json and .png")
-    names = [action.dest for action in parser._actions if action.nargs is None]
-    given = [f"--{a.replace('_', '-')}" if a.split("=")[0] in names else a for a in sys.argv[1:]]
-    o = parser.parse_intermixed_args(given)
+    names = {action.dest: action.option_strings[0] for action in parser._actions if action.nargs is None}
+    pairs = [argument.partition("=") for argument in sys.argv[1:]]
+    o = parser.parse_intermixed_args([names.get(key, key) + equals + value for key, equals, value in pairs])
     whole = 12 * o.batch_size  # so that no loop has a smaller last batch, in training and validation alike
     o.images = max(1, o.images // whole) * whole
     o.overrides = MODELS[o.model]
