@@ -107,6 +107,7 @@ def test_stopped_and_resumed_equals_uninterrupted(
     assert_same(checkpoint(parts), whole)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # torch 2.11's own
 def test_compiled_curves_agree(config: Compose, tmp_path: Path) -> None:
     """To the rounding of float32, whatever torch fused."""
     settings = [

@@ -104,8 +104,8 @@ class _FastLoop(_TrainingEpochLoop):
         self._score = module.terms
         if self._compile:
             started = time.perf_counter()
-            compiled = torch.compile(module.terms, options={"fallback_random": True})  # the noise of eager torch
             try:
+                compiled = torch.compile(module.terms, options={"fallback_random": True})  # the noise of eager torch
                 terms = compiled(batch, module.step)
             except Exception as error:  # of the compiler: what it compiles has run before
                 why = str(error).strip().splitlines()[0]
