@@ -104,6 +104,7 @@ class _FastLoop(_TrainingEpochLoop):
         self._score = module.terms
         if self._compile:
             started = time.perf_counter()
+            torch.compiler.reset()  # what an earlier run of a sweep had compiled counts against a limit
             try:
                 compiled = torch.compile(module.terms, options={"fallback_random": True})  # the noise of eager torch
                 terms = compiled(batch, module.step)
