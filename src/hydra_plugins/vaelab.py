@@ -2,6 +2,8 @@
 
 import contextlib
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
 from hydra.plugins.launcher import Launcher
@@ -19,27 +21,22 @@ class Together(Launcher):
         self.context, self.config = hydra_context, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from vaelab.sweep import Sweep, check  # every program that uses Hydra imports this file
+        from vaelab import sweep  # every program that uses Hydra imports this file
 
         setup_globals()
-        configs = []
+        jobs = []
+        where: Any = {"job_dir_key": "hydra.sweep.dir", "job_subdir_key": "hydra.sweep.subdir"}
         for number, overrides in enumerate(job_overrides, initial_job_idx):
-            configs.append(self.context.config_loader.load_sweep_config(self.config, list(overrides)))
-            with open_dict(configs[-1]):
-                configs[-1].hydra.job.id = configs[-1].hydra.job.num = number
-        check(configs)
-        sweep = Sweep()
+            config = self.context.config_loader.load_sweep_config(self.config, list(overrides))
+            with open_dict(config):
+                config.hydra.job.id = config.hydra.job.num = number
+            jobs.append(run_job(lambda cfg: cfg, config, **where, hydra_context=self.context))
+        contexts = [job.hydra_cfg for job in jobs]
+        folders = [Path(context.hydra.runtime.output_dir) for context in contexts]
         try:
-            jobs = []
-            for config in configs:
-                with open_dict(config):
-                    config.data.seed = configs[0].data.seed
-                where = {"job_dir_key": "hydra.sweep.dir", "job_subdir_key": "hydra.sweep.subdir"}
-                jobs.append(run_job(sweep.add, config, **where, hydra_context=self.context))
-                _ = jobs[-1].return_value  # raises what went wrong
-            outcomes = sweep.train(jobs)
+            outcomes = sweep.train([job.return_value for job in jobs], folders, contexts)
         finally:
-            for folder in sweep.folders:
+            for folder in folders:
                 with contextlib.suppress(OSError):  # leave no empty folder behind
                     folder.rmdir()
         for job, outcome in zip(jobs, outcomes, strict=True):

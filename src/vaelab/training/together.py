@@ -113,9 +113,12 @@ class Stack:
                     raise ValueError(f"{name} is {shapes[0].get(name)} and {other.get(name)}, which makes no stack")
         self.module = modules[0]
         self.weights, self.buffers = stack_module_state(modules)  # type: ignore[arg-type]
+        kept = modules[0].state_dict()  # what is not kept never changes, and draws from p(z) need it as it is
+        same = {name for name, rows in self.buffers.items() if name not in kept and bool((rows == rows[0]).all())}
+        self.constants = {name: self.buffers.pop(name)[0] for name in same}
         every = [[*_numbers(module.model), *_numbers(module.objective)] for module in modules]
         if len({tuple(key for _, key in numbers) for numbers in every}) > 1:
-            raise ValueError("their parts hold different lists of numbers")
+            raise ValueError("a number that switches a part off in one of them is set in another")
         rows = [[holder[key] for holder, key in numbers] for numbers in zip(*every, strict=True)]
         differ = [place for place, row in enumerate(rows) if len(set(row)) > 1]
         device = next(iter(self.weights.values())).device
@@ -129,7 +132,7 @@ class Stack:
             before = [holder[key] for holder, key in self.places]
             try:
                 self._set(numbers)
-                return functional_call(self.module, (weights, buffers), (batch, step))
+                return functional_call(self.module, (weights, buffers, self.constants), (batch, step))
             finally:
                 self._set(before)
 
@@ -143,7 +146,8 @@ class Stack:
         """Make the weights and buffers of each module views of the stack."""
         for i, module in enumerate(modules):
             for name, part in _state(module):
-                part.data = (self.weights if name in self.weights else self.buffers)[name][i].detach()
+                if name not in self.constants:
+                    part.data = (self.weights if name in self.weights else self.buffers)[name][i].detach()
 
 
 def _state(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -322,13 +326,15 @@ def _refusal(error: Exception) -> str:
 
 
 def _compare(stack: Stack, i: int, module: Member, terms: dict[str, Tensor], own: dict[str, Tensor]) -> None:
+    """Raise ValueError unless the terms, gradients and buffers of member i are those of the module by itself."""
     pairs = [(f"the {name}", term[i], own[name]) for name, term in terms.items()]
     for name, weight in module.named_parameters():
-        grad = stack.weights[name].grad
-        zero = torch.zeros_like(weight)
-        pairs.append((f"the gradient of {name}", zero if grad is None else grad[i], zero if weight.grad is None else weight.grad))
-    pairs += [(name, stack.buffers[name][i], buffer) for name, buffer in module.named_buffers()]
+        grads = stack.weights[name].grad
+        grad, wanted = (torch.zeros_like(weight) if g is None else g for g in (None if grads is None else grads[i], weight.grad))
+        pairs.append((f"the gradient of {name}", grad, wanted))
+    pairs += [(name, stack.buffers[name][i], buffer) for name, buffer in module.named_buffers() if name in stack.buffers]
     for name, got, wanted in pairs:
-        if not torch.allclose(got, wanted, rtol=1e-3, atol=1e-4 * (1 + wanted.detach().abs().max().item())):
-            raise ValueError(f"{name} would not be that of a run by itself (path gradients, for one, are not stacked)")
-
+        got, wanted = got.detach().float(), wanted.detach().float()
+        if not torch.allclose(got, wanted, rtol=1e-3, atol=1e-4 * (1 + wanted.abs().max().item()), equal_nan=True):
+            why = "a gradient that is taken inside the step, such as a path gradient, does not reach it"
+            raise ValueError(f"{name} would not be that of a run by itself: {why}")
