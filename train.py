@@ -17,8 +17,8 @@ def train(cfg: DictConfig, folder: Path) -> float:
     import torch
     from hydra.utils import instantiate
 
-    from vaelab import runs
-    from vaelab.training import AtomicCheckpointIO, VAEModule, tensorboard
+    from vaelab import hardware, runs
+    from vaelab.training import AtomicCheckpointIO, NoProfiler, VAEModule, tensorboard
 
     torch.distributions.Distribution.set_default_validate_args(False)  # each check reads every value of every step
     runs.start_log(folder)
@@ -45,9 +45,10 @@ def train(cfg: DictConfig, folder: Path) -> float:
 
     logger = instantiate(cfg.logger, save_dir=str(folder), purge_step=step)
     callbacks = [callback for callback in instantiate(cfg.callbacks, _convert_="all").values() if callback]
-    extras = {"logger": logger, "callbacks": callbacks, "plugins": [AtomicCheckpointIO()]}
+    extras = {"logger": logger, "callbacks": callbacks, "plugins": [AtomicCheckpointIO()], "profiler": NoProfiler()}
     trainer = instantiate(cfg.trainer, _convert_="all", default_root_dir=folder, **extras)
 
+    hardware.tune(trainer.strategy.root_device)
     runs.record(folder, cfg)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     log.info("run      %s", runs.shown(folder))

@@ -2,11 +2,13 @@
 
 import functools
 import hashlib
+import json
 import logging
 import os
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from vaelab.data import mnist
+from vaelab.training import VAEModule
 
 torch.set_num_threads(1)  # small batches gain nothing from more, and there is a worker of pytest-xdist on each core
 os.environ["OMP_NUM_THREADS"] = "1"  # the processes that tests start
@@ -66,11 +69,43 @@ def config(data_root: Path) -> Compose:
     return functools.partial(compose_config, data_root)
 
 
+def equal(a: Any, b: Any) -> bool:
+    """Bit for bit, through nested containers."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(equal, a, b))
+    return a == b
+
+
+def checkpoint(folder: Path, name: str = "last") -> dict[str, Any]:
+    return torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)
+
+
+def metrics(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[], Any]) -> None:
+    """Do something in the middle of a training step."""
+    original, acted = VAEModule.training_step, []
+
+    def training_step(self: VAEModule, *args: Any) -> torch.Tensor:
+        if self.trainer.global_step == step and not acted:
+            acted.append(act())
+        return original(self, *args)
+
+    monkeypatch.setattr(VAEModule, "training_step", training_step)
+
+
 @pytest.fixture(autouse=True)
 def _no_trace(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Each test starts with torch's defaults and the log unconfigured, and leaves no setting of Hydra to the next."""
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     torch.distributions.Distribution.set_default_validate_args(True)
+    torch.set_float32_matmul_precision("highest")
     torch.manual_seed(0)
     yield
     for handler in logging.getLogger("vaelab").handlers[:]:

@@ -6,7 +6,16 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Size, Tensor
-from torch.distributions import Beta, Distribution, Independent, MultivariateNormal, Normal, constraints, kl_divergence
+from torch.distributions import (
+    Bernoulli,
+    Beta,
+    Distribution,
+    Independent,
+    MultivariateNormal,
+    Normal,
+    constraints,
+    kl_divergence,
+)
 from torch.distributions.kl import register_kl
 
 _ONE = Size()  # the shape of a single draw
@@ -49,6 +58,20 @@ class PointMass(_Vector):
 def _kl_point_mass(p: PointMass, q: Distribution) -> Tensor:
     shape = torch.broadcast_shapes(p.batch_shape, q.batch_shape)
     return p.point.sum(-1).expand(shape) * 0 + math.inf
+
+
+class BernoulliImage(Independent):
+    """prod_i p_i^x_i (1 - p_i)^(1 - x_i) over an image's pixels, p = sigmoid(logits): logits (..., C, H, W)."""
+
+    def __init__(self, logits: Tensor) -> None:
+        super().__init__(Bernoulli(logits=logits), 3)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Negated after the sum over pixels: one pass over the image less, in both directions."""
+        if self.base_dist._validate_args:
+            self.base_dist._validate_sample(value)
+        logits, value = torch.broadcast_tensors(self.base_dist.logits, value)
+        return -F.binary_cross_entropy_with_logits(logits, value, reduction="none").sum((-3, -2, -1))
 
 
 class DiscretizedLogistic(Distribution):

@@ -25,7 +25,7 @@ class Bernoulli(nn.Module):
     num_parameters = 1
 
     def forward(self, parameters: Tensor) -> Distribution:
-        return Independent(td.Bernoulli(logits=parameters.float()), 3)
+        return distributions.BernoulliImage(parameters.float())
 
 
 class BernoulliAtMean(Bernoulli):

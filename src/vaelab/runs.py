@@ -288,13 +288,17 @@ def open_run(folder: Any, root: str | None = None, device: str = "auto") -> Run:
     """
     import torch
 
+    from vaelab import hardware
+
     if not isinstance(folder, str) or not folder:
         raise ValueError(f"run={folder}: the folder of a finished run is needed, such as run=logs/RUN")
     gpu = torch.cuda.is_available()
     checks.one_of(("auto", "cpu", "cuda"), device=device)
     if device == "cuda" and not gpu:
         raise ValueError(f"device=cuda, but torch {torch.__version__} finds no GPU on this machine: use device=cpu")
-    model = load_run(folder).to("cuda" if gpu and device != "cpu" else "cpu")
+    where = torch.device("cuda" if gpu and device != "cpu" else "cpu")
+    hardware.tune(where)
+    model = load_run(folder).to(where)
     cfg = read_config(Path(folder))
     if root is not None:
         cfg.data.root = root

@@ -5,13 +5,12 @@ import logging
 import math
 import os
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import Compose, compose_config
+from conftest import Compose, checkpoint, compose_config, equal, metrics, stop_at
 from lightning.pytorch.callbacks import EarlyStopping
 from oracle import LinearGaussian
 from PIL import Image
@@ -24,37 +23,6 @@ from vaelab.training import Interrupted, VAEModule
 from vaelab.training.module import rehearse
 
 TERMS = ("loss", "elbo", "rate", "distortion")
-
-
-def equal(a: Any, b: Any) -> bool:
-    """Bit for bit, through nested containers."""
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(equal, a, b))
-    return a == b
-
-
-def checkpoint(folder: Path, name: str = "last") -> dict[str, Any]:
-    return torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)
-
-
-def metrics(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "metrics.json").read_text())
-
-
-def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[], Any]) -> None:
-    """Do something in the middle of a training step."""
-    original, acted = VAEModule.training_step, []
-
-    def training_step(self: VAEModule, *args: Any) -> torch.Tensor:
-        if self.trainer.global_step == step and not acted:
-            acted.append(act())
-        return original(self, *args)
-
-    monkeypatch.setattr(VAEModule, "training_step", training_step)
 
 
 # What is left behind --------------------------------------------------------------------------------------------------

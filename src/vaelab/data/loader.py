@@ -23,8 +23,12 @@ def binarize(images: Tensor, generator: Generator) -> Tensor:
 
 def seeded(device: torch.device, *keys: int) -> Generator:
     """A generator on `device` whose stream depends on all the keys."""
-    generator = Generator(device)
-    return generator.manual_seed(int(np.random.SeedSequence(keys).generate_state(1)[0]))
+    return Generator(device).manual_seed(seed_of(*keys))
+
+
+def seed_of(*keys: int) -> int:
+    """One seed for all the keys."""
+    return int(np.random.SeedSequence(keys).generate_state(1)[0])
 
 
 class Loader:
@@ -32,7 +36,8 @@ class Loader:
 
     Every pass is a new epoch: the order depends on (seed, epoch) and binarisation noise on (seed, epoch, rank) alone,
     so that they are the same whatever the model draws. Ranks share the order and take every world_size-th image; when
-    shuffling, all ranks get the same number of batches.
+    shuffling, all ranks get the same number of batches. `next_index` and `gather` are the two halves of a batch, for a
+    loop that captures the second in a CUDA graph.
     """
 
     def __init__(
@@ -54,26 +59,40 @@ class Loader:
         self.rank, self.world_size = rank, world_size
         self.served = len(images) - (len(images) % world_size if shuffle else 0)  # in an epoch, by all ranks together
         self.epoch, self.batch = -1, 0  # the epoch under way and the batches of it that were served
-        self.noise = Generator(images.device)
+        self.noise = Generator(images.device)  # one for all epochs: a CUDA graph holds on to it
+        self._order: Tensor | None = None  # of the epoch under way
         self._resumed = False
 
     def __len__(self) -> int:
         return -(-len(range(self.rank, self.served, self.world_size)) // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        if not self._resumed:
-            self.epoch, self.batch = self.epoch + 1, 0
-            self.noise = seeded(self.images.device, self.seed, self.epoch, 1 + self.rank)
-        self._resumed = False
-        order = self._order()
-        while self.batch < len(self):
-            index = order[self.batch * self.batch_size : (self.batch + 1) * self.batch_size]
-            self.batch += 1
-            images = self.images.index_select(0, index)
-            x = binarize(images, self.noise).float() if self.dynamic else images.float().div_(255)
-            yield x, self.labels.index_select(0, index)
+        self._order = None
+        return iter(self._batches, None)
 
-    def _order(self) -> Tensor:
+    def _batches(self) -> tuple[Tensor, Tensor] | None:
+        index = self.next_index()
+        return None if index is None else self.gather(index)
+
+    def next_index(self) -> Tensor | None:
+        """The images of the next batch, (B,): of a new epoch after `iter`; None where the epoch ends."""
+        if self._order is None:
+            if not self._resumed:
+                self.epoch, self.batch = self.epoch + 1, 0
+                self.noise.manual_seed(seed_of(self.seed, self.epoch, 1 + self.rank))
+            self._resumed = False
+            self._order = self._shuffled()
+        index = self._order[self.batch * self.batch_size : (self.batch + 1) * self.batch_size]
+        self.batch += len(index) > 0
+        return index if len(index) else None
+
+    def gather(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """The batch (x, y) of images (B,), with binarisation's next noise."""
+        images = self.images.index_select(0, index)
+        x = binarize(images, self.noise).float() if self.dynamic else images.float().div_(255)
+        return x, self.labels.index_select(0, index)
+
+    def _shuffled(self) -> Tensor:
         """The images of this rank, in turn."""
         order = torch.arange(len(self.images))
         if self.shuffle:
@@ -91,5 +110,5 @@ class Loader:
         if tuple(state["owner"]) == (self.images.device.type, self.rank):
             self.noise.set_state(state["noise"])
         else:  # another rank, or another kind of device: the order of images goes on, noise starts anew
-            self.noise = seeded(self.images.device, self.seed, self.epoch, 1 + self.rank, self.batch)
+            self.noise.manual_seed(seed_of(self.seed, self.epoch, 1 + self.rank, self.batch))
         self._resumed = 0 < self.batch < len(self)

@@ -258,6 +258,10 @@ class MNISTDataModule(L.LightningDataModule):
     def test_dataloader(self) -> Loader:
         return self._loader("test")
 
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """The loader made it where it is wanted."""
+        return batch
+
     def examples(self, count: int) -> tuple[Tensor, Tensor]:
         """Images and labels to look at: of the validation set where there is one."""
         return self.images("val" if self.val_size else "train", count)

@@ -8,14 +8,16 @@ from vaelab.training.callbacks import (
     Figures,
     Interrupted,
     LastCheckpoint,
+    NoProfiler,
     PrincipalAngle,
     Progress,
 )
+from vaelab.training.fast import FastTrainer
 from vaelab.training.module import VAEModule
 from vaelab.training.schedulers import Cosine
 from vaelab.training.totals import NonFiniteLossError
 
 __all__ = [
-    "AtomicCheckpointIO", "AverageLoss", "BestCheckpoint", "ClosedForm", "Cosine", "Figures", "Interrupted",
-    "LastCheckpoint", "NonFiniteLossError", "PrincipalAngle", "Progress", "VAEModule",
+    "AtomicCheckpointIO", "AverageLoss", "BestCheckpoint", "ClosedForm", "Cosine", "FastTrainer", "Figures",
+    "Interrupted", "LastCheckpoint", "NoProfiler", "NonFiniteLossError", "PrincipalAngle", "Progress", "VAEModule",
 ]  # fmt: skip

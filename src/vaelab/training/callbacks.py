@@ -1,5 +1,6 @@
 """Callbacks: checkpoints, progress, pictures. None of them draws from the random stream that training uses."""
 
+import contextlib
 import io
 import logging
 import math
@@ -14,6 +15,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.profilers import PassThroughProfiler
 from torch.distributions import Independent
 from tqdm import tqdm
 
@@ -50,6 +52,11 @@ class RunCheckpoint(ModelCheckpoint):
 
     def __init__(self, filename: str) -> None:
         super().__init__(filename=filename, save_on_train_epoch_end=True, enable_version_counter=False)
+
+    @property
+    def state_key(self) -> str:
+        """Lightning asks for it at each hook of each step, and its own writes all arguments out."""
+        return type(self).__qualname__
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Its file lies in the run's folder as it is now: any other that a stranger names would be read or deleted."""
@@ -299,3 +306,12 @@ def _training_images(trainer: Any) -> torch.Tensor:
     if trainer.datamodule.binarization == "dynamic":
         raise ValueError("data.binarization=dynamic redraws the images; a closed form needs fixed ones: choose none")
     return trainer.datamodule.splits["train"][0].float().div_(255)
+
+
+class NoProfiler(PassThroughProfiler):
+    """One context for all that Lightning would measure: its own makes a generator each of thirty times a step."""
+
+    _nothing = contextlib.nullcontext()
+
+    def profile(self, action_name: str) -> Any:
+        return self._nothing

@@ -28,6 +28,7 @@ class VAEModule(L.LightningModule):
     model: GenerativeModel
     objective: Objective
     trainer: Any
+    reads_at_epoch_end = False  # and not while it lasts: a trainer's choice
 
     def __init__(
         self,
@@ -43,9 +44,16 @@ class VAEModule(L.LightningModule):
         rehearse(model, objective)
         self.totals = {"train": Totals(), "val": Totals(), "test": Totals()}
         self.figures: dict[str, float] = {}  # the latest of each, "train/loss" and so on
-        self._step = torch.zeros(())  # optimiser steps so far, on the device
+        self.step = torch.zeros(())  # optimiser steps so far, on the device
         self._rng_state: dict[str, Tensor] = {}
         self._clock = 0.0
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Lightning notes the name of each hook it calls, for which torch's modules take a microsecond."""
+        if name == "_current_fx_name":
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
 
     @property
     def monitor(self) -> str | None:
@@ -82,7 +90,7 @@ class VAEModule(L.LightningModule):
         return optimizer
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        terms = self._terms(batch, self._step)
+        terms = self.terms(batch, self.step)
         self.totals["train"].add(terms, self.trainer.global_step + 1)
         return terms["loss"].mean()
 
@@ -90,7 +98,7 @@ class VAEModule(L.LightningModule):
         """The same noise each time, another one in each process, and none of it taken from the training stream."""
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(batch_idx * self.trainer.world_size + self.global_rank)
-            self.totals[self._split].add(self._terms(batch, None), self.trainer.global_step)
+            self.totals[self._split].add(self.terms(batch, None), self.trainer.global_step)
 
     test_step = validation_step
 
@@ -99,13 +107,13 @@ class VAEModule(L.LightningModule):
         """What is under way; an epoch's validation is no training."""
         return "train" if self.trainer.training else "test" if self.trainer.testing else "val"
 
-    def _terms(self, batch: Batch, step: Tensor | None) -> dict[str, Tensor]:
+    def terms(self, batch: Batch, step: Tensor | None) -> dict[str, Tensor]:
         x, y = batch
         return self.objective(self.model, x, y if self.model.num_classes else None, step)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
-        self._step += 1
+        self.step += 1
 
     def on_fit_start(self) -> None:
         """Let parts that must see data first do so, once: when resuming, what they learned came with the checkpoint."""
@@ -118,7 +126,7 @@ class VAEModule(L.LightningModule):
                 part.initialize(images)
 
     def on_train_start(self) -> None:
-        self._step = torch.tensor(float(self.trainer.global_step), device=self.device)
+        self.step = torch.tensor(float(self.trainer.global_step), device=self.device)
         if self._rng_state:
             torch.set_rng_state(self._rng_state["cpu"])
             if "cuda" in self._rng_state and self.device.type == "cuda":
@@ -133,7 +141,8 @@ class VAEModule(L.LightningModule):
         self._clock = time.perf_counter()
 
     def on_train_batch_end(self, *_: Any) -> None:
-        if self.trainer.global_step % self.trainer.log_every_n_steps == 0 or self.trainer.is_last_batch:
+        due = self.trainer.global_step % self.trainer.log_every_n_steps == 0 and not self.reads_at_epoch_end
+        if due or self.trainer.is_last_batch:
             self._read_window()
 
     def _read_window(self) -> None:
@@ -141,14 +150,15 @@ class VAEModule(L.LightningModule):
         totals = self.totals["train"]
         before = totals.images
         try:
-            window = totals.read()
+            windows = totals.read(self.trainer.log_every_n_steps)
         except NonFiniteLossError as error:
             raise NonFiniteLossError(f"{error}; {self._last_good()}") from None
-        if window:
-            now = time.perf_counter()
-            rate = (totals.images - before) * self.trainer.world_size / (now - self._clock)
-            self._clock = now
-            self.record({f"train/{name}": value for name, value in window.items()} | {"train/images_per_second": rate})
+        now = time.perf_counter()
+        rate = (totals.images - before) * self.trainer.world_size / (now - self._clock)
+        self._clock = now if windows else self._clock
+        for step, means in windows:
+            figures = {f"train/{name}": value for name, value in means.items()} | {"train/images_per_second": rate}
+            self.record(figures, step)
 
     def on_train_epoch_end(self) -> None:
         self._epoch_end()
@@ -179,11 +189,11 @@ class VAEModule(L.LightningModule):
         self.log_dict(means, logger=False)
         self.totals[split].clear()
 
-    def record(self, figures: dict[str, float]) -> None:
+    def record(self, figures: dict[str, float], step: int | None = None) -> None:
         """Keep the latest of each figure, "train/loss" and so on, and send it to the loggers."""
         self.figures |= figures
         for logger in self.loggers:
-            logger.log_metrics(figures, self.trainer.global_step)
+            logger.log_metrics(figures, self.trainer.global_step if step is None else step)
 
     def means(self, split: str) -> dict[str, float]:
         """Means per image over all ranks, of what was read of the epoch under way."""
