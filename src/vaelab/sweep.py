@@ -36,6 +36,8 @@ def check(configs: Sequence[DictConfig]) -> None:
     trainer = configs[0].trainer
     if runs.processes(configs[0]) > 1:
         raise ValueError(f"hydra/launcher=together trains in one process, and trainer.devices={trainer.devices}{ALONE}")
+    if trainer._target_ != "lightning.pytorch.Trainer":
+        raise ValueError(f"hydra/launcher=together: {trainer._target_} takes the steps of one model{ALONE}")
     if trainer.precision == "16-mixed":
         why = "scales all losses alike, and members would feel each other's overflow: bf16-mixed does not"
         raise ValueError(f"hydra/launcher=together: trainer.precision=16-mixed {why}")
@@ -56,7 +58,8 @@ def train(cfgs: Sequence[DictConfig], folders: Sequence[Path], contexts: Sequenc
     import torch
     from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 
-    from vaelab.training import AtomicCheckpointIO, Interrupted, NonFiniteLossError, tensorboard
+    from vaelab import hardware
+    from vaelab.training import AtomicCheckpointIO, Interrupted, NonFiniteLossError, NoProfiler, tensorboard
     from vaelab.training.together import Seat, Together
 
     check(cfgs)
@@ -72,7 +75,7 @@ def train(cfgs: Sequence[DictConfig], folders: Sequence[Path], contexts: Sequenc
     runs.check_data(members[0].model, data)
 
     seats = []
-    options = {"logger": False, "enable_checkpointing": False, "plugins": [AtomicCheckpointIO()]}
+    options = {"logger": False, "enable_checkpointing": False, "profiler": NoProfiler()}
     for i, (cfg, folder, member) in enumerate(zip(cfgs, folders, members, strict=True)):
         if contexts:
             HydraConfig.instance().cfg = contexts[i]
@@ -83,7 +86,8 @@ def train(cfgs: Sequence[DictConfig], folders: Sequence[Path], contexts: Sequenc
         callbacks = [callback for callback in instantiate(cfg.callbacks, _convert_="all").values() if callback]
         if i == 0:
             bars = [callback for callback in callbacks if isinstance(callback, ProgressBar)]
-            trainer = instantiate(cfg.trainer, _convert_="all", callbacks=bars, **options)
+            trainer = instantiate(cfg.trainer, _convert_="all", callbacks=bars, plugins=[AtomicCheckpointIO()], **options)
+            hardware.tune(trainer.strategy.root_device)
         logger = instantiate(cfg.logger, save_dir=str(folder))
         own = [callback for callback in callbacks if not isinstance(callback, ModelCheckpoint | ProgressBar)]
         seats.append(Seat(trainer, member, folder, logger, own))

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 class Member(VAEModule):
     """One of the models that are trained together: a run of its own in all but the step."""
 
-    forward = VAEModule._terms
+    forward = VAEModule.terms
     callbacks: list[Any]
     seed: int
     stream: Tensor  # torch's random state once it was built
