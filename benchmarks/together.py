@@ -10,61 +10,51 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
-from functools import partial
+from pathlib import Path
 
 import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from torch import Tensor
 
-from vaelab.likelihoods import Bernoulli
-from vaelab.models import VAE
-from vaelab.networks import MLPDecoder, MLPEncoder
-from vaelab.objectives import ELBO
-from vaelab.posteriors import DiagonalGaussian
-from vaelab.priors import StandardNormal
 from vaelab.training.together import Member, Stack, Together
 
+CONFIGS = Path(__file__).parent.parent / "configs"
 
-def build(count: int, hidden: int, device: str) -> tuple[list[Member], list[torch.optim.Optimizer]]:
-    """Members that differ in beta and learning rate, and their optimisers."""
-    networks = [partial(network, hidden=[hidden]) for network in (MLPEncoder, MLPDecoder)]
+
+def build(together: bool, count: int, hidden: int, x: Tensor) -> tuple[Callable[[], None], list[Member]]:
+    """Members that differ in beta and learning rate, and their step on images x (B, 1, 28, 28)."""
     members = []
-    for i in range(count):
-        model = VAE(20, (1, 28, 28), networks[0], DiagonalGaussian, StandardNormal, networks[1], Bernoulli())
-        adam = partial(torch.optim.Adam, lr=1e-3 / (1 + i), fused=True)
-        members.append(Member(model, ELBO(beta=1.0 + i), adam).to(device))
-    return members, [member._build_optimizer() for member in members]
+    for i in range(1, 1 + count):
+        own = [f"objective.beta={i}", f"optimizer.lr={1e-3 / i}", f"model.encoder.hidden=[{hidden}]"]
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            cfg = compose("train", [*own, f"model.decoder.hidden=[{hidden}]"])
+        parts = (instantiate(part, _convert_="all") for part in (cfg.model, cfg.objective, cfg.optimizer))
+        members.append(Member(*parts).to(x.device))
+    optimizers = [member._build_optimizer() for member in members]
+    batch, module = (x, torch.zeros(len(x))), Together(members)
+    module.stack = Stack(members)
+    if together:
+        module.stack.share(members)
 
-
-def in_turn(count: int, hidden: int, device: str, x: torch.Tensor) -> Callable[[], None]:
-    members, optimizers = build(count, hidden, device)
-
-    def step() -> None:
+    def in_turn() -> None:
         for member, optimizer in zip(members, optimizers, strict=True):
             optimizer.zero_grad()
-            member((x, None), None)["loss"].mean().backward()
+            member(batch, None)["loss"].mean().backward()
             optimizer.step()
 
-    return step
-
-
-def together(count: int, hidden: int, device: str, x: torch.Tensor) -> Callable[[], None]:
-    members, optimizers = build(count, hidden, device)
-    module = Together(members)
-    module.stack = Stack(members)
-    module.stack.share(members)
-
-    def step() -> None:
+    def at_once() -> None:
         for weight in module.stack.weights.values():
             weight.grad = None
-        module.stack((x, None), None)["loss"].mean(1).sum().backward()
+        module.stack(batch, None)["loss"].mean(1).sum().backward()
         module.on_before_optimizer_step(None)
         for optimizer in optimizers:
             optimizer.step()
 
-    return step
+    return at_once if together else in_turn, members
 
 
-def milliseconds(step: Callable[[], None], steps: int, device: str) -> float:
-    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+def milliseconds(step: Callable[[], None], steps: int, wait: Callable[[], None]) -> float:
     step()
     wait()
     started = time.perf_counter()
@@ -77,11 +67,12 @@ def milliseconds(step: Callable[[], None], steps: int, device: str) -> float:
 def compare(members: int, hidden: int, device: str, steps: int, rounds: int) -> str:
     """One row of the table."""
     x = (torch.rand(128, 1, 28, 28, device=device) < 0.13).float()
-    ways = [in_turn(1, hidden, device, x), in_turn(members, hidden, device, x), together(members, hidden, device, x)]
-    times = [[milliseconds(way, steps, device) for way in ways] for _ in range(rounds)]
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+    ways = [build(together, count, hidden, x)[0] for together, count in ((False, 1), (False, members), (True, members))]
+    times = [[milliseconds(way, steps, wait) for way in ways] for _ in range(rounds)]
     one, turn, batched = (statistics.median(column) for column in zip(*times, strict=True))
     ratios = [round_[1] / round_[2] for round_ in times]
-    spread = f"{statistics.median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f})"
+    spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
     return f"| {members} | {hidden} | {one:.2f} | {turn:.2f} | {batched:.2f} | {batched / one:.1f} | {spread} |"
 
 

@@ -53,7 +53,7 @@ def _leaves(config: DictConfig) -> Any:
 def train(cfgs: Sequence[DictConfig], folders: Sequence[Path], contexts: Sequence[Any] = ()) -> list[float | Exception]:
     """Fit all members, then test and record each in its folder; returns their monitored figures, or what stopped them.
 
-    `contexts` are Hydra's configs of the jobs. Raises ValueError, before anything is written, for what cannot be batched.
+    `contexts` are Hydra's configs of the jobs. Raises ValueError for what cannot be batched, before it writes anything.
     """
     import torch
     from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
@@ -86,7 +86,9 @@ def train(cfgs: Sequence[DictConfig], folders: Sequence[Path], contexts: Sequenc
         callbacks = [callback for callback in instantiate(cfg.callbacks, _convert_="all").values() if callback]
         if i == 0:
             bars = [callback for callback in callbacks if isinstance(callback, ProgressBar)]
-            trainer = instantiate(cfg.trainer, _convert_="all", callbacks=bars, plugins=[AtomicCheckpointIO()], **options)
+            trainer = instantiate(
+                cfg.trainer, _convert_="all", callbacks=bars, plugins=[AtomicCheckpointIO()], **options
+            )
             hardware.tune(trainer.strategy.root_device)
         logger = instantiate(cfg.logger, save_dir=str(folder))
         own = [callback for callback in callbacks if not isinstance(callback, ModelCheckpoint | ProgressBar)]

@@ -17,7 +17,7 @@ from train import train
 from vaelab import load_run, sweep
 from vaelab.training import Interrupted, NonFiniteLossError
 
-SMALL = ["model.encoder.hidden=[16]", "model.decoder.hidden=[16]", "model.latent_dim=2", "callbacks.figures.count=1"]
+SMALL = ["model.encoder.hidden=[16]", "model.decoder.hidden=[16]", "model.latent_dim=3", "callbacks.figures.count=0"]
 
 
 @pytest.fixture
@@ -54,12 +54,12 @@ def alike(member: Path, alone: Path) -> None:
     for tag in expected:
         assert [step for step, _ in points[tag]] == [step for step, _ in expected[tag]]
         got, due = ([value for _, value in curve[tag]] for curve in (points, expected))
-        assert got == pytest.approx(due, rel=1e-5, abs=1e-7), tag
+        assert got == pytest.approx(due, rel=1e-5, abs=1e-6), tag
     ours, theirs = metrics(member), metrics(alone)
     assert ours.keys() == theirs.keys()
     for split in ("train", "val", "test"):
         due = {name: value for name, value in theirs[split].items() if name != "images_per_second"}
-        assert {name: ours[split][name] for name in due} == pytest.approx(due, rel=1e-5)
+        assert {name: ours[split][name] for name in due} == pytest.approx(due, rel=1e-5, abs=1e-6)
 
 
 RATES = ["optimizer.lr=1e-2", "optimizer.lr=3e-4"]
@@ -134,7 +134,7 @@ def test_when_no_member_is_left_training_ends(sweeps: Callable) -> None:
 def test_ctrl_c_leaves_the_best_weights_so_far(
     sweeps: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: type[BaseException]
 ) -> None:
-    def on_train_batch_start(self: Callback, trainer: Any, module: Any, *_: Any) -> None:
+    def on_train_batch_start(_: Callback, trainer: Any, *__: Any) -> None:
         if trainer.global_step == 4:  # in the second epoch
             raise stop
 
@@ -155,15 +155,15 @@ def test_ctrl_c_leaves_the_best_weights_so_far(
     ("own", "sentence"),
     [
         (["data.batch_size=10", "data.batch_size=20"], "data.batch_size is 10 and 20, and all runs share their data"),
-        (["trainer.max_epochs=1", "trainer.max_epochs=3"], "trainer.max_epochs is 1 and 3, and all runs share their tr"),
+        (["trainer.max_epochs=1", "trainer.max_epochs=3"], "trainer.max_epochs is 1 and 3, and all runs share"),
         (["objective.kl=sample", "objective.kl=analytic"], "objective.kl is sample and analytic, and runs that train"),
         (["optimizer=sgd", "optimizer=adam"], "optimizer._target_ is torch.optim.SGD and torch.optim.Adam, and runs"),
-        (["model.latent_dim=2", "model.latent_dim=3"], "posterior.linear.weight is (4, 16) and (6, 16), which makes no"),
+        (["model.latent_dim=2", "model.latent_dim=4"], "posterior.linear.weight is (4, 16) and (8, 16), which makes"),
         (["objective.num_samples=1", "objective.num_samples=2"], "VAE.forward cannot be computed for several models"),
         (["objective.free_bits=0.1", "objective.free_bits=1"], "ELBO.terms cannot be computed for several models at"),
         (2 * ["objective.sticking_the_landing=true"], "gradient of model.encoder.layers.1.weight would not be that of"),
         (2 * ["objective=dreg objective.num_samples=2"], "such as a path gradient, does not reach it"),
-        (2 * ["model/posterior=hyperspherical model/prior=uniform_sphere"], "PowerSpherical.rsample cannot be computed"),
+        (2 * ["model/posterior=hyperspherical model/prior=uniform_sphere"], "PowerSpherical.rsample cannot be"),
         (2 * ["callbacks=early_stopping"], "callbacks.early_stopping would stop all runs for one of them"),
         (2 * ["trainer.devices=2"], "trains in one process, and trainer.devices=2"),
         (2 * ["trainer.precision=16-mixed"], "members would feel each other's overflow"),
@@ -180,7 +180,13 @@ def test_what_cannot_be_batched_is_refused_first(sweeps: Callable, tmp_path: Pat
 
 
 def test_the_command_makes_a_whole_run_of_each(command: Command) -> None:  # noqa: F811
-    settings = [*SMALL[:3], "trainer.log_every_n_steps=1", "hydra.sweep.subdir=${hydra.job.num}"]
+    settings = [
+        *SMALL[:2],
+        "model.latent_dim=2",
+        "callbacks.figures.count=1",
+        "trainer.log_every_n_steps=1",
+        "hydra.sweep.subdir=${hydra.job.num}",
+    ]
     code, printed = command("-m", "hydra/launcher=together", *settings, "optimizer.lr=1e-3,1e30", "objective.beta=1,2")
     assert "no finite number at step 2" in str(code)  # as of any sweep in which a run failed
     assert printed.count("done ") == 2

@@ -82,7 +82,6 @@ class Seat:
         self.member.on_save_checkpoint(checkpoint)
         self.trainer.strategy.save_checkpoint(checkpoint, path)
 
-
     def save_weights(self) -> None:
         """weights.pt, the best so far, of a run that was stopped."""
         best = Path(self.checkpoint_callback.best_model_path)
@@ -112,7 +111,7 @@ class Stack:
                 if shapes[0].get(name) != other.get(name):
                     raise ValueError(f"{name} is {shapes[0].get(name)} and {other.get(name)}, which makes no stack")
         self.module = modules[0]
-        self.weights, self.buffers = stack_module_state(modules)  # type: ignore[arg-type]
+        self.weights, self.buffers = stack_module_state(modules)
         kept = modules[0].state_dict()  # what is not kept never changes, and draws from p(z) need it as it is
         same = {name for name, rows in self.buffers.items() if name not in kept and bool((rows == rows[0]).all())}
         self.constants = {name: self.buffers.pop(name)[0] for name in same}
@@ -319,7 +318,9 @@ def _rehearse(members: list[Member]) -> None:
 def _refusal(error: Exception) -> str:
     """Which part of the package could not be computed for several models at once, and why."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    ours = [f for f in frames if str(f.f_globals.get("__name__")).startswith("vaelab.") and f.f_globals is not globals()]
+    ours = [
+        f for f in frames if str(f.f_globals.get("__name__")).startswith("vaelab.") and f.f_globals is not globals()
+    ]
     where = ours[-1].f_code.co_qualname if ours else "the model"
     why = " ".join(str(error).split()).split(". ")[0]
     return f"{where} cannot be computed for several models at once ({why})"
@@ -330,9 +331,13 @@ def _compare(stack: Stack, i: int, module: Member, terms: dict[str, Tensor], own
     pairs = [(f"the {name}", term[i], own[name]) for name, term in terms.items()]
     for name, weight in module.named_parameters():
         grads = stack.weights[name].grad
-        grad, wanted = (torch.zeros_like(weight) if g is None else g for g in (None if grads is None else grads[i], weight.grad))
+        grad, wanted = (
+            torch.zeros_like(weight) if g is None else g for g in (None if grads is None else grads[i], weight.grad)
+        )
         pairs.append((f"the gradient of {name}", grad, wanted))
-    pairs += [(name, stack.buffers[name][i], buffer) for name, buffer in module.named_buffers() if name in stack.buffers]
+    pairs += [
+        (name, stack.buffers[name][i], buffer) for name, buffer in module.named_buffers() if name in stack.buffers
+    ]
     for name, got, wanted in pairs:
         got, wanted = got.detach().float(), wanted.detach().float()
         if not torch.allclose(got, wanted, rtol=1e-3, atol=1e-4 * (1 + wanted.abs().max().item()), equal_nan=True):

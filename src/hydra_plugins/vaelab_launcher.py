@@ -31,7 +31,7 @@ class Together(Launcher):
             with open_dict(config):
                 config.hydra.job.id = config.hydra.job.num = number
             jobs.append(run_job(lambda cfg: cfg, config, **where, hydra_context=self.context))
-        contexts = [job.hydra_cfg for job in jobs]
+        contexts: list[Any] = [job.hydra_cfg for job in jobs]
         folders = [Path(context.hydra.runtime.output_dir) for context in contexts]
         try:
             outcomes = sweep.train([job.return_value for job in jobs], folders, contexts)
