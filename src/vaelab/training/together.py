@@ -293,7 +293,7 @@ def _rehearse(members: list[Member]) -> None:
     model = members[0].model
     with torch.random.fork_rng([]):
         torch.manual_seed(0)
-        x = torch.rand(2, *model.image_shape)
+        x = (torch.rand(2, *model.image_shape) < 0.5).float()
         batch = x, torch.zeros(2, dtype=torch.long)
         stack = Stack(copies)
         for training, step in ((True, torch.ones(())), (False, None)):  # of a schedule's first steps and its end
