@@ -17,6 +17,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from torch import Tensor
 
+from vaelab import hardware
 from vaelab.training.together import Member, Stack, Together
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -85,6 +86,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     o = parser.parse_args()
     torch.distributions.Distribution.set_default_validate_args(False)
+    hardware.tune(torch.device(o.device))  # as train.py does
     name = torch.cuda.get_device_name() if o.device == "cuda" else platform.processor() or platform.machine()
     print(f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}; ms a step\n")
     print("| members | hidden | one | in turn | together | together / one | in turn / together (over rounds) |")
