@@ -64,7 +64,13 @@ def alike(member: Path, alone: Path) -> None:
 
 RATES = ["optimizer.lr=1e-2", "optimizer.lr=3e-4"]
 BETAS = ["objective.beta=0.5", "objective.beta=4"]
-SCHEDULE = ["objective/beta=linear", "objective.beta.steps=5", "scheduler=cosine", "trainer.gradient_clip_val=50"]
+SCHEDULE = [
+    "objective/beta=linear",
+    "objective.beta.steps=5",
+    "scheduler=cosine",
+    "optimizer=sgd",
+    "trainer.gradient_clip_val=50",
+]
 PLATEAU = ["scheduler=plateau", "scheduler.scheduler.patience=0", "trainer.accumulate_grad_batches=2", "seed=3"]
 ENDS = [f"objective.beta.end={end} scheduler.scheduler.min_ratio={ratio}" for end, ratio in ((1, 0), (3, 0.5))]
 
