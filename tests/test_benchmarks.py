@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import family, loops, speed
+from benchmarks import family, loops, speed, together
 
 
 def metrics(**test: float) -> dict:
@@ -97,3 +97,23 @@ def test_trains_and_compares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
         assert figures["startup"][0] > 0.5  # python and torch alone take longer
         assert figures["memory"][0] > 2**26
     assert (tmp_path / "speed.png").stat().st_size > 5000
+
+
+def test_models_together_and_in_turn_take_the_same_steps() -> None:
+    x = (torch.rand(4, 1, 28, 28) < 0.3).float()
+    weights = []
+    for at_once in (False, True):
+        torch.manual_seed(0)
+        step, members = together.build(at_once, 2, 8, x)
+        torch.manual_seed(1)
+        step()
+        weights.append([member.state_dict() for member in members])
+    first, second = weights
+    assert not torch.equal(first[0]["model.decoder.layers.2.bias"], first[1]["model.decoder.layers.2.bias"])
+    for name in first[0]:  # the second model in turn draws other noise
+        torch.testing.assert_close(second[0][name], first[0][name], rtol=0, atol=1e-6)
+    row = together.compare(2, 8, "cpu", steps=1, rounds=2)
+    members, hidden, one, turn, batched, ratio, _ = row.strip("| ").split(" | ")
+    assert (members, hidden) == ("2", "8")
+    assert float(ratio) == pytest.approx(float(batched) / float(one), rel=0.1)
+    assert float(turn) > float(one)

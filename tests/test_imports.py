@@ -31,6 +31,7 @@ FORBIDDEN = {
     "data": ["vaelab.models", "vaelab.objectives", "vaelab.training", "hydra", "mlxtend"],
     "training": ["vaelab.models", "vaelab.data", "hydra", "mlxtend"],
     "cli": ["torch", "lightning"],
+    "sweep": ["torch", "lightning"],
 }
 
 

@@ -48,7 +48,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     write_atomically(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 
 
-def start_log(folder: Path) -> None:
+def start_log(*folders: Path) -> None:
     """Send the package's messages to the screen, and with their times to train.log; only the first rank speaks."""
     logger = logging.getLogger("vaelab")
     for handler in logger.handlers[:]:
@@ -62,10 +62,11 @@ def start_log(folder: Path) -> None:
     if _rank() > 0:
         logger.setLevel(logging.ERROR)
         return
-    file = logging.FileHandler(folder / "train.log", delay=True)
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger.addHandler(logging.StreamHandler(sys.stdout))
-    logger.addHandler(file)
+    for folder in folders:
+        file = logging.FileHandler(folder / "train.log", delay=True)
+        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        logger.addHandler(file)
     logger.setLevel(logging.INFO)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its banners and tips
 

@@ -1,0 +1,45 @@
+"""What Hydra finds here, and nowhere else: a launcher that trains all runs of a sweep at once."""
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, open_dict
+
+
+class Together(Launcher):
+    """Members of a sweep that differ in numbers of model, objective, optimizer and scheduler, or in the seed, alone.
+
+    Batches and noise are those of the first member, whatever the seeds: they choose the first weights.
+    """
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.context, self.config = hydra_context, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from vaelab import sweep  # every program that uses Hydra imports this file
+
+        setup_globals()
+        jobs = []
+        where: Any = {"job_dir_key": "hydra.sweep.dir", "job_subdir_key": "hydra.sweep.subdir"}
+        for number, overrides in enumerate(job_overrides, initial_job_idx):
+            config = self.context.config_loader.load_sweep_config(self.config, list(overrides))
+            with open_dict(config):
+                config.hydra.job.id = config.hydra.job.num = number
+            jobs.append(run_job(lambda cfg: cfg, config, **where, hydra_context=self.context))
+        contexts: list[Any] = [job.hydra_cfg for job in jobs]
+        folders = [Path(context.hydra.runtime.output_dir) for context in contexts]
+        try:
+            outcomes = sweep.train([job.return_value for job in jobs], folders, contexts)
+        finally:
+            for folder in folders:
+                with contextlib.suppress(OSError):  # leave no empty folder behind
+                    folder.rmdir()
+        for job, outcome in zip(jobs, outcomes, strict=True):
+            job.return_value = outcome
+            job.status = JobStatus.FAILED if isinstance(outcome, Exception) else JobStatus.COMPLETED
+        return jobs
