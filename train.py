@@ -15,7 +15,6 @@ def train(cfg: DictConfig, folder: Path) -> float:
     """Fit, test and record one run in `folder`; returns the monitored figure of its best weights, lower is better."""
     from vaelab import runs
 
-    runs.start_log(folder)
     runs.check_config(cfg)  # before the imports that take seconds
 
     import lightning
@@ -25,6 +24,7 @@ def train(cfg: DictConfig, folder: Path) -> float:
     from vaelab import hardware
     from vaelab.training import AtomicCheckpointIO, NoProfiler, VAEModule, tensorboard
 
+    runs.start_log(folder)
     torch.distributions.Distribution.set_default_validate_args(False)  # each check reads every value of every step
     lightning.seed_everything(cfg.seed, verbose=False)
 
