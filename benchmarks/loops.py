@@ -51,8 +51,14 @@ def clock(folder: str, device: str) -> Any:
     from lightning.pytorch.callbacks import LambdaCallback
 
     watch = Stopwatch(Path(folder), device)
-    lap, step = (lambda *_: watch.lap()), (lambda *_: watch.step())
-    return LambdaCallback(on_train_epoch_start=lap, on_train_batch_end=step, on_train_end=lap)
+    lap = lambda *_: watch.lap()  # noqa: E731
+
+    def first(*_: Any) -> None:
+        watch.step()
+        del callback.on_train_batch_end  # a trainer may go its own way where nobody watches
+
+    callback = LambdaCallback(on_train_epoch_start=lap, on_train_batch_end=first, on_train_end=lap)
+    return callback
 
 
 class MLP(nn.Module):
@@ -278,4 +284,8 @@ LOOPS = {"bare": bare, "graph": bare, "parts": bare, "tutorial": tutorial, "ligh
 if __name__ == "__main__":
     options = argparse.Namespace(**json.loads(sys.argv[1]))
     options.folder = Path(options.folder)
+    if options.loop in ("bare", "graph", "parts", "products"):
+        from vaelab import hardware
+
+        hardware.tune(torch.device(options.device))  # as train.py does: what the machine can, not what torch would
     LOOPS[options.loop](options, Stopwatch(options.folder, options.device))

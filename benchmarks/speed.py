@@ -14,7 +14,7 @@ All are served the same digits, those of data/MNIST or else 5,000 over and over.
 
     train      python train.py and its defaults: it trains on 11/12 of the images, and validates on the rest. With
                --precision bf16 it takes trainer=mixed_precision, which compiles
-    fast       the same with trainer=gpu_fast, on a CPU too
+    fast       the same with each step as one CUDA graph, trainer=gpu_fast, with --device cuda alone
     bare       by hand: images in memory as thresholds for random bits, the likelihood on logits, fused Adam, no log. It
                binarises as train.py does, and for all but mlp takes the project's model and objective
     graph      the same with each step as one CUDA graph, with --device cuda alone
@@ -25,10 +25,11 @@ All are served the same digits, those of data/MNIST or else 5,000 over and over.
     products   the model's matrix products and convolutions alone, forward and backward: the floor
     imports    import torch, lightning
 
-Only train.py, bare, graph and parts binarise; the others, as everyone does, serve grey levels, in 32 bits and as they
-are. Start-up ends with the first step, and what is compiled is in the first epoch. Memory is the process's peak until
-training ends, with cuda what torch allocated there. Ratios are to the bare loop's seconds of the same round. Medians
-over rounds, and from least to most in brackets.
+Bare, graph, parts and products multiply by the library that train.py chooses (src/vaelab/hardware.py), the others as
+torch comes. Only train.py, bare, graph and parts binarise; the others, as everyone does, serve grey levels, in 32 bits
+and as they are. Start-up ends with the first step, and what is compiled is in the first epoch. Memory is the process's
+peak until training ends, with cuda what torch allocated there. Ratios are to the bare loop's seconds of the same round.
+Medians over rounds, and from least to most in brackets.
 """
 
 import argparse
@@ -78,10 +79,8 @@ def choose(o: argparse.Namespace) -> list[str]:
         missing["pythae"] = missing["parts"] = f"it is for --model mlp, not {o.model}"
     elif importlib.util.find_spec("pythae") is None:
         missing["pythae"] = "it is not installed: pip install pythae"
-    if o.precision == "bf16":
-        missing["fast"] = "trainer=mixed_precision takes such steps itself"
     if o.device != "cuda":
-        missing["graph"] = "it needs --device cuda"
+        missing["graph"] = missing["fast"] = "it needs --device cuda"
     for loop in missing.keys() & {*o.loops}:
         print(f"without {loop}: {missing[loop]}", file=sys.stderr)
     return [loop for loop in o.loops if loop not in missing]
@@ -109,8 +108,8 @@ def command(o: argparse.Namespace) -> list[str]:
     """The arguments of python that start a loop: benchmarks/loops.py, or train.py with a stopwatch."""
     if o.loop not in ("train", "fast"):
         return [str(ROOT / "benchmarks/loops.py"), json.dumps(vars(o), default=str)]
-    trainer = ["trainer=gpu_fast"] if o.loop == "fast" else []
-    trainer += ["trainer=mixed_precision"] if o.precision == "bf16" else []
+    trainer = ["trainer=mixed_precision"] if o.precision == "bf16" else []
+    trainer += ["+trainer.graph=true"] if o.loop == "fast" else []
     data = {"root": o.folder / "data", "md5": "null", "allow_subset": "false"}
     data |= {"batch_size": o.batch_size, "val_size": o.images // 12}
     return [
@@ -249,6 +248,9 @@ def main() -> None:
     print(f"{title}\n\n| | images / s | s / {EPOCH:,} images | ratio | start-up, s | first epoch, s | memory, MB |\n"
           + "|---" * 7 + "|")  # fmt: skip
     print(*(row(loop, figures) for loop, figures in table.items()), sep="\n")
+    if {"train", "imports"} <= table.keys():
+        first, least = (median(table[loop]["startup"]) for loop in ("train", "imports"))
+        print(f"\nfirst step after {first / least:.2f} times what importing torch and lightning takes")
     if "bare" in table:
         draw(table, title, o.out.with_suffix(".png"))
 

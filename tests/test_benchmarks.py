@@ -91,7 +91,7 @@ def test_trains_and_compares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
     written = json.loads((tmp_path / "speed.json").read_text())
     assert written["images"] == 192
     assert written["data"] == "MNIST-5k"
-    assert [*written["loops"]] == ["train", "fast", "bare"]
+    assert [*written["loops"]] == ["train", "bare"]
     for loop, figures in written["loops"].items():
         assert speed.row(loop, figures) in said.out
         assert figures["startup"][0] > 0.5  # python and torch alone take longer

@@ -67,7 +67,7 @@ def test_training_commands(command: Command, arguments: list[str]) -> None:  # n
         return
     trains = not any(argument.startswith("--") for argument in arguments)
     code, printed = command(*arguments, small=trains)
-    if "trainer.accelerator=gpu" in arguments and not torch.cuda.is_available():
+    if {"trainer.accelerator=gpu", "trainer=gpu_fast"} & {*arguments} and not torch.cuda.is_available():
         assert "finds no GPU on this machine" in str(code)
     else:
         assert code in (None, 0), printed

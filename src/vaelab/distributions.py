@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from torch import Size, Tensor
 from torch.distributions import (
-    Bernoulli,
     Beta,
     Distribution,
     Independent,
@@ -61,10 +60,7 @@ def _kl_point_mass(p: PointMass, q: Distribution) -> Tensor:
 
 
 class BernoulliImage(Independent):
-    """prod_i p_i^x_i (1 - p_i)^(1 - x_i) over an image's pixels, p = sigmoid(logits): logits (..., C, H, W)."""
-
-    def __init__(self, logits: Tensor) -> None:
-        super().__init__(Bernoulli(logits=logits), 3)
+    """Independent Bernoulli pixels: prod_i p_i^x_i (1 - p_i)^(1 - x_i), p = sigmoid(l) of logits l (..., C, H, W)."""
 
     def log_prob(self, value: Tensor) -> Tensor:
         """x l - log(1 + e^l): exact for black pixels, and as few passes where several models are one (torch.vmap)."""

@@ -25,7 +25,7 @@ class Bernoulli(nn.Module):
     num_parameters = 1
 
     def forward(self, parameters: Tensor) -> Distribution:
-        return distributions.BernoulliImage(parameters.float())
+        return distributions.BernoulliImage(td.Bernoulli(logits=parameters.float()), 3)
 
 
 class BernoulliAtMean(Bernoulli):

@@ -36,8 +36,8 @@ def check(configs: Sequence[DictConfig]) -> None:
     trainer = configs[0].trainer
     if runs.processes(configs[0]) > 1:
         raise ValueError(f"hydra/launcher=together trains in one process, and trainer.devices={trainer.devices}{ALONE}")
-    if trainer._target_ != "lightning.pytorch.Trainer":
-        raise ValueError(f"hydra/launcher=together: {trainer._target_} takes the steps of one model{ALONE}")
+    if trainer.get("compile") or trainer.get("graph"):
+        raise ValueError(f"hydra/launcher=together: trainer.compile and trainer.graph are for one model's steps{ALONE}")
     if trainer.precision == "16-mixed":
         why = "scales all losses alike, and members would feel each other's overflow: bf16-mixed does not"
         raise ValueError(f"hydra/launcher=together: trainer.precision=16-mixed {why}")
@@ -111,7 +111,9 @@ def train(cfgs: Sequence[DictConfig], folders: Sequence[Path], contexts: Sequenc
     except (KeyboardInterrupt, SystemExit) as stop:
         for seat in seats:
             seat.save_weights()
-        log.info("stopped at step %s for good: the weights.pt in %s are the best so far", trainer.global_step, parent)
+        log.info(
+            "stopped at step %s for good: what weights.pt there are in %s are the best", trainer.global_step, parent
+        )
         raise Interrupted(128 + signal.SIGINT) from stop
     seconds = time.perf_counter() - started
     together.part()

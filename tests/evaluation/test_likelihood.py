@@ -195,5 +195,5 @@ def test_a_point_has_no_density() -> None:
 
 def test_chunks_are_sized_by_the_largest_tensor() -> None:
     wide = small(2)
-    wide.decoder = nn.Sequential(nn.Linear(2, 4096), nn.Linear(4096, 6), nn.Unflatten(1, (1, 2, 3)))  # 16 KB a row
+    wide.decoder = nn.Sequential(nn.Linear(2, 1024), nn.Linear(1024, 6), nn.Unflatten(1, (1, 2, 3)))  # 4 KB a row
     assert likelihood._rows(wide, binary_images()[:1], None) == 512

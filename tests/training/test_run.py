@@ -382,14 +382,14 @@ def test_sigterm_saves_first(config: Compose, tmp_path: Path, monkeypatch: pytes
 def test_a_bad_loss_stops_the_run_and_names_step_terms_and_checkpoint(
     config: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def spoil(self: VAEModule, *args: Any) -> torch.Tensor:
+    def spoil(self: VAEModule, *args: Any) -> dict[str, torch.Tensor]:
         if self.trainer.global_step == 4:
             with torch.no_grad():
                 self.model.posterior.linear.bias.fill_(float("nan"))
         return original(self, *args)
 
-    original = VAEModule.training_step
-    monkeypatch.setattr(VAEModule, "training_step", spoil)
+    original = VAEModule.terms
+    monkeypatch.setattr(VAEModule, "terms", spoil)
     with pytest.raises(ArithmeticError) as error:
         train(config("trainer.log_every_n_steps=50"), tmp_path)
     message = str(error.value)

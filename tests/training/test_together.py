@@ -174,7 +174,7 @@ def test_ctrl_c_leaves_the_best_weights_so_far(
         (2 * ["callbacks=early_stopping"], "callbacks.early_stopping would stop all runs for one of them"),
         (2 * ["trainer.devices=2"], "trains in one process, and trainer.devices=2"),
         (2 * ["trainer.precision=16-mixed"], "members would feel each other's overflow"),
-        (2 * ["trainer=gpu_fast"], "vaelab.training.FastTrainer takes the steps of one model"),
+        (2 * ["trainer=gpu_fast"], "trainer.compile and trainer.graph are for one model's steps"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )  # fmt: skip

@@ -72,14 +72,14 @@ def importance_weighted(
 
 
 def _rows(model: GenerativeModel, x: Tensor, y: Tensor | None) -> int:
-    """How many samples to take at once: their largest tensor should fill 8 MB, or a hundredth of a GPU's memory."""
+    """How many samples to take at once: their largest tensor should fill 2 MB, or a hundredth of a GPU's memory."""
     probe = 64
     with _Largest() as largest, torch.random.fork_rng([x.device] if x.device.type == "cuda" else []):
         trace = model(x, y, num_samples=probe)
         if not isinstance(trace, Trace) or any(isinstance(latent.q, PointMass) for latent in trace.latents):
             raise NotImplementedError(f"{type(model).__name__} with a point as its code has no density to estimate")
         trace.log_weight(x)
-    budget = torch.cuda.get_device_properties(x.device).total_memory / 100 if x.device.type == "cuda" else 8 * 2**20
+    budget = torch.cuda.get_device_properties(x.device).total_memory / 100 if x.device.type == "cuda" else 2 * 2**20
     return max(256, int(budget * probe / largest.bytes))
 
 

@@ -21,8 +21,8 @@ def rbf(squared_distance: Tensor, bandwidth: float) -> Tensor:
 
 def imq(squared_distance: Tensor, bandwidth: float) -> Tensor:
     """Inverse multiquadratics, the mean of c / (c + |a - b|^2) over c = bandwidth * (.1, .2, .5, 1, 2, 5, 10)."""
-    scales = torch.tensor([0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0], device=squared_distance.device) * bandwidth
-    return (scales / (scales + squared_distance.unsqueeze(-1))).mean(-1)
+    scales = [bandwidth * factor for factor in (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)]
+    return torch.stack([scale / (scale + squared_distance) for scale in scales]).mean(0)
 
 
 KERNELS: dict[str, Callable[[Tensor, float], Tensor]] = {"rbf": rbf, "imq": imq}

@@ -89,6 +89,11 @@ class LastCheckpoint(RunCheckpoint):
         self._signal: int | None = None
         self._handlers: dict[int, Any] = {}
 
+    @property
+    def signalled(self) -> bool:
+        """Whether this process was asked to stop."""
+        return self._signal is not None
+
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         super().on_train_start(trainer, pl_module)
         self._handlers = {signum: signal.signal(signum, self._remember) for signum in (signal.SIGINT, signal.SIGTERM)}

@@ -8,36 +8,51 @@ from typing import Any
 
 import lightning as L
 import torch
+import torch._functorch.config as functorch
+from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
+from lightning.pytorch.profilers import PassThroughProfiler
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
+from vaelab.training.callbacks import BestCheckpoint, LastCheckpoint, Progress
+from vaelab.training.module import VAEModule
 from vaelab.training.totals import summed
 
 log = logging.getLogger(__name__)
 
 
+# What a step may be watched or changed by
+CALLBACKS = ("on_train_batch_start", "on_train_batch_end", "on_before_zero_grad", "on_before_backward",
+             "on_after_backward", "on_before_optimizer_step")  # fmt: skip
+MODULE = (*CALLBACKS, "training_step", "backward", "optimizer_step", "optimizer_zero_grad")
+PATIENT = (BestCheckpoint, LastCheckpoint, Progress, LearningRateMonitor)  # act on steps that Lightning takes alone
+
+
 class FastTrainer(L.Trainer):
     """A Trainer that takes the steps between two points of the training curves itself, and the last as Lightning does.
 
-    The arithmetic is the same: noise, binarisation, schedules, clipping, checkpoints and resuming. Callbacks see the
-    batches at multiples of log_every_n_steps and the last of an epoch. On a GPU a step, from the choice of images to
-    the optimiser, is one CUDA graph, and nothing waits for it until the epoch ends. With `compile`, torch compiles
-    model and objective before, which takes a while. Several processes, accumulated gradients and float16, whose scale
-    depends on what it finds, train as with Trainer. Raises ValueError for a step that cannot be captured.
+    The run is the same: noise, binarisation, schedules, clipping, curves, checkpoints, resuming. With `compile`, torch
+    compiles model and objective, which takes a while. With `graph`, on a GPU, a step from the choice of images to the
+    optimiser is one CUDA graph, and nothing waits for it until the epoch ends; ValueError if it cannot be captured.
+
+    Lightning takes every step where a callback or module of one's own watches or changes it, a profiler measures it or
+    validation comes in between, in several processes, with accumulated gradients, and in float16, whose scale depends
+    on what it finds.
     """
 
-    def __init__(self, *, compile: bool = False, **settings: Any) -> None:
+    def __init__(self, *, compile: bool = False, graph: bool = False, **settings: Any) -> None:
         super().__init__(**settings)
         loop = self.fit_loop.epoch_loop
-        self.fit_loop.epoch_loop = _FastLoop(self, loop.min_steps, loop.max_steps, compile)
+        self.fit_loop.epoch_loop = _FastLoop(self, loop.min_steps, loop.max_steps, compile, graph)
 
 
 class _FastLoop(_TrainingEpochLoop):
     trainer: Any
 
-    def __init__(self, trainer: L.Trainer, min_steps: int | None, max_steps: int, compile: bool) -> None:
+    def __init__(self, trainer: L.Trainer, min_steps: int | None, max_steps: int, compile: bool, graph: bool) -> None:
         super().__init__(trainer, min_steps, max_steps)
-        self._compile = compile
+        self._compile, self._wants_graph = compile, graph
         self._slow = 3  # steps of Lightning's, in which torch allocates what a graph must find
         self._score: Any = None  # (batch, step) -> terms, the module's or compiled
         self._names: tuple[str, ...] = ()
@@ -46,23 +61,50 @@ class _FastLoop(_TrainingEpochLoop):
     def advance(self, data_fetcher: Any) -> None:
         """Take the steps before the next that others have to see, and let Lightning take that."""
         trainer, progress = self.trainer, self.batch_progress.current
-        if self._slow:
-            alone = trainer.world_size == 1 and trainer.accumulate_grad_batches == 1
-            self._slow -= alone and not trainer.precision.startswith("16")
+        if self._slow > 0:
+            self._slow -= 1
             with _side_stream() if self._captures else contextlib.nullcontext():
-                return super().advance(data_fetcher)
+                super().advance(data_fetcher)
+            if self._slow == 0 and (why := self._watched()):
+                self._slow = -1
+                log.info("steps    one by one through Lightning%s: %s", ", not compiled" * self._compile, why)
+            return
+        if self._slow < 0 or trainer.accumulate_grad_batches > 1:  # which a callback can change
+            return super().advance(data_fetcher)
         trainer.lightning_module.reads_at_epoch_end = self._captures
         every, step = trainer.log_every_n_steps or 1, self.global_step
         ends = [every - step % every, trainer.num_training_batches - progress.ready]
         ends += [self.max_steps - step] if self.max_steps > 0 else []
         for _ in range(min(ends) - 1):
+            if any(isinstance(callback, LastCheckpoint) and callback.signalled for callback in trainer.callbacks):
+                break
             self._advance_unseen(self._replay if self._captures else self._optimize)
             data_fetcher.fetched += 1
-        return super().advance(data_fetcher)
+        super().advance(data_fetcher)
+
+    def teardown(self) -> None:
+        super().teardown()
+        self._slow, self._score, self._graph = 3, None, None  # another fit may be of another module
+
+    def _watched(self) -> str | None:
+        """Why Lightning has to take every step, if it has to."""
+        trainer, module = self.trainer, self.trainer.lightning_module
+        if trainer.world_size > 1 or trainer.accumulate_grad_batches > 1 or trainer.precision.startswith("16"):
+            return "several processes, accumulated gradients or float16"
+        if trainer.val_check_interval != 1.0 or not isinstance(trainer.profiler, PassThroughProfiler):
+            return "a profiler, or validation within epochs"
+        if not hasattr(trainer.train_dataloader, "next_index"):
+            return "its batches are not those of vaelab.data.Loader"
+        for callback in trainer.callbacks:
+            hooks = [hook for hook in CALLBACKS if is_overridden(hook, callback, L.Callback)]
+            if hooks and type(callback) not in PATIENT:
+                return f"{type(callback).__name__} has {hooks[0]}"
+        own = [name for name in MODULE if getattr(type(module), name, None) != getattr(VAEModule, name)]
+        return f"{type(module).__name__} has its own {own[0]}" if own else None
 
     @property
     def _captures(self) -> bool:
-        return self.trainer.strategy.root_device.type == "cuda"
+        return self._wants_graph and self.trainer.strategy.root_device.type == "cuda"
 
     def _advance_unseen(self, optimize: Any) -> None:
         """One step, and all that Lightning counts of it."""
@@ -85,7 +127,7 @@ class _FastLoop(_TrainingEpochLoop):
     def _optimize(self, index: Tensor) -> Tensor:
         """One step on the images (B,); returns the sums of its terms."""
         trainer, module, optimizer = self.trainer, self.trainer.lightning_module, self.trainer.optimizers[0]
-        batch = trainer.train_dataloader.gather(index)
+        batch = trainer.precision_plugin.convert_input(trainer.train_dataloader.gather(index))
         with trainer.precision_plugin.train_step_context():
             terms = self._score(batch, module.step) if self._score else self._first_score(batch)
         self._names = tuple(terms)
@@ -107,7 +149,8 @@ class _FastLoop(_TrainingEpochLoop):
             torch.compiler.reset()  # what an earlier run of a sweep had compiled counts against a limit
             try:
                 compiled = torch.compile(module.terms, options={"fallback_random": True})  # the noise of eager torch
-                terms = compiled(batch, module.step)
+                with functorch.patch(force_non_lazy_backward_lowering=True):  # the backward pass is compiled now, too
+                    terms = compiled(batch, module.step)
             except Exception as error:  # of the compiler: what it compiles has run before
                 why = str(error).strip().splitlines()[0]
                 log.warning("not compiled, which is slower and no different: %s", why)
@@ -123,8 +166,14 @@ class _FastLoop(_TrainingEpochLoop):
         if self._score is None:
             with _side_stream():
                 return self._optimize(index)
+        settings = [{key: group[key] for key in group if key not in ("params", "lr")} for group in groups]
         if self._graph is None:
             self._capture(index, groups)
+            self._settings = settings
+        if settings != self._settings:
+            raise ValueError(
+                "the scheduler changes more than learning rates, and a CUDA graph keeps the rest as it was"
+            )
         self._index.copy_(index)
         for rate, group in zip(self._rates, groups, strict=True):
             rate.fill_(group["lr"])
@@ -143,10 +192,11 @@ class _FastLoop(_TrainingEpochLoop):
         try:
             with torch.cuda.graph(self._graph):
                 self._row = self._optimize(self._index)
-        except RuntimeError as error:
+        except Exception as error:
             what = f"{type(module.model).__name__} with {type(module.objective).__name__}"
-            why = str(error).strip().splitlines()[0]
-            raise ValueError(f"a step of {what} cannot be captured as a CUDA graph, use trainer=gpu: {why}") from error
+            why = str(error.__context__ or error).strip().splitlines()[0]  # ending the capture fails as well
+            mend = "use trainer=gpu, or leave out trainer.graph"
+            raise ValueError(f"a step of {what} cannot be captured as a CUDA graph, {mend}: {why}") from error
         finally:
             for group, settings in zip(groups, before, strict=True):
                 group |= settings

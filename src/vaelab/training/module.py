@@ -49,7 +49,7 @@ class VAEModule(L.LightningModule):
         self._clock = 0.0
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Lightning notes the name of each hook it calls, for which torch's modules take a microsecond."""
+        """Lightning notes the name of each hook that it calls: a twentieth of a small step, by torch's own way."""
         if name == "_current_fx_name":
             self.__dict__[name] = value
         else:

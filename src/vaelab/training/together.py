@@ -71,7 +71,7 @@ class Seat:
         """Of the optimiser, and of a schedule that counts steps."""
         self.optimizers[0].step()
         for config in self.lr_scheduler_configs:
-            if config.interval == "step" and (self.trainer.global_step + 1) % config.frequency == 0:
+            if config.interval == "step" and (self.trainer.fit_loop.epoch_loop.batch_idx + 1) % config.frequency == 0:
                 self.member.lr_scheduler_step(config.scheduler, None)
 
     def save_checkpoint(self, path: Any, weights_only: bool | None = None) -> None:
