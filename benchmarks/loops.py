@@ -277,14 +277,14 @@ def imports(_: argparse.Namespace, watch: Stopwatch) -> None:
     watch.lap()
 
 
-LOOPS = {"bare": bare, "graph": bare, "parts": bare, "tutorial": tutorial, "lightning": lightning, "pythae": pythae,
-         "products": products, "imports": imports}  # fmt: skip
+LOOPS = {"bare": bare, "tuned": bare, "graph": bare, "parts": bare, "tutorial": tutorial, "lightning": lightning,
+         "pythae": pythae, "products": products, "imports": imports}  # fmt: skip
 
 
 if __name__ == "__main__":
     options = argparse.Namespace(**json.loads(sys.argv[1]))
     options.folder = Path(options.folder)
-    if options.loop in ("bare", "graph", "parts", "products"):
+    if options.loop in ("tuned", "graph", "parts", "products"):
         from vaelab import hardware
 
         hardware.tune(torch.device(options.device))  # as train.py does: what the machine can, not what torch would

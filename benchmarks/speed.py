@@ -17,19 +17,19 @@ All are served the same digits, those of data/MNIST or else 5,000 over and over.
     fast       the same with each step as one CUDA graph, trainer=gpu_fast, with --device cuda alone
     bare       by hand: images in memory as thresholds for random bits, the likelihood on logits, fused Adam, no log. It
                binarises as train.py does, and for all but mlp takes the project's model and objective
+    tuned      the same with the libraries and memory that train.py chooses (src/vaelab/hardware.py)
     graph      the same with each step as one CUDA graph, with --device cuda alone
-    parts      the bare loop with the project's model and objective, for mlp, to tell them from the Trainer
+    parts      the tuned loop with the project's model and objective, for mlp, to tell them from the Trainer
     tutorial   torchvision's data set, ToTensor, DataLoader, sigmoid and binary_cross_entropy, Adam, .item() each step
     lightning  the same as a LightningModule with three self.log, and a Trainer as it comes
     pythae     its trainer and VAE, for mlp, if it is installed
     products   the model's matrix products and convolutions alone, forward and backward: the floor
     imports    import torch, lightning
 
-Bare, graph, parts and products multiply by the library that train.py chooses (src/vaelab/hardware.py), the others as
-torch comes. Only train.py, bare, graph and parts binarise; the others, as everyone does, serve grey levels, in 32 bits
-and as they are. Start-up ends with the first step, and what is compiled is in the first epoch. Memory is the process's
-peak until training ends, with cuda what torch allocated there. Ratios are to the bare loop's seconds of the same round.
-Medians over rounds, and from least to most in brackets.
+Tuned, graph, parts and products are tuned, the others as torch comes. Only train.py and the loops by hand binarise; the
+others, as everyone does, serve grey levels, in 32 bits and as they are. Start-up ends with the first step, and what is
+compiled is in the first epoch. Memory is the process's peak until training ends, with cuda what torch allocated there.
+Ratios are to the bare loop's seconds of the same round. Medians over rounds, and from least to most in brackets.
 """
 
 import argparse
@@ -62,8 +62,9 @@ LABELS = {
     "train": "`python train.py`",
     "fast": "`python train.py trainer=gpu_fast`",
     "bare": "bare torch loop",
-    "graph": "bare loop as a CUDA graph",
-    "parts": "bare loop, the project's model and objective",
+    "tuned": "bare loop, tuned as `train.py` is",
+    "graph": "tuned loop as a CUDA graph",
+    "parts": "tuned loop, the project's model and objective",
     "tutorial": "the tutorials' loop",
     "lightning": "that under Lightning, three `self.log`",
     "pythae": "pythae",
