@@ -135,7 +135,7 @@ def run(o: argparse.Namespace) -> dict[str, float]:
                 said = (said + chunk)[-5000:]
     os.close(ours)
     if process.returncode:
-        raise RuntimeError(f"{o.loop} failed:\n{said.decode(errors='replace')}")
+        raise SystemExit(f"{o.loop} failed:\n{said.decode(errors='replace')}")
     times = json.loads((o.folder / "times.json").read_text())
     figures = {"startup": times["first"] - started, "memory": times["memory"], "threads": times["threads"]}
     if len(times["laps"]) > 1:
@@ -205,27 +205,39 @@ def named(text: str) -> list[str]:
     return loops
 
 
+def count(text: str) -> int:
+    """A whole number above zero."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text}: a whole number above zero is needed")
+    return int(text)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("settings", nargs="*", help="settings for train.py, such as trainer.log_every_n_steps=200")
     parser.add_argument("--model", choices=MODELS, default="mlp")
-    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--batch-size", type=count, default=128)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--precision", choices=("32", "bf16"), default="32")
     parser.add_argument("--compile", action="store_true", help="the bare loop's model; train.py has settings")
     parser.add_argument("--loops", type=named, default=list(LABELS), help=f"some of {','.join(LABELS)}")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=1, help="timed in each round, after one more")
-    parser.add_argument("--images", type=int, default=EPOCH, help="of an epoch; down to a multiple of twelve batches")
+    parser.add_argument("--rounds", type=count, default=5)
+    parser.add_argument("--epochs", type=count, default=1, help="timed in each round, after one more")
+    parser.add_argument("--images", type=count, default=EPOCH, help="of an epoch; down to a multiple of twelve batches")
     parser.add_argument("--root", type=Path, default=ROOT / "data", help="holds MNIST/raw")
     parser.add_argument("--out", type=Path, default=Path("logs/speed"), help="of the files .json and .png")
     names = {action.dest: action.option_strings[0] for action in parser._actions if action.nargs is None}
     pairs = [argument.partition("=") for argument in sys.argv[1:]]
     o = parser.parse_intermixed_args([names.get(key, key) + equals + value for key, equals, value in pairs])
+    if o.device == "cuda" and not torch.cuda.is_available():
+        parser.error(f"device=cuda, but torch {torch.__version__} finds no GPU on this machine")
     whole = 12 * o.batch_size  # so that no loop has a smaller last batch, in training and validation alike
     o.images = max(1, o.images // whole) * whole
     o.overrides = MODELS[o.model]
     loops = choose(o)
+    if not loops:
+        parser.error("none of these loops can run here")
+    print(f"{o.images:,} images an epoch", file=sys.stderr)
     rounds = []
     with tempfile.TemporaryDirectory() as folder:
         o.folder = Path(folder)

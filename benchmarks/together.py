@@ -85,6 +85,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--rounds", type=int, default=7)
     o = parser.parse_args()
+    if min(o.members, o.steps, o.rounds, *o.hidden) < 1:
+        parser.error("whole numbers above zero are needed")
+    if o.device == "cuda" and not torch.cuda.is_available():
+        parser.error(f"--device cuda, but torch {torch.__version__} finds no GPU on this machine")
     torch.distributions.Distribution.set_default_validate_args(False)
     hardware.tune(torch.device(o.device))  # as train.py does
     name = torch.cuda.get_device_name() if o.device == "cuda" else platform.processor() or platform.machine()

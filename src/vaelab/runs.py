@@ -188,7 +188,9 @@ def last_checkpoint(folder: Path, module: "VAEModule", max_epochs: int) -> tuple
     """
     path = folder / "checkpoints" / "last.ckpt"
     if not path.is_file():
-        raise ValueError(f"{folder} cannot be resumed: it has no checkpoints/last.ckpt")
+        raise ValueError(
+            f"{folder} cannot be resumed: it has no checkpoints/last.ckpt (runs trained together never have)"
+        )
     checkpoint = read_plain(path)
     try:
         epoch = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]

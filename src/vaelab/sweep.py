@@ -86,9 +86,9 @@ def train(cfgs: Sequence[DictConfig], folders: Sequence[Path], contexts: Sequenc
         callbacks = [callback for callback in instantiate(cfg.callbacks, _convert_="all").values() if callback]
         if i == 0:
             bars = [callback for callback in callbacks if isinstance(callback, ProgressBar)]
-            trainer = instantiate(
-                cfg.trainer, _convert_="all", callbacks=bars, plugins=[AtomicCheckpointIO()], **options
-            )
+            settings = {k: v for k, v in cfg.trainer.items() if k not in ("compile", "graph")}
+            settings["_target_"] = "lightning.pytorch.Trainer"
+            trainer = instantiate(settings, _convert_="all", callbacks=bars, plugins=[AtomicCheckpointIO()], **options)
             hardware.tune(trainer.strategy.root_device)
         logger = instantiate(cfg.logger, save_dir=str(folder))
         own = [callback for callback in callbacks if not isinstance(callback, ModelCheckpoint | ProgressBar)]

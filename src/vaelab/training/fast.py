@@ -15,6 +15,7 @@ from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
+from vaelab import checks
 from vaelab.training.callbacks import BestCheckpoint, LastCheckpoint, Progress
 from vaelab.training.module import VAEModule
 from vaelab.training.totals import summed
@@ -42,6 +43,7 @@ class FastTrainer(L.Trainer):
     """
 
     def __init__(self, *, compile: bool = False, graph: bool = False, **settings: Any) -> None:
+        checks.one_of((True, False), compile=compile, graph=graph)
         super().__init__(**settings)
         loop = self.fit_loop.epoch_loop
         self.fit_loop.epoch_loop = _FastLoop(self, loop.min_steps, loop.max_steps, compile, graph)
@@ -65,6 +67,8 @@ class _FastLoop(_TrainingEpochLoop):
             self._slow -= 1
             with _side_stream() if self._captures else contextlib.nullcontext():
                 super().advance(data_fetcher)
+            if self._slow == 0 and self._wants_graph and not self._captures:
+                log.info("steps    without a CUDA graph, which needs a GPU")
             if self._slow == 0 and (why := self._watched()):
                 self._slow = -1
                 log.info("steps    one by one through Lightning%s: %s", ", not compiled" * self._compile, why)
