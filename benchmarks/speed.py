@@ -190,13 +190,8 @@ def draw(table: dict[str, dict[str, list[float]]], title: str, path: Path) -> No
             [max(v) - m for m, v in zip(middle, ratios, strict=True)]]  # fmt: skip
     figure = Figure(figsize=(8, 0.6 + 0.45 * len(bars)), layout="constrained")
     axes = figure.subplots()
-    axes.barh(
-        names,
-        middle,
-        xerr=ends,
-        capsize=3,
-        color=["C1" if name.startswith("python train.py") else "C0" for name in names],
-    )
+    colors = ["C1" if name.startswith("python train.py") else "C0" for name in names]
+    axes.barh(names, middle, xerr=ends, capsize=3, color=colors)
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set_xlabel("seconds per epoch, the bare loop's being 1")
     axes.set_title(title, fontsize=9)
