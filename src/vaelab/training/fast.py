@@ -22,7 +22,6 @@ from vaelab.training.totals import summed
 
 log = logging.getLogger(__name__)
 
-
 # What a step may be watched or changed by
 CALLBACKS = ("on_train_batch_start", "on_train_batch_end", "on_before_zero_grad", "on_before_backward",
              "on_after_backward", "on_before_optimizer_step")  # fmt: skip
@@ -93,12 +92,17 @@ class _FastLoop(_TrainingEpochLoop):
     def _watched(self) -> str | None:
         """Why Lightning has to take every step, if it has to."""
         trainer, module = self.trainer, self.trainer.lightning_module
-        if trainer.world_size > 1 or trainer.accumulate_grad_batches > 1 or trainer.precision.startswith("16"):
-            return "several processes, accumulated gradients or float16"
-        if trainer.val_check_interval != 1.0 or not isinstance(trainer.profiler, PassThroughProfiler):
-            return "a profiler, or validation within epochs"
-        if not hasattr(trainer.train_dataloader, "next_index"):
-            return "its batches are not those of vaelab.data.Loader"
+        reasons = {
+            "several processes": trainer.world_size > 1,
+            "accumulated gradients": trainer.accumulate_grad_batches > 1,
+            "float16": trainer.precision.startswith("16"),
+            "validation within epochs": trainer.val_check_interval != 1.0,
+            "a profiler": not isinstance(trainer.profiler, PassThroughProfiler),
+            "batches that are not vaelab.data.Loader's": not hasattr(trainer.train_dataloader, "next_index"),
+        }
+        for reason, holds in reasons.items():
+            if holds:
+                return reason
         for callback in trainer.callbacks:
             hooks = [hook for hook in CALLBACKS if is_overridden(hook, callback, L.Callback)]
             if hooks and type(callback) not in PATIENT:
