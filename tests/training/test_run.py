@@ -19,7 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from train import train
 from vaelab import runs
 from vaelab.objectives import Objective
-from vaelab.training import Interrupted, VAEModule
+from vaelab.training import Interrupted, VAEModule, callbacks
 from vaelab.training.module import rehearse
 
 TERMS = ("loss", "elbo", "rate", "distortion")
@@ -374,6 +374,29 @@ def test_sigterm_saves_first(config: Compose, tmp_path: Path, monkeypatch: pytes
     assert stop.value.code == 143
     assert checkpoint(tmp_path)["global_step"] == 2
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_full_disk_stops_the_run_and_leaves_the_checkpoint_before(
+    config: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(path: Path, content: memoryview) -> None:
+        if path.name == "last.ckpt" and (tmp_path / "checkpoints" / "last.ckpt").exists():
+            raise OSError(28, "No space left on device", str(path))
+        original(path, content)
+
+    original = callbacks.write_atomically
+    monkeypatch.setattr(callbacks, "write_atomically", write)
+    with pytest.raises(OSError, match="No space left on device") as error:
+        train(config("trainer.max_epochs=4"), tmp_path)
+    assert error.value.filename == str(tmp_path / "checkpoints" / "last.ckpt")
+    assert checkpoint(tmp_path)["global_step"] == 3  # of one epoch; written beside the training of the next
+    assert not (tmp_path / "metrics.json").exists()
+
+
+def test_best_checkpoint_holds_the_weights_alone(finished: Path) -> None:
+    last, best = (torch.load(finished / "checkpoints" / f"{name}.ckpt", weights_only=True) for name in ("last", "best"))
+    assert best["state_dict"].keys() == last["state_dict"].keys()
+    assert "optimizer_states" in last and "optimizer_states" not in best
 
 
 # Losses that are no numbers -------------------------------------------------------------------------------------------

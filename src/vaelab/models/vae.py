@@ -59,7 +59,7 @@ class VAE(nn.Module):
     def forward(self, x: Tensor, y: Tensor | None = None, num_samples: int = 1) -> Trace:
         """Infer, draw `num_samples` codes an image, generate: (B, C, H, W) -> Trace with K = num_samples."""
         latents = draw(self.infer(x, y), self.prior(self.infer), Size((num_samples,)))
-        z = torch.cat([latent.z for latent in latents], dim=-1)  # (K, B, D)
+        z = latents[0].z if len(latents) == 1 else torch.cat([latent.z for latent in latents], dim=-1)  # (K, B, D)
         return Trace(latents, self.decode(z, y))
 
     def infer(self, x: Tensor, y: Tensor | None = None) -> Distribution:

@@ -1,6 +1,7 @@
 """The interface of every objective, and what several of them read from a trace."""
 
 from collections.abc import Callable
+from functools import reduce
 from typing import Any
 
 import torch
@@ -49,11 +50,16 @@ class Objective(nn.Module):
 
 def elbo_terms(trace: Trace, x: Tensor, kl: Callable[[Latent], Tensor] = Latent.kl) -> dict[str, Tensor]:
     """elbo = -(rate + distortion), (B,) each, means over samples; rate_1, ... of each of several latents."""
-    distortion = -trace.likelihood.log_prob(x).mean(0)
-    rates = [kl(latent).mean(0) for latent in trace.latents]
-    rate = torch.stack(rates).sum(0)
+    distortion = -over_samples(trace.likelihood.log_prob(x))
+    rates = [over_samples(kl(latent)) for latent in trace.latents]
+    rate = reduce(torch.add, rates)
     each = {f"rate_{i}": rates[i - 1] for i in range(1, 1 + len(rates)) if len(rates) > 1}
     return {"elbo": -(distortion + rate), "rate": rate, "distortion": distortion, **each}
+
+
+def over_samples(values: Tensor) -> Tensor:
+    """The mean over samples, (K, B) -> (B,); of one sample without a pass over it."""
+    return values.squeeze(0) if len(values) == 1 else values.mean(0)
 
 
 def defined_terms(trace: Trace, x: Tensor) -> dict[str, Tensor]:

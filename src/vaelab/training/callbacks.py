@@ -67,10 +67,11 @@ class RunCheckpoint(ModelCheckpoint):
 
 
 class BestCheckpoint(RunCheckpoint):
-    """best.ckpt: the epoch with the lowest monitored figure; without validation images, the last epoch."""
+    """best.ckpt: the weights of the epoch with the lowest monitored figure; without validation images, of the last."""
 
     def __init__(self) -> None:
         super().__init__("best")
+        self.save_weights_only = True
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         self.monitor = pl_module.monitor
@@ -117,6 +118,7 @@ class LastCheckpoint(RunCheckpoint):
             self._interrupt(trainer)
 
     def _interrupt(self, trainer: Any) -> None:
+        trainer.strategy.checkpoint_io.teardown()  # which waits until all is written
         log.info(
             "stopped at step %s and saved %s; go on with: python train.py resume=%s",
             f"{trainer.global_step:,}", self.best_model_path, os.path.relpath(trainer.default_root_dir),
@@ -224,7 +226,8 @@ class Figures(Callback):
         for name, picture in pictures.items():
             png = io.BytesIO()
             if isinstance(picture, torch.Tensor):
-                picture = to_pil_image((255 * picture).round().byte())
+                channels = 1 if model.image_shape[0] == 1 else 3
+                picture = to_pil_image((255 * picture[:channels]).round().byte())
                 picture.save(png, "png", compress_level=1)
             else:
                 picture.savefig(png)
