@@ -396,7 +396,8 @@ def test_a_full_disk_stops_the_run_and_leaves_the_checkpoint_before(
 def test_best_checkpoint_holds_the_weights_alone(finished: Path) -> None:
     last, best = (torch.load(finished / "checkpoints" / f"{name}.ckpt", weights_only=True) for name in ("last", "best"))
     assert best["state_dict"].keys() == last["state_dict"].keys()
-    assert "optimizer_states" in last and "optimizer_states" not in best
+    assert "optimizer_states" in last
+    assert "optimizer_states" not in best
 
 
 # Losses that are no numbers -------------------------------------------------------------------------------------------
