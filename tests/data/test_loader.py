@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from vaelab.data.loader import Loader, binarize, seeded
+from vaelab.data.loader import Loader, binarize, seeded, thresholds
 
 CPU = torch.device("cpu")
 
@@ -19,7 +19,7 @@ def epoch(loader: Loader) -> torch.Tensor:
 
 def test_binary_pixels_have_the_probability_of_their_grey_level() -> None:
     levels = torch.arange(256, dtype=torch.uint8)
-    draws = binarize(levels.repeat(20_000, 1), seeded(CPU, 1)).float()
+    draws = binarize(thresholds(levels).repeat(20_000, 1), seeded(CPU, 1)).float()
     p = levels / 255
     error = (p * (1 - p) / 20_000).sqrt()
     assert ((draws.mean(0) - p).abs() <= 5 * error).all()
@@ -28,14 +28,14 @@ def test_binary_pixels_have_the_probability_of_their_grey_level() -> None:
 
 
 def test_binary_pixels_are_independent_of_their_neighbours() -> None:
-    draws = binarize(torch.full((200_000, 8), 128, dtype=torch.uint8), seeded(CPU, 1)).float()
+    draws = binarize(thresholds(torch.full((200_000, 8), 128, dtype=torch.uint8)), seeded(CPU, 1)).float()
     correlation = torch.corrcoef(draws.T) - torch.eye(8)
     assert correlation.abs().max() < 5 / 200_000**0.5
 
 
 @pytest.mark.parametrize("shape", [(1,), (3, 5), (0, 4), (2, 1, 7, 3)])
 def test_binarize_keeps_any_shape(shape: tuple[int, ...]) -> None:
-    assert binarize(torch.full(shape, 255, dtype=torch.uint8), seeded(CPU, 1)).all()
+    assert binarize(thresholds(torch.full(shape, 255, dtype=torch.uint8)), seeded(CPU, 1)).all()
 
 
 @pytest.mark.parametrize("shuffle", [True, False])

@@ -1,6 +1,7 @@
 """Batches of an in-memory data set, made on the device that holds it: one index operation a batch, no workers."""
 
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -8,17 +9,21 @@ import torch
 from torch import Generator, Tensor
 
 
-def binarize(images: Tensor, generator: Generator) -> Tensor:
-    """Draw x ~ Bernoulli(pixel / 255) for uint8 pixels; returns booleans of the same shape.
+def thresholds(images: Tensor) -> Tensor:
+    """257 * pixel - 2^15 of uint8 pixels, as int16: what `binarize` compares with its noise."""
+    return images.to(torch.int16).mul_(257).add_(-(2**15))  # wraps to -2^15 ... 2^15 - 1
 
-    Compares 16 random bits with 257 * pixel, four pixels to one 64-bit draw, which is several times faster than
+
+def binarize(thresholds: Tensor, generator: Generator) -> Tensor:
+    """Draw x ~ Bernoulli(pixel / 255), given the `thresholds` of the pixels; returns booleans of the same shape.
+
+    Each is compared with 16 random bits, four of them to one 64-bit draw, which is several times faster than
     torch.bernoulli. Black stays 0 and white stays 1 with certainty; any other probability is low by a factor of
     1 - 2^-16.
     """
-    words = torch.empty(-(-images.numel() // 4), dtype=torch.int64, device=images.device)
-    noise = words.random_(-(2**63), None, generator=generator).view(torch.int16)[: images.numel()]
-    threshold = images.to(torch.int16).mul_(257).add_(-(2**15))  # wraps to -2^15 ... 2^15 - 1
-    return noise.clamp_(max=2**15 - 2).view(images.shape) < threshold
+    words = torch.empty(-(-thresholds.numel() // 4), dtype=torch.int64, device=thresholds.device)
+    noise = words.random_(-(2**63), None, generator=generator).view(torch.int16)[: thresholds.numel()]
+    return noise.clamp_(max=2**15 - 2).view(thresholds.shape) < thresholds
 
 
 def seeded(device: torch.device, *keys: int) -> Generator:
@@ -88,9 +93,14 @@ class Loader:
 
     def gather(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """The batch (x, y) of images (B,), with binarisation's next noise."""
-        images = self.images.index_select(0, index)
-        x = binarize(images, self.noise).float() if self.dynamic else images.float().div_(255)
+        rows = self._source.index_select(0, index)
+        x = binarize(rows, self.noise).float() if self.dynamic else rows.float().div_(255)
         return x, self.labels.index_select(0, index)
+
+    @cached_property
+    def _source(self) -> Tensor:
+        """What batches are made of, (N, C, H, W)."""
+        return thresholds(self.images) if self.dynamic else self.images
 
     def _shuffled(self) -> Tensor:
         """The images of this rank, in turn."""

@@ -22,7 +22,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from vaelab import checks
-from vaelab.data.loader import Loader, binarize, seeded
+from vaelab.data.loader import Loader, binarize, seeded, thresholds
 
 BINARIZATIONS = ("none", "threshold", "static", "dynamic")
 SPLITS = ("train", "val", "test")
@@ -229,7 +229,7 @@ class MNISTDataModule(L.LightningDataModule):
     def _draw(self, images: Tensor, split: str) -> Tensor:
         """The static draw: pixels of 0 and 255."""
         generator = seeded(torch.device("cpu"), self.binarization_seed, SPLITS.index(split))
-        return binarize(images, generator).to(torch.uint8).mul_(255)
+        return binarize(thresholds(images), generator).to(torch.uint8).mul_(255)
 
     def _loader(self, split: str) -> Loader:
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")

@@ -55,7 +55,7 @@ class _FastLoop(_TrainingEpochLoop):
         super().__init__(trainer, min_steps, max_steps)
         self._compile, self._wants_graph = compile, graph
         self._slow = 3  # steps of Lightning's, in which torch allocates what a graph must find
-        self._score: Any = None  # (batch, step) -> terms, the module's or compiled
+        self._score: Any = None  # (batch, step) -> mean loss, sums of the terms, their names; compiled or not
         self._names: tuple[str, ...] = ()
         self._graph: Any = None
 
@@ -137,36 +137,40 @@ class _FastLoop(_TrainingEpochLoop):
         trainer, module, optimizer = self.trainer, self.trainer.lightning_module, self.trainer.optimizers[0]
         batch = trainer.precision_plugin.convert_input(trainer.train_dataloader.gather(index))
         with trainer.precision_plugin.train_step_context():
-            terms = self._score(batch, module.step) if self._score else self._first_score(batch)
-        self._names = tuple(terms)
+            loss, row, self._names = self._score(batch, module.step) if self._score else self._first_score(batch)
         optimizer.zero_grad()
-        terms["loss"].mean().backward()
+        loss.backward()
         if trainer.gradient_clip_val:
             value, algorithm = trainer.gradient_clip_val, trainer.gradient_clip_algorithm
             module.configure_gradient_clipping(optimizer, value, algorithm)
         optimizer.step()
         module.step += 1
-        return summed(terms)
+        return row
 
-    def _first_score(self, batch: Any) -> dict[str, Tensor]:
-        """Compile model and objective if that was asked for and a compiler is at hand; the terms of the first batch."""
+    def _first_score(self, batch: Any) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+        """Compile model and objective if that was asked for and a compiler is at hand; the first batch's score."""
         module = self.trainer.lightning_module
-        self._score = module.terms
+
+        def score(batch: Any, step: Tensor) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+            terms = module.terms(batch, step)
+            return terms["loss"].mean(), summed(terms), tuple(terms)
+
+        self._score = score
         if self._compile:
             started = time.perf_counter()
             torch.compiler.reset()  # what an earlier run of a sweep had compiled counts against a limit
             try:
-                compiled = torch.compile(module.terms, options={"fallback_random": True})  # the noise of eager torch
+                compiled = torch.compile(score, options={"fallback_random": True})  # the noise of eager torch
                 with functorch.patch(force_non_lazy_backward_lowering=True):  # the backward pass is compiled now, too
-                    terms = compiled(batch, module.step)
+                    scored = compiled(batch, module.step)
             except Exception as error:  # of the compiler: what it compiles has run before
                 why = str(error).strip().splitlines()[0]
                 log.warning("not compiled, which is slower and no different: %s", why)
             else:
                 log.info("compiled in %.1f s", time.perf_counter() - started)
                 self._score = compiled
-                return terms
-        return self._score(batch, module.step)
+                return scored
+        return score(batch, module.step)
 
     def _replay(self, index: Tensor) -> Tensor:
         """`_optimize` as a CUDA graph."""
