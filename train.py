@@ -30,22 +30,13 @@ def train(cfg: DictConfig, folder: Path) -> float:
     lightning.seed_everything(cfg.seed, verbose=False)
 
     data = instantiate(cfg.data, _convert_="all")
-    model = instantiate(cfg.model, _convert_="all")
-    module = VAEModule(
-        model,
-        objective=instantiate(cfg.objective, _convert_="all"),
-        optimizer=instantiate(cfg.optimizer, _convert_="all"),
-        scheduler=instantiate(cfg.get("scheduler"), _convert_="all") or None,
-    )
+    module = runs.build(cfg, VAEModule)
+    model = module.model
     checkpoint, step = runs.last_checkpoint(folder, module, cfg.trainer.max_epochs) if cfg.resume else (None, None)
 
     data.setup()
     runs.check_data(model, data)
-    cfg.data.used = data.name
-    batches = -(-len(data.train_dataloader()) // runs.processes(cfg))  # of each process
-    cfg.trainer.max_epochs = runs.epochs(cfg, batches)
-    if data.val_size == 0:
-        cfg.trainer.limit_val_batches = 0
+    batches = runs.fill_in(cfg, data)
 
     logger = instantiate(cfg.logger, save_dir=str(folder), purge_step=step)
     callbacks = [callback for callback in instantiate(cfg.callbacks, _convert_="all").values() if callback]

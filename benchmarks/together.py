@@ -14,10 +14,10 @@ from pathlib import Path
 
 import torch
 from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
 from torch import Tensor
 
-from vaelab import hardware
+from vaelab import hardware, runs
+from vaelab.training.module import build_optimizer
 from vaelab.training.together import Member, Stack, Together
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -30,9 +30,8 @@ def build(together: bool, count: int, hidden: int, x: Tensor) -> tuple[Callable[
         own = [f"objective.beta={i}", f"optimizer.lr={1e-3 / i}", f"model.encoder.hidden=[{hidden}]"]
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
             cfg = compose("train", [*own, f"model.decoder.hidden=[{hidden}]"])
-        parts = (instantiate(part, _convert_="all") for part in (cfg.model, cfg.objective, cfg.optimizer))
-        members.append(Member(*parts).to(x.device))
-    optimizers = [member._build_optimizer() for member in members]
+        members.append(runs.build(cfg, Member).to(x.device))
+    optimizers = [build_optimizer(member.optimizer, member.model, member.objective) for member in members]
     batch, module = (x, torch.zeros(len(x))), Together(members)
     module.stack = Stack(members)
     if together:

@@ -131,6 +131,23 @@ def processes(cfg: DictConfig) -> int:
     return max(each, 1) * cfg.trainer.get("num_nodes", 1)
 
 
+def build(cfg: DictConfig, kind: type["VAEModule"]) -> Any:
+    """The module that a config describes, a `kind`, from the random stream as it stands."""
+    keys = ("model", "objective", "optimizer", "scheduler")
+    parts: list[Any] = [hydra.utils.instantiate(cfg.get(key), _convert_="all") or None for key in keys]
+    return kind(*parts)
+
+
+def fill_in(cfg: DictConfig, data: "MNISTDataModule") -> int:
+    """Write into a config what the data tell: their name and the run's length. Returns the batches of an epoch."""
+    batches = -(-len(data.train_dataloader()) // processes(cfg))  # of each process
+    cfg.data.used = data.name
+    cfg.trainer.max_epochs = epochs(cfg, batches)
+    if data.val_size == 0:
+        cfg.trainer.limit_val_batches = 0
+    return batches
+
+
 def epochs(cfg: DictConfig, batches: int) -> int:
     """trainer.max_epochs, or if it is null or `steps` was typed, whole epochs of `batches` that hold so many steps."""
     typed = HydraConfig.get().overrides.task if HydraConfig.initialized() and not cfg.resume else []

@@ -79,10 +79,8 @@ def train(cfgs: Sequence[DictConfig], folders: Sequence[Path], contexts: Sequenc
     for i, (cfg, folder, member) in enumerate(zip(cfgs, folders, members, strict=True)):
         if contexts:
             HydraConfig.instance().cfg = contexts[i]
-        cfg.data.used, cfg.data.seed = data.name, data.seed
-        cfg.trainer.max_epochs = runs.epochs(cfg, len(data.train_dataloader()))
-        if data.val_size == 0:
-            cfg.trainer.limit_val_batches = 0
+        cfg.data.seed = data.seed
+        batches = runs.fill_in(cfg, data)
         callbacks = [callback for callback in instantiate(cfg.callbacks, _convert_="all").values() if callback]
         if i == 0:
             bars = [callback for callback in callbacks if isinstance(callback, ProgressBar)]
@@ -102,7 +100,7 @@ def train(cfgs: Sequence[DictConfig], folders: Sequence[Path], contexts: Sequenc
     log.info("data     %s", data.description)
     kind = f"{type(model).__name__}, {parameters:,} parameters each"
     log.info("model    %s, together on %s", kind, trainer.strategy.root_device)
-    log.info("length   %s epochs of %s batches", f"{trainer.max_epochs:,}", f"{len(data.train_dataloader()):,}")
+    log.info("length   %s epochs of %s batches", f"{trainer.max_epochs:,}", f"{batches:,}")
     started = time.perf_counter()
     try:
         trainer.fit(together, data)
@@ -145,11 +143,6 @@ def _build(cfg: DictConfig) -> Any:
 
     runs.check_config(cfg)
     lightning.seed_everything(cfg.seed, verbose=False)
-    member = Member(
-        instantiate(cfg.model, _convert_="all"),
-        objective=instantiate(cfg.objective, _convert_="all"),
-        optimizer=instantiate(cfg.optimizer, _convert_="all"),
-        scheduler=instantiate(cfg.get("scheduler"), _convert_="all") or None,
-    )
+    member = runs.build(cfg, Member)
     member.seed, member.stream = cfg.seed, torch.get_rng_state()
     return member

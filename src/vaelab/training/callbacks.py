@@ -258,8 +258,8 @@ class AverageLoss(Callback):
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         pixels = math.prod(pl_module.model.image_shape)
-        average = pl_module.means("train")["train/loss"] - pixels / 2 * math.log(math.pi)
-        pl_module.record({"train/average_loss": average})
+        average = pl_module.curves.means(trainer, "train")["train/loss"] - pixels / 2 * math.log(math.pi)
+        pl_module.curves.record(trainer, {"train/average_loss": average})
         log.info("epoch %d: average loss %.4f (squared error + KL per image)", trainer.current_epoch + 1, average)
 
 
@@ -312,7 +312,7 @@ class PrincipalAngle(Callback):
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         weight, _ = pl_module.model.decoder.parameters()
         angle = baselines.principal_angle(weight.detach().cpu(), self._principal)
-        pl_module.record({"train/principal_angle": angle})
+        pl_module.curves.record(trainer, {"train/principal_angle": angle})
         log.info("epoch %d: %.2f degrees from the subspace of PCA", trainer.current_epoch + 1, angle)
 
 

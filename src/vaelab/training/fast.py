@@ -74,7 +74,7 @@ class _FastLoop(_TrainingEpochLoop):
             return
         if self._slow < 0 or trainer.accumulate_grad_batches > 1:  # which a callback can change
             return super().advance(data_fetcher)
-        trainer.lightning_module.reads_at_epoch_end = self._captures
+        trainer.lightning_module.curves.waits = not self._captures
         every, step = trainer.log_every_n_steps or 1, self.global_step
         ends = [every - step % every, trainer.num_training_batches - progress.ready]
         ends += [self.max_steps - step] if self.max_steps > 0 else []
@@ -118,7 +118,7 @@ class _FastLoop(_TrainingEpochLoop):
         """One step, and all that Lightning counts of it."""
         optimizer = self.automatic_optimization.optim_progress.optimizer
         index = self.trainer.train_dataloader.next_index()
-        totals, step = self.trainer.lightning_module.totals["train"], self.global_step + 1
+        totals, step = self.trainer.lightning_module.curves.totals["train"], self.global_step + 1
         self.batch_progress.increment_ready()
         self.batch_progress.increment_started()
         optimizer.step.increment_ready()

@@ -2,7 +2,6 @@
 
 import copy
 import inspect
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +12,8 @@ from torch.optim import Optimizer
 
 from vaelab.objectives import Objective
 from vaelab.trace import GenerativeModel
-from vaelab.training.totals import NonFiniteLossError, Totals
+from vaelab.training.curves import Curves, last_good
+from vaelab.training.totals import NonFiniteLossError
 
 Batch = tuple[Tensor, Tensor]
 
@@ -28,7 +28,6 @@ class VAEModule(L.LightningModule):
     model: GenerativeModel
     objective: Objective
     trainer: Any
-    reads_at_epoch_end = False  # and not while it lasts: a trainer's choice
 
     def __init__(
         self,
@@ -40,13 +39,11 @@ class VAEModule(L.LightningModule):
         super().__init__()
         self.model, self.objective = model, objective
         self.optimizer, self.scheduler = optimizer, scheduler
-        self._build_optimizer()
+        build_optimizer(optimizer, model, objective)
         rehearse(model, objective)
-        self.totals = {"train": Totals(), "val": Totals(), "test": Totals()}
-        self.figures: dict[str, float] = {}  # the latest of each, "train/loss" and so on
+        self.curves = Curves()
         self.step = torch.zeros(())  # optimiser steps so far, on the device
         self._rng_state: dict[str, Tensor] = {}
-        self._clock = 0.0
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Lightning notes the name of each hook that it calls: a twentieth of a small step, by torch's own way."""
@@ -54,6 +51,11 @@ class VAEModule(L.LightningModule):
             self.__dict__[name] = value
         else:
             super().__setattr__(name, value)
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """The latest of each, "train/loss" and so on."""
+        return self.curves.latest
 
     @property
     def monitor(self) -> str | None:
@@ -67,7 +69,7 @@ class VAEModule(L.LightningModule):
         return float(score) if score is not None else self.figures["train/loss"]
 
     def configure_optimizers(self) -> Any:
-        optimizer = self._build_optimizer()
+        optimizer = build_optimizer(self.optimizer, self.model, self.objective)
         self._groups = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
         if self.scheduler is None:
             return optimizer
@@ -77,21 +79,9 @@ class VAEModule(L.LightningModule):
         schedule = {**self.scheduler, "scheduler": factory(optimizer, **length)}
         return {"optimizer": optimizer, "lr_scheduler": {"monitor": self.monitor or "train/loss", **schedule}}
 
-    def _build_optimizer(self) -> Optimizer:
-        groups = self.objective.parameter_groups(self.model)
-        try:
-            optimizer = self.optimizer(groups)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"the optimizer cannot be built: {error}") from error
-        unknown = {setting for group in groups for setting in group} - {"params", *optimizer.defaults}
-        if unknown:
-            own = f"{type(self.objective).__name__} sets its parameters' {', '.join(sorted(unknown))}"
-            raise ValueError(f"{own}, which optimizer {type(optimizer).__name__} has not: optimizer=adam has")
-        return optimizer
-
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         terms = self.terms(batch, self.step)
-        self.totals["train"].add(terms, self.trainer.global_step + 1)
+        self.curves.totals["train"].add(terms, self.trainer.global_step + 1)
         return terms["loss"].mean()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -100,7 +90,7 @@ class VAEModule(L.LightningModule):
             # for GPUs that were never used torch.manual_seed keeps a traceback, which takes it a millisecond
             seed = torch.default_generator.manual_seed if self.device.type == "cpu" else torch.manual_seed
             seed(batch_idx * self.trainer.world_size + self.global_rank)
-            self.totals[self._split].add(self.terms(batch, None), self.trainer.global_step)
+            self.curves.totals[self._split].add(self.terms(batch, None), self.trainer.global_step)
 
     test_step = validation_step
 
@@ -140,27 +130,10 @@ class VAEModule(L.LightningModule):
             group |= {k: v for k, v in wanted.items() if k != "lr" or self.scheduler is None}
 
     def on_train_epoch_start(self) -> None:
-        self._clock = time.perf_counter()
+        self.curves.begin()
 
     def on_train_batch_end(self, *_: Any) -> None:
-        due = self.trainer.global_step % self.trainer.log_every_n_steps == 0 and not self.reads_at_epoch_end
-        if due or self.trainer.is_last_batch:
-            self._read_window()
-
-    def _read_window(self) -> None:
-        """Log the training steps since the last time; the only place where training waits for the device."""
-        totals = self.totals["train"]
-        before = totals.images
-        try:
-            windows = totals.read(self.trainer.log_every_n_steps)
-        except NonFiniteLossError as error:
-            raise NonFiniteLossError(f"{error}; {self._last_good()}") from None
-        now = time.perf_counter()
-        rate = (totals.images - before) * self.trainer.world_size / (now - self._clock)
-        self._clock = now if windows else self._clock
-        for step, means in windows:
-            figures = {f"train/{name}": value for name, value in means.items()} | {"train/images_per_second": rate}
-            self.record(figures, step)
+        self.curves.step_ended(self.trainer)
 
     def on_train_epoch_end(self) -> None:
         self._epoch_end()
@@ -180,53 +153,40 @@ class VAEModule(L.LightningModule):
     on_test_epoch_end = on_validation_epoch_end
 
     def _epoch_end(self) -> None:
-        """Hand the epoch's means to checkpoints, schedulers, the run's record and, of evaluations, the loggers."""
-        split = self._split
-        self.totals[split].read()
-        means = self.means(split)
-        self.figures |= means
-        # the training curve has its points already, and the best weights' figures belong to no step of the other
-        if split != "train" and self.trainer.state.fn != "validate":
-            self.record(means)
-        self.log_dict(means, logger=False)
-        self.totals[split].clear()
-
-    def record(self, figures: dict[str, float], step: int | None = None) -> None:
-        """Keep the latest of each figure, "train/loss" and so on, and send it to the loggers."""
-        self.figures |= figures
-        for logger in self.loggers:
-            logger.log_metrics(figures, self.trainer.global_step if step is None else step)
-
-    def means(self, split: str) -> dict[str, float]:
-        """Means per image over all ranks, of what was read of the epoch under way."""
-        totals = self.totals[split]
-        sums = torch.tensor([*totals.sums.values(), totals.images], dtype=torch.float64)
-        if self.trainer.world_size > 1:
-            sums = self.trainer.strategy.reduce(sums.to(self.device), reduce_op="sum")
-        *values, images = sums.tolist()
-        return {f"{split}/{name}": value / images for name, value in zip(totals.sums, values, strict=True)}
-
-    def _last_good(self) -> str:
-        paths = [callback.best_model_path for callback in self.trainer.checkpoint_callbacks]
-        good = f"the last good checkpoint is {paths[-1]}" if any(paths) else "no checkpoint was written before it"
-        return f"{good}; a smaller optimizer.lr is the first thing to try"
+        """Hand the epoch's means to checkpoints and whatever else watches them."""
+        self.log_dict(self.curves.epoch_ended(self.trainer, self._split), logger=False)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Nothing but finite numbers is written; random states and the epoch's sums go along."""
-        self._read_window()
+        self.curves.read(self.trainer)
         if not torch.stack([p.isfinite().all() for p in self.parameters()]).all():
             step = f"{self.trainer.global_step:,}"
-            raise NonFiniteLossError(f"a weight is no finite number after step {step}; {self._last_good()}")
+            raise NonFiniteLossError(f"a weight is no finite number after step {step}; {last_good(self.trainer)}")
         rng_state = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             rng_state["cuda"] = torch.cuda.get_rng_state(self.device)
-        totals = self.totals["train"]
+        totals = self.curves.totals["train"]
         checkpoint["vaelab"] = {"rng_state": rng_state, "sums": dict(totals.sums), "images": totals.images}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         state = checkpoint["vaelab"]
         self._rng_state = state["rng_state"]
-        self.totals["train"].sums, self.totals["train"].images = dict(state["sums"]), state["images"]
+        totals = self.curves.totals["train"]
+        totals.sums, totals.images = dict(state["sums"]), state["images"]
+
+
+def build_optimizer(factory: Callable[..., Optimizer], model: Any, objective: Objective) -> Optimizer:
+    """The optimiser of the objective's parameter groups; ValueError if it refuses their settings or its own."""
+    groups = objective.parameter_groups(model)
+    try:
+        optimizer = factory(groups)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the optimizer cannot be built: {error}") from error
+    unknown = {setting for group in groups for setting in group} - {"params", *optimizer.defaults}
+    if unknown:
+        own = f"{type(objective).__name__} sets its parameters' {', '.join(sorted(unknown))}"
+        raise ValueError(f"{own}, which optimizer {type(optimizer).__name__} has not: optimizer=adam has")
+    return optimizer
 
 
 def rehearse(model: Any, objective: Objective) -> None:

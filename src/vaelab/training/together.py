@@ -223,7 +223,7 @@ class Together(L.LightningModule):
     def _add(self, split: str, terms: dict[str, Tensor], step: int) -> None:
         each = {name: term.detach().unbind() for name, term in terms.items()}
         for i, member in self.running:
-            member.totals[split].add({name: term[i] for name, term in each.items()}, step)
+            member.curves.totals[split].add({name: term[i] for name, term in each.items()}, step)
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         """Hand each member its part of the gradient."""
