@@ -20,7 +20,6 @@ def train(cfg: DictConfig, folder: Path) -> float:
     import lightning
     import torch
     from hydra.utils import instantiate
-    from lightning.pytorch.plugins import AsyncCheckpointIO
 
     from vaelab import hardware
     from vaelab.training import AtomicCheckpointIO, NoProfiler, VAEModule, tensorboard
@@ -40,7 +39,7 @@ def train(cfg: DictConfig, folder: Path) -> float:
 
     logger = instantiate(cfg.logger, save_dir=str(folder), purge_step=step)
     callbacks = [callback for callback in instantiate(cfg.callbacks, _convert_="all").values() if callback]
-    extras = {"logger": logger, "callbacks": callbacks, "plugins": [AsyncCheckpointIO(AtomicCheckpointIO())]}
+    extras = {"logger": logger, "callbacks": callbacks, "plugins": [AtomicCheckpointIO()]}
     extras |= {} if cfg.trainer.get("profiler") else {"profiler": NoProfiler()}
     trainer = instantiate(cfg.trainer, _convert_="all", default_root_dir=folder, **extras)
 

@@ -3,8 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vaelab.files import write_atomically
-from vaelab.training import AtomicCheckpointIO
+from vaelab.files import write_atomically, write_plain
 
 
 class Full:
@@ -39,11 +38,12 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "checkpoints" / "last.ckpt"
-    AtomicCheckpointIO().save_checkpoint({"weight": torch.ones(3)}, path)
+    path.parent.mkdir()
+    write_plain(path, {"weight": torch.ones(3)})
     original = write_atomically.__globals__["tempfile"].NamedTemporaryFile
     monkeypatch.setattr("tempfile.NamedTemporaryFile", lambda **settings: Full(original(**settings)))
     with pytest.raises(OSError, match="No space left on device") as error:
-        AtomicCheckpointIO().save_checkpoint({"weight": torch.zeros(3)}, path)
+        write_plain(path, {"weight": torch.zeros(3)})
     assert error.value.filename == str(path)
     assert torch.equal(torch.load(path, weights_only=True)["weight"], torch.ones(3))
     assert [path.name for path in path.parent.iterdir()] == ["last.ckpt"]

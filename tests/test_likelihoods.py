@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from vaelab.likelihoods import Bernoulli, BernoulliAtMean, ContinuousBernoulli, DiscretizedLogistic, Gaussian, Laplace
 
@@ -19,6 +20,13 @@ def test_bernoulli_by_logits_equals_bernoulli_by_probabilities() -> None:
     logits, x = torch.randn(5, 1, 4, 4), torch.rand(5, 1, 4, 4).round()
     by_probability = (x * logits.sigmoid().log() + (1 - x) * (1 - logits.sigmoid()).log()).sum((1, 2, 3))
     torch.testing.assert_close(Bernoulli()(logits).log_prob(x), by_probability)
+
+
+def test_a_confident_bernoulli_is_summed_pixel_by_pixel() -> None:
+    logits = torch.linspace(-100, 100, 3 * 64 * 64).view(1, 3, 64, 64)
+    x = (logits > 0).float()
+    exact = x * logits.double() - F.softplus(logits.double())
+    assert Bernoulli()(logits).log_prob(x).item() == pytest.approx(exact.sum().item(), abs=2e-4)
 
 
 @pytest.mark.parametrize("family", [Gaussian, Laplace])

@@ -67,7 +67,7 @@ class BernoulliImage(Independent):
         if self.base_dist._validate_args:
             self.base_dist._validate_sample(value)
         logits = self.base_dist.logits
-        return (value * logits).sum((-3, -2, -1)) - F.softplus(logits).sum((-3, -2, -1))
+        return (value * logits - F.softplus(logits)).sum((-3, -2, -1))
 
 
 class DiscretizedLogistic(Distribution):

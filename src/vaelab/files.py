@@ -1,5 +1,6 @@
 """Writing whole files or none, and reading files that anyone may have written."""
 
+import io
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,15 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
         new.replace(path)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def write_plain(path: Path, content: Any) -> None:
+    """What `read_plain` reads: tensors in plain containers, whole or not at all."""
+    import torch
+
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write_atomically(path, buffer.getbuffer())
 
 
 def read_plain(path: Path) -> Any:

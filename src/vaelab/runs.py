@@ -28,7 +28,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from vaelab import checks
-from vaelab.files import read_plain, write_atomically
+from vaelab.files import read_plain, write_atomically, write_plain
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -133,9 +133,9 @@ def processes(cfg: DictConfig) -> int:
 
 def build(cfg: DictConfig, kind: type["VAEModule"]) -> Any:
     """The module that a config describes, a `kind`, from the random stream as it stands."""
-    keys = ("model", "objective", "optimizer", "scheduler")
-    parts: list[Any] = [hydra.utils.instantiate(cfg.get(key), _convert_="all") or None for key in keys]
-    return kind(*parts)
+    keys = ("model", "objective", "optimizer")
+    parts: dict[str, Any] = {key: hydra.utils.instantiate(cfg[key], _convert_="all") for key in keys}
+    return kind(**parts, scheduler=hydra.utils.instantiate(cfg.get("scheduler"), _convert_="all") or None)
 
 
 def fill_in(cfg: DictConfig, data: "MNISTDataModule") -> int:
@@ -227,11 +227,9 @@ def last_checkpoint(folder: Path, module: "VAEModule", max_epochs: int) -> tuple
 
 def finish(folder: Path, module: "VAEModule", protocol: dict[str, Any], trainer: Any, seconds: float) -> None:
     """Write weights.pt (the state dict of the model, best weights) and metrics.json."""
-    from vaelab.training import AtomicCheckpointIO
-
     if _rank() > 0:
         return
-    AtomicCheckpointIO().save_checkpoint(module.model.state_dict(), folder / "weights.pt")
+    write_plain(folder / "weights.pt", module.model.state_dict())
     figures: dict[str, dict[str, float]] = {}
     for name, value in module.figures.items():
         split, figure = name.split("/")

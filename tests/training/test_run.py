@@ -5,6 +5,7 @@ import logging
 import math
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,7 @@ def test_pictures_are_in_tensorboard_and_on_disk(finished: Path, events: EventAc
     for name in names:
         with Image.open(finished / "figures" / f"{name}.png") as picture:
             assert min(picture.size) > 100
+            assert picture.mode == ("RGBA" if name == "codes" else "L")
             assert len(picture.convert("L").getcolors()) > 20
 
 
@@ -374,23 +376,45 @@ def test_sigterm_saves_first(config: Compose, tmp_path: Path, monkeypatch: pytes
     assert stop.value.code == 143
     assert checkpoint(tmp_path)["global_step"] == 2
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
+@pytest.mark.parametrize("epochs", [0, 2, 3])
 def test_a_full_disk_stops_the_run_and_leaves_the_checkpoint_before(
-    config: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epochs: int
 ) -> None:
     def write(path: Path, content: memoryview) -> None:
-        if path.name == "last.ckpt" and (tmp_path / "checkpoints" / "last.ckpt").exists():
+        written.append(path.name)
+        if written.count("last.ckpt") > epochs:
             raise OSError(28, "No space left on device", str(path))
         original(path, content)
 
+    written: list[str] = []
     original = callbacks.write_atomically
     monkeypatch.setattr(callbacks, "write_atomically", write)
     with pytest.raises(OSError, match="No space left on device") as error:
         train(config("trainer.max_epochs=4"), tmp_path)
-    assert error.value.filename == str(tmp_path / "checkpoints" / "last.ckpt")
-    assert checkpoint(tmp_path)["global_step"] == 3  # of one epoch; written beside the training of the next
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    assert error.value.filename == str(last)
+    assert checkpoint(tmp_path)["global_step"] == 3 * epochs if epochs else not last.exists()
     assert not (tmp_path / "metrics.json").exists()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_slow_disk_is_waited_for(config: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(path: Path, content: memoryview) -> None:
+        time.sleep(0.3)
+        original(path, content)
+        steps[path.name] = torch.load(path, weights_only=True)["global_step"]
+
+    steps: dict[str, int] = {}
+    original = callbacks.write_atomically
+    monkeypatch.setattr(callbacks, "write_atomically", write)
+    stop_at(monkeypatch, 4, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Interrupted):
+        train(config("trainer.max_epochs=2"), tmp_path)
+    assert steps == {"best.ckpt": 3, "last.ckpt": 5}  # on the disk when the run has ended
 
 
 def test_best_checkpoint_holds_the_weights_alone(finished: Path) -> None:

@@ -14,16 +14,16 @@ def thresholds(images: Tensor) -> Tensor:
     return images.to(torch.int16).mul_(257).add_(-(2**15))  # wraps to -2^15 ... 2^15 - 1
 
 
-def binarize(thresholds: Tensor, generator: Generator) -> Tensor:
-    """Draw x ~ Bernoulli(pixel / 255), given the `thresholds` of the pixels; returns booleans of the same shape.
+def binarize(limits: Tensor, generator: Generator) -> Tensor:
+    """Draw x ~ Bernoulli(pixel / 255), given the pixels' `thresholds` as limits; returns booleans of the same shape.
 
     Each is compared with 16 random bits, four of them to one 64-bit draw, which is several times faster than
     torch.bernoulli. Black stays 0 and white stays 1 with certainty; any other probability is low by a factor of
     1 - 2^-16.
     """
-    words = torch.empty(-(-thresholds.numel() // 4), dtype=torch.int64, device=thresholds.device)
-    noise = words.random_(-(2**63), None, generator=generator).view(torch.int16)[: thresholds.numel()]
-    return noise.clamp_(max=2**15 - 2).view(thresholds.shape) < thresholds
+    words = torch.empty(-(-limits.numel() // 4), dtype=torch.int64, device=limits.device)
+    noise = words.random_(-(2**63), None, generator=generator).view(torch.int16)[: limits.numel()]
+    return noise.clamp_(max=2**15 - 2).view(limits.shape) < limits
 
 
 def seeded(device: torch.device, *keys: int) -> Generator:

@@ -7,6 +7,7 @@ import math
 import os
 import signal
 import sys
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -33,18 +34,31 @@ class Interrupted(SystemExit):
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Lightning's own moves a finished file over the old one, which is a copy, byte by byte, between file systems."""
+    """Files are replaced whole, beside the next steps: the disk takes longer than an epoch's pictures.
+
+    A checkpoint is the bytes it had when it was saved. One file is written at a time: the next save, a load and
+    `teardown` wait until it is done, and raise its OSError.
+    """
+
+    _written: Future[None] | None = None
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        content = io.BytesIO()
+        path, content = Path(path), io.BytesIO()
         torch.save(checkpoint, content)
-        write_atomically(path, content.getbuffer())
+        self.teardown()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._written = ThreadPoolExecutor(1).submit(write_atomically, path, content.getbuffer())
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
         """A file, as plain data: Lightning's own would run what an address on the web gives it."""
+        self.teardown()
         return read_plain(Path(path))
+
+    def teardown(self) -> None:
+        """Wait for what is being written."""
+        written, self._written = self._written, None
+        if written:
+            written.result()
 
 
 class RunCheckpoint(ModelCheckpoint):
@@ -82,7 +96,7 @@ class LastCheckpoint(RunCheckpoint):
     """last.ckpt: the end of the latest epoch, or the step at which Ctrl-C or SIGTERM stopped the run.
 
     A signal is answered between two steps, so that the resumed run goes on bit for bit: Interrupted is raised after the
-    checkpoint is written. A second Ctrl-C stops at once.
+    checkpoint is written. A second Ctrl-C gives that up and stops at once.
     """
 
     def __init__(self) -> None:
@@ -131,8 +145,21 @@ class LastCheckpoint(RunCheckpoint):
         due = trainer.is_last_batch or trainer.global_step % every == 0
         return due and trainer.strategy.reduce_boolean_decision(self._signal is not None, all=False)
 
-    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        super().teardown(trainer, pl_module, stage)
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        super().on_train_end(trainer, pl_module)
+        self._restore_handlers()
+        trainer.strategy.checkpoint_io.teardown()  # the last file's error belongs to the training
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        super().on_exception(trainer, pl_module, exception)
+        self._restore_handlers()
+        try:
+            trainer.strategy.checkpoint_io.teardown()
+        except OSError as error:  # what ended the run is not hidden by it
+            log.error("a checkpoint could not be written: %s", error)
+
+    def _restore_handlers(self) -> None:
+        """Before Lightning restores those that it had found."""
         for signum, handler in self._handlers.items():
             signal.signal(signum, handler)
         self._handlers = {}
@@ -226,8 +253,8 @@ class Figures(Callback):
         for name, picture in pictures.items():
             png = io.BytesIO()
             if isinstance(picture, torch.Tensor):
-                channels = 1 if model.image_shape[0] == 1 else 3
-                picture = to_pil_image((255 * picture[:channels]).round().byte())
+                picture = picture[:1] if model.image_shape[0] == 1 else picture
+                picture = to_pil_image((255 * picture).round().byte())
                 picture.save(png, "png", compress_level=1)
             else:
                 picture.savefig(png)

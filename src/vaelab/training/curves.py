@@ -18,7 +18,7 @@ class Curves:
     def __init__(self) -> None:
         self.totals = {"train": Totals(), "val": Totals(), "test": Totals()}
         self.latest: dict[str, float] = {}
-        self.waits = True  # False: nothing is read while an epoch lasts
+        self.reads_within_epochs = True  # and not at their ends alone
         self._clock = 0.0
 
     def begin(self) -> None:
@@ -26,7 +26,7 @@ class Curves:
         self._clock = time.perf_counter()
 
     def step_ended(self, trainer: Any) -> None:
-        due = trainer.global_step % trainer.log_every_n_steps == 0 and self.waits
+        due = trainer.global_step % trainer.log_every_n_steps == 0 and self.reads_within_epochs
         if due or trainer.is_last_batch:
             self.read(trainer)
 

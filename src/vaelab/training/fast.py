@@ -74,7 +74,7 @@ class _FastLoop(_TrainingEpochLoop):
             return
         if self._slow < 0 or trainer.accumulate_grad_batches > 1:  # which a callback can change
             return super().advance(data_fetcher)
-        trainer.lightning_module.curves.waits = not self._captures
+        trainer.lightning_module.curves.reads_within_epochs = not self._captures
         every, step = trainer.log_every_n_steps or 1, self.global_step
         ends = [every - step % every, trainer.num_training_batches - progress.ready]
         ends += [self.max_steps - step] if self.max_steps > 0 else []

@@ -87,9 +87,7 @@ class VAEModule(L.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """The same noise each time, another one in each process, and none of it taken from the training stream."""
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
-            # for GPUs that were never used torch.manual_seed keeps a traceback, which takes it a millisecond
-            seed = torch.default_generator.manual_seed if self.device.type == "cpu" else torch.manual_seed
-            seed(batch_idx * self.trainer.world_size + self.global_rank)
+            seed_noise(self.device, batch_idx * self.trainer.world_size + self.global_rank)
             self.curves.totals[self._split].add(self.terms(batch, None), self.trainer.global_step)
 
     test_step = validation_step
@@ -173,6 +171,11 @@ class VAEModule(L.LightningModule):
         self._rng_state = state["rng_state"]
         totals = self.curves.totals["train"]
         totals.sums, totals.images = dict(state["sums"]), state["images"]
+
+
+def seed_noise(device: torch.device, seed: int) -> None:
+    """torch.manual_seed, which on a CPU takes a millisecond to keep a traceback for GPUs that are not used."""
+    (torch.default_generator.manual_seed if device.type == "cpu" else torch.manual_seed)(seed)
 
 
 def build_optimizer(factory: Callable[..., Optimizer], model: Any, objective: Objective) -> Optimizer:

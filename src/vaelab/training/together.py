@@ -19,9 +19,9 @@ from torch.func import functional_call, stack_module_state, vmap
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from vaelab.files import read_plain
-from vaelab.training.callbacks import AtomicCheckpointIO, BestCheckpoint
-from vaelab.training.module import Batch, VAEModule
+from vaelab.files import read_plain, write_plain
+from vaelab.training.callbacks import BestCheckpoint
+from vaelab.training.module import Batch, VAEModule, seed_noise
 from vaelab.training.totals import NonFiniteLossError
 
 log = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ class Seat:
         if best.is_file():
             state = read_plain(best)["state_dict"]
             weights = {name.removeprefix("model."): w for name, w in state.items() if name.startswith("model.")}
-            AtomicCheckpointIO().save_checkpoint(weights, Path(self.default_root_dir) / "weights.pt")
+            write_plain(Path(self.default_root_dir) / "weights.pt", weights)
 
     def measure(self, data: Any) -> float:
         """Validate and test the best weights, as after a run by itself; returns its monitored figure."""
@@ -217,7 +217,7 @@ class Together(L.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """At the noise of VAEModule.validation_step."""
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(batch_idx)
+            seed_noise(self.device, batch_idx)
             self._add("val", self.stack(batch, None), self.trainer.global_step)
 
     def _add(self, split: str, terms: dict[str, Tensor], step: int) -> None:
@@ -266,6 +266,9 @@ class Together(L.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         self._tell("on_train_epoch_end")
+
+    def on_train_end(self) -> None:
+        self.trainer.strategy.checkpoint_io.teardown()
 
     def _tell(self, hook: str, *args: Any) -> None:
         """Pass a hook on to each member and its callbacks, its checkpoint last."""
