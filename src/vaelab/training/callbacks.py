@@ -36,29 +36,34 @@ class Interrupted(SystemExit):
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Files are replaced whole, beside the next steps: the disk takes longer than an epoch's pictures.
 
-    A checkpoint is the bytes it had when it was saved. One file is written at a time: the next save, a load and
-    `teardown` wait until it is done, and raise its OSError.
+    A checkpoint is the bytes it had when it was saved. Two may wait for the disk, best and last of an epoch: a third, a
+    load and `teardown` wait until they are written, in turn, and raise their OSError.
     """
 
-    _written: Future[None] | None = None
+    def __init__(self) -> None:
+        self._writer: ThreadPoolExecutor | None = None
+        self._waiting: list[Future[None]] = []
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         path, content = Path(path), io.BytesIO()
         torch.save(checkpoint, content)
-        self.teardown()
+        self._wait(1)
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._written = ThreadPoolExecutor(1).submit(write_atomically, path, content.getbuffer())
+        self._writer = self._writer or ThreadPoolExecutor(1)
+        self._waiting.append(self._writer.submit(write_atomically, path, content.getbuffer()))
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
         """A file, as plain data: Lightning's own would run what an address on the web gives it."""
-        self.teardown()
+        self._wait()
         return read_plain(Path(path))
 
     def teardown(self) -> None:
-        """Wait for what is being written."""
-        written, self._written = self._written, None
-        if written:
-            written.result()
+        self._wait()
+
+    def _wait(self, allowed: int = 0) -> None:
+        """Until so few are left to be written."""
+        while len(self._waiting) > allowed:
+            self._waiting.pop(0).result()
 
 
 class RunCheckpoint(ModelCheckpoint):
