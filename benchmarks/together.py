@@ -17,8 +17,8 @@ from hydra import compose, initialize_config_dir
 from torch import Tensor
 
 from vaelab import hardware, runs
-from vaelab.training.module import build_optimizer
-from vaelab.training.together import Member, Stack, Together
+from vaelab.extensions.together import Member, Stack, Together
+from vaelab.training.rehearsal import build_optimizer
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 
@@ -47,7 +47,7 @@ def build(together: bool, count: int, hidden: int, x: Tensor) -> tuple[Callable[
         for weight in module.stack.weights.values():
             weight.grad = None
         module.stack(batch, None)["loss"].mean(1).sum().backward()
-        module.on_before_optimizer_step(None)
+        module.stack.split_gradients(members)
         for optimizer in optimizers:
             optimizer.step()
 

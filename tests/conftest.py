@@ -5,6 +5,7 @@ import hashlib
 import json
 import logging
 import os
+import signal
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -58,10 +59,12 @@ def data_root(tmp_path_factory: pytest.TempPathFactory, digits: tuple[torch.Tens
 
 
 def compose_config(root: Path, *overrides: str) -> DictConfig:
-    """The project's config for the small data set, with short runs."""
+    """The project's config for the small data set: short runs of what users run, with curves that skip steps."""
     small = [f"data.root={root}", "data.md5=null", "data.val_size=100", "data.batch_size=50"]
+    short = ["trainer.max_epochs=2", "trainer.log_every_n_steps=2", "trainer.accelerator=cpu"]
+    short += [f"trainer.limit_{split}_batches={count}" for split, count in (("train", 3), ("val", 2), ("test", 2))]
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        return compose("train", [*small, "trainer=debug", "trainer.accelerator=cpu", *overrides])
+        return compose("train", [*small, *short, *overrides])
 
 
 @pytest.fixture
@@ -102,7 +105,12 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[], Any]) 
 
 @pytest.fixture(autouse=True)
 def _no_trace(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Each test starts with torch's defaults and the log unconfigured, and leaves no setting of Hydra to the next."""
+    """Each test starts with torch's defaults, Python's signal handlers and the log unconfigured, whatever came before.
+
+    A shell's background process, such as a test run started with &, inherits an ignored Ctrl-C.
+    """
+    for signum, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
+        signal.signal(signum, handler)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     torch.distributions.Distribution.set_default_validate_args(True)
     torch.set_float32_matmul_precision("highest")

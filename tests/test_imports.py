@@ -1,7 +1,11 @@
 """Who may import whom: models know nothing of objectives, Lightning or Hydra."""
 
+import ast
+import importlib
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -31,7 +35,7 @@ FORBIDDEN = {
     "data": ["vaelab.models", "vaelab.objectives", "vaelab.training", "hydra", "mlxtend"],
     "training": ["vaelab.models", "vaelab.data", "hydra", "mlxtend"],
     "cli": ["torch", "lightning"],
-    "sweep": ["torch", "lightning"],
+    "extensions.sweep": ["torch", "lightning"],
 }
 
 
@@ -59,3 +63,65 @@ def test_help_and_mistakes_come_before_slow_imports(argument: str, absent: tuple
     first, *rest = done.stderr.splitlines()
     assert first == "[]", done.stderr
     assert "".join(rest).startswith(said), done.stderr
+
+
+# Private names of other libraries ------------------------------------------------------------------------------------
+
+SOURCES = sorted(ROOT.glob("src/**/*.py")) + sorted(ROOT.glob("*.py"))
+
+
+DOCUMENTED = ("_target_", "_partial_", "_asdict")  # of Hydra's configs and Python's named tuples
+
+
+def private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__") and name not in DOCUMENTED
+
+
+def uses(tree: ast.AST) -> Iterator[str]:
+    """Private names that a file imports from other packages, or reads or sets on anything but its own self."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if any(map(private, alias.name.split("."))))
+        elif isinstance(node, ast.ImportFrom) and not str(node.module).startswith("vaelab"):
+            names = [*str(node.module).split("."), *(alias.name for alias in node.names)]
+            yield from (f"{node.module}: {name}" for name in names if private(name))
+        elif isinstance(node, ast.Attribute) and private(node.attr) and ast.unparse(node.value) not in ("self", "cls"):
+            yield ast.unparse(node)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_private_name_of_another_library_is_used(path: Path) -> None:
+    assert not list(uses(ast.parse(path.read_text())))
+
+
+def test_the_walk_finds_what_it_looks_for() -> None:
+    found = [
+        "import torch._dynamo",
+        "from torch._functorch import config",
+        "from a.b import _c",
+        "x._y = 1",
+        "f()._z()",
+    ]
+    assert all(list(uses(ast.parse(code))) for code in found)
+    assert not list(uses(ast.parse("import torch.nn; self._x = 1; from vaelab.runs import _y; a.__dict__")))
+
+
+@pytest.mark.parametrize(
+    "path", sorted(ROOT.glob("src/vaelab/**/*.py")), ids=lambda p: str(p.relative_to(ROOT / "src"))
+)
+def test_no_private_name_of_another_library_is_overridden(path: Path) -> None:
+    """Neither a method nor an attribute that is set on self has the name of one that a foreign base class keeps."""
+    name = ".".join(path.relative_to(ROOT / "src").with_suffix("").parts).removesuffix(".__init__")
+    tree, module = ast.parse(path.read_text()), importlib.import_module(name)
+    for node in tree.body:
+        if not isinstance(node, ast.ClassDef):
+            continue
+        bases = [base for base in getattr(module, node.name).__mro__[1:-1] if not base.__module__.startswith("vaelab")]
+        foreign = {key for base in bases for key in vars(base)}
+        own = {part.name for part in node.body if isinstance(part, ast.FunctionDef)}
+        own |= {
+            part.attr
+            for part in ast.walk(node)
+            if isinstance(part, ast.Attribute) and isinstance(part.ctx, ast.Store) and ast.unparse(part.value) == "self"
+        }
+        assert not [key for key in own & foreign if private(key)]

@@ -121,17 +121,11 @@ def test_a_payload_in_the_checkpoint_that_resuming_starts_from(run: Path) -> Non
     assert "last.ckpt is no checkpoint of this program: 'loops'" in refused(resume, run)
 
 
-def callback_states(checkpoint: dict[str, Any]) -> list[dict[str, Any]]:
-    return [state for name, state in checkpoint["callbacks"].items() if "Checkpoint" in name]
-
-
 def test_a_payload_in_the_best_checkpoint(run: Path) -> None:
     """It is read after training, where no epoch was better than a figure that no epoch can reach."""
     last, best = run / "checkpoints" / "last.ckpt", run / "checkpoints" / "best.ckpt"
     checkpoint = torch.load(last, weights_only=True)
-    for state in callback_states(checkpoint):
-        figures = dict.fromkeys(("best_model_score", "kth_value", "current_score"), torch.tensor(-1e9))
-        state |= figures | {"best_k_models": {path: torch.tensor(-1e9) for path in state["best_k_models"]}}
+    checkpoint["callbacks"]["BestCheckpoint"]["score"] = -1e9
     torch.save(checkpoint, last)
     torch.save({**torch.load(best, weights_only=True), "more": Payload()}, best)
     assert "best.ckpt holds more than plain data" in refused(resume, run)
@@ -147,10 +141,9 @@ def test_a_checkpoint_that_names_files_elsewhere(
     (tmp_path / "victim").write_text("precious")
     last, elsewhere = run / "checkpoints" / "last.ckpt", place.format(folder=run)
     checkpoint = torch.load(last, weights_only=True)
-    for state in callback_states(checkpoint):
-        state |= dict.fromkeys(("best_model_path", "kth_best_model_path", "last_model_path"), elsewhere)
-        state |= dict.fromkeys(("best_model_score", "kth_value"), torch.tensor(score))
-        state |= {"dirpath": str(run / "checkpoints"), "best_k_models": {elsewhere: torch.tensor(score)}}
+    places = dict.fromkeys(("path", "_file", "best_model_path", "kth_best_model_path", "last_model_path"), elsewhere)
+    for name in ("BestCheckpoint", "LastCheckpoint"):
+        checkpoint["callbacks"][name] = {**places, "dirpath": str(run / "checkpoints"), "score": score, "saved": True}
     torch.save(checkpoint, last)
     resume(run)
     assert json.loads((run / "metrics.json").read_text())["best_checkpoint"] == "checkpoints/best.ckpt"
@@ -201,8 +194,6 @@ def put(key: str, value: Any) -> Callable[[dict], None]:
         ("data._target_", "vaelab.models.VAE", "vaelab.models.VAE"),
         ("data", {"_target_": "os.system", **TOUCH}, "os.system"),
         ("data.extra", {"_target_": "vaelab.runs.os.system", **TOUCH}, "vaelab.runs.os.system"),
-        ("trainer.plugins", [{"_target_": "os.system", **TOUCH}], "os.system"),
-        ("logger._target_", "lightning.pytorch.cli.LightningCLI", "lightning.pytorch.cli.LightningCLI"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -218,6 +209,27 @@ def test_a_hostile_target(run: Path, exported: Path, key: str, value: Any, name:
         assert name in sentence
         assert "it is not run" in sentence
     assert "it is not run" in refused(resume, run)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "name"),
+    [
+        ("trainer.plugins", [{"_target_": "os.system", **TOUCH}], "os.system"),
+        ("callbacks.mine", {"_target_": "planted.Thing"}, "planted.Thing"),
+        ("logger._target_", "lightning.pytorch.cli.LightningCLI", "lightning.pytorch.cli.LightningCLI"),
+        ("module._target_", "vaelab.models.VAE", "vaelab.models.VAE"),
+        ("trainer._target_", "vaelab.training.FastTrainer", "vaelab 0.1"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+@pytest.mark.usefixtures("planted")
+def test_what_trains_is_built_by_resuming_alone(run: Path, key: str, value: Any, name: str) -> None:
+    """A callback, Trainer or logger of a stranger's stops nobody from looking at the model, and is not run."""
+    config = config_of(run)
+    put(key, value)(config)
+    (run / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
+    assert load_run(run).latent_dim
+    assert name in refused(resume, run)
 
 
 @pytest.mark.usefixtures("planted")

@@ -21,7 +21,7 @@ class Together(Launcher):
         self.context, self.config = hydra_context, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from vaelab import sweep  # every program that uses Hydra imports this file
+        from vaelab.extensions import sweep  # every program that uses Hydra imports this file
 
         setup_globals()
         jobs = []

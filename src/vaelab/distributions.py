@@ -20,6 +20,11 @@ from torch.distributions.kl import register_kl
 _ONE = Size()  # the shape of a single draw
 
 
+def at_least_float32(x: Tensor) -> Tensor:
+    """Densities are computed in float32, whatever an autocast network returns, or in float64 if that computes in it."""
+    return x.float() if x.dtype.itemsize < 4 else x
+
+
 class _Vector(Distribution):
     """A distribution over vectors, built by code that has checked its arguments."""
 
@@ -64,8 +69,8 @@ class BernoulliImage(Independent):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """x l - log(1 + e^l): exact for black pixels, and as few passes where several models are one (torch.vmap)."""
-        if self.base_dist._validate_args:
-            self.base_dist._validate_sample(value)
+        if self._validate_args:
+            self._validate_sample(value)
         logits = self.base_dist.logits
         return (value * logits - F.softplus(logits)).sum((-3, -2, -1))
 
@@ -96,7 +101,7 @@ class DiscretizedLogistic(Distribution):
     def sample(self, sample_shape: Any = _ONE) -> Tensor:
         shape = self._extended_shape(sample_shape)
         with torch.no_grad():
-            uniform = torch.rand(shape, device=self.mu.device).clamp(1e-6, 1 - 1e-6)
+            uniform = torch.rand(shape, dtype=self.mu.dtype, device=self.mu.device).clamp(1e-6, 1 - 1e-6)
             x = self.mu + self.log_scale.exp() * torch.logit(uniform)
             return (x.clamp(0, 1) * (self.levels - 1)).round() / (self.levels - 1)
 
@@ -120,7 +125,7 @@ class Categoricals(_Vector):
     Jang et al. 2017, https://arxiv.org/abs/1611.01144; Maddison et al. 2017, https://arxiv.org/abs/1611.00712
     """
 
-    def __init__(self, logits: Tensor, temperature: float | None = None) -> None:
+    def __init__(self, logits: Tensor, temperature: Tensor | float | None = None) -> None:
         self.logits, self.temperature = logits.log_softmax(-1), temperature  # (..., N, C)
         super().__init__(logits.shape[:-2], logits.shape[-2:].numel())
 
@@ -176,7 +181,8 @@ class UniformSphere(_Vector):
         return self.zero
 
     def sample(self, sample_shape: Any = _ONE) -> Tensor:
-        return F.normalize(torch.randn(self._extended_shape(sample_shape), device=self.zero.device), dim=-1)
+        noise = torch.randn(self._extended_shape(sample_shape), dtype=self.zero.dtype, device=self.zero.device)
+        return F.normalize(noise, dim=-1)
 
     def log_prob(self, value: Tensor) -> Tensor:
         half = self.zero.shape[-1] / 2
@@ -208,7 +214,8 @@ class PowerSpherical(_Vector):
     def rsample(self, sample_shape: Any = _ONE) -> Tensor:
         shape = self._extended_shape(sample_shape)
         t = 2 * Beta(self.a, self.b).rsample(sample_shape).unsqueeze(-1) - 1  # mu'z
-        tangent = F.normalize(torch.randn(*shape[:-1], shape[-1] - 1, device=self.mu.device), dim=-1)
+        noise = torch.randn(*shape[:-1], shape[-1] - 1, dtype=self.mu.dtype, device=self.mu.device)
+        tangent = F.normalize(noise, dim=-1)
         z = torch.cat([t, (1 - t.square()).clamp(min=1e-12).sqrt() * tangent], dim=-1)  # around the first axis
         first = F.one_hot(torch.zeros((), dtype=torch.long, device=self.mu.device), shape[-1])
         u = F.normalize(first - self.mu, dim=-1)  # the Householder reflection that takes the first axis to mu

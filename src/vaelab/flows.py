@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from vaelab import checks
+from vaelab.distributions import at_least_float32
 
 
 def transforms(kind: str, features: int, context: int, num_transforms: int, hidden: Sequence[int]) -> nn.ModuleList:
@@ -65,4 +66,4 @@ def _flow_type() -> Any:
 
 def _in_float32(module: nn.Module, inputs: tuple[Tensor], parameters: Tensor) -> Tensor:  # noqa: ARG001
     """A network may run in half precision; the density it parametrises does not."""
-    return parameters.float()
+    return at_least_float32(parameters)

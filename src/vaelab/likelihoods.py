@@ -25,7 +25,7 @@ class Bernoulli(nn.Module):
     num_parameters = 1
 
     def forward(self, parameters: Tensor) -> Distribution:
-        return distributions.BernoulliImage(td.Bernoulli(logits=parameters.float()), 3)
+        return distributions.BernoulliImage(td.Bernoulli(logits=distributions.at_least_float32(parameters)), 3)
 
 
 class BernoulliAtMean(Bernoulli):
@@ -46,7 +46,7 @@ class BernoulliAtMean(Bernoulli):
         self.offset.copy_(images.mean(0).clamp(0.001, 0.999).logit())
 
     def forward(self, parameters: Tensor) -> Distribution:
-        return super().forward(parameters.float() + self.offset)
+        return super().forward(distributions.at_least_float32(parameters) + self.offset)
 
 
 class ContinuousBernoulli(nn.Module):
@@ -60,7 +60,9 @@ class ContinuousBernoulli(nn.Module):
 
     def forward(self, parameters: Tensor) -> Distribution:
         # torch's own limits leave the mean 0.003 off at p = 0.501, a difference of large numbers; these 1e-5
-        return Independent(td.ContinuousBernoulli(logits=parameters.float(), lims=(0.48, 0.52)), 3)
+        return Independent(
+            td.ContinuousBernoulli(logits=distributions.at_least_float32(parameters), lims=(0.48, 0.52)), 3
+        )
 
 
 class DiscretizedLogistic(nn.Module):
@@ -77,7 +79,7 @@ class DiscretizedLogistic(nn.Module):
         self.min_log_scale = min_log_scale
 
     def forward(self, parameters: Tensor) -> Distribution:
-        mu, log_scale = parameters.float().chunk(2, dim=-3)
+        mu, log_scale = distributions.at_least_float32(parameters).chunk(2, dim=-3)
         log_scale = log_scale.clamp(min=self.min_log_scale)
         return Independent(distributions.DiscretizedLogistic(mu.sigmoid(), log_scale), 3)
 
@@ -107,7 +109,7 @@ class _LocationScale(nn.Module):
             self.register_buffer("log_scale", torch.tensor(float(scale)).log(), persistent=False)
 
     def forward(self, parameters: Tensor) -> Distribution:
-        parameters = parameters.float()
+        parameters = distributions.at_least_float32(parameters)
         if self.num_parameters == 2:
             parameters, raw = parameters.chunk(2, dim=-3)
             scale = F.softplus(raw) + self.floor

@@ -25,7 +25,7 @@ class DiagonalGaussian(nn.Module):
         self.linear = nn.Linear(in_features, 2 * latent_dim)
 
     def forward(self, h: Tensor) -> Independent:
-        mean, log_variance = self.linear(h).float().chunk(2, dim=-1)  # (B, D) each
+        mean, log_variance = distributions.at_least_float32(self.linear(h)).chunk(2, dim=-1)  # (B, D) each
         return Independent(Normal(mean, torch.exp(0.5 * log_variance)), 1)
 
 
@@ -46,9 +46,9 @@ class FullCovarianceGaussian(nn.Module):
         self.register_buffer("below", torch.tril_indices(latent_dim, latent_dim, offset=-1), persistent=False)
 
     def forward(self, h: Tensor) -> MultivariateNormal:
-        mean, log_variance = self.linear(h).float().chunk(2, dim=-1)  # (B, D) each
+        mean, log_variance = distributions.at_least_float32(self.linear(h)).chunk(2, dim=-1)  # (B, D) each
         factor = torch.diag_embed(torch.exp(0.5 * log_variance))
-        factor[..., self.below[0], self.below[1]] = self.correlation(h).float()
+        factor[..., self.below[0], self.below[1]] = distributions.at_least_float32(self.correlation(h))
         return MultivariateNormal(mean, scale_tril=factor)
 
 
@@ -60,7 +60,7 @@ class PointMass(nn.Module):
         self.linear = nn.Linear(in_features, latent_dim)
 
     def forward(self, h: Tensor) -> distributions.PointMass:
-        return distributions.PointMass(self.linear(h).float())
+        return distributions.PointMass(distributions.at_least_float32(self.linear(h)))
 
 
 class Flow(nn.Module):
@@ -82,7 +82,7 @@ class Flow(nn.Module):
         self.transforms = flows.transforms(kind, latent_dim, in_features, num_transforms, hidden)
 
     def forward(self, h: Tensor) -> Distribution:
-        return flows.flow(self.transforms, self.base(h), h.float())
+        return flows.flow(self.transforms, self.base(h), distributions.at_least_float32(h))
 
 
 class Categorical(nn.Module):
@@ -91,14 +91,17 @@ class Categorical(nn.Module):
     Relaxed at a temperature while training, exact in evaluation: Jang et al. 2017, https://arxiv.org/abs/1611.01144
     """
 
+    temperature: Tensor
+
     def __init__(self, in_features: int, latent_dim: int, num_categories: int = 10, temperature: float = 0.5) -> None:
         super().__init__()
         self.sizes = distributions.categorical_sizes(latent_dim, num_categories)
         checks.positive(temperature=temperature)
-        self.linear, self.temperature = nn.Linear(in_features, latent_dim), temperature
+        self.linear = nn.Linear(in_features, latent_dim)
+        self.register_buffer("temperature", torch.tensor(float(temperature)), persistent=False)
 
     def forward(self, h: Tensor) -> distributions.Categoricals:
-        logits = self.linear(h).float().unflatten(-1, self.sizes)  # (B, N, C)
+        logits = distributions.at_least_float32(self.linear(h)).unflatten(-1, self.sizes)  # (B, N, C)
         return distributions.Categoricals(logits, self.temperature if self.training else None)
 
 
@@ -115,5 +118,7 @@ class PowerSpherical(nn.Module):
         self.direction, self.concentration = nn.Linear(in_features, latent_dim), nn.Linear(in_features, 1)
 
     def forward(self, h: Tensor) -> distributions.PowerSpherical:
-        mu = F.normalize(self.direction(h).float(), dim=-1)
-        return distributions.PowerSpherical(mu, 1 + F.softplus(self.concentration(h).float().squeeze(-1)))
+        mu = F.normalize(distributions.at_least_float32(self.direction(h)), dim=-1)
+        return distributions.PowerSpherical(
+            mu, 1 + F.softplus(distributions.at_least_float32(self.concentration(h)).squeeze(-1))
+        )

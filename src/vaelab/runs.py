@@ -37,9 +37,16 @@ if TYPE_CHECKING:
     from vaelab.trace import GenerativeModel
     from vaelab.training import VAEModule
 
+log = logging.getLogger(__name__)
 ALLOWED = ("vaelab.", "torch.optim.", *(f"lightning.pytorch.{part}." for part in ("trainer", "callbacks", "loggers")))
-MODULES = {"model._target_": ("vaelab.models.",), "data._target_": ("vaelab.data.",)}
+MODULES = {
+    "model._target_": ("vaelab.models.",),
+    "data._target_": ("vaelab.data.",),
+    "module._target_": ("vaelab.training.", "vaelab.extensions."),
+}
 PARTS = ("posterior", "prior", "likelihood")  # of a model, chosen with a slash
+# Not those that hold the weights in 16 bits, which rounds away most of what an optimiser adds to them
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true")
 PACKAGES = ("vaelab", "torch", "torchvision", "lightning", "hydra-core", "omegaconf", "tensorboard", "numpy")
 
 
@@ -59,6 +66,7 @@ def start_log(*folders: Path) -> None:
     warnings.filterwarnings("ignore", "The number of training batches", module="lightning")
     warnings.filterwarnings("ignore", "Checkpoint directory .* exists", module="lightning")
     warnings.filterwarnings("ignore", "It is recommended to use .*sync_dist=True", module="lightning")
+    warnings.filterwarnings("ignore", "You called .self.log.*no logger configured", module="lightning")
     if _rank() > 0:
         logger.setLevel(logging.ERROR)
         return
@@ -69,6 +77,8 @@ def start_log(*folders: Path) -> None:
         logger.addHandler(file)
     logger.setLevel(logging.INFO)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its banners and tips
+    for asked_for in ("profilers", "tuner"):
+        logging.getLogger(f"lightning.pytorch.{asked_for}").setLevel(logging.INFO)
 
 
 def check_config(cfg: DictConfig) -> None:
@@ -83,11 +93,16 @@ def check_config(cfg: DictConfig) -> None:
         fraction = name == "limit_train_batches" and type(value) is float and 0 < value <= 1
         if value is not None and not fraction:
             checks.whole(**{f"trainer.{name}": value})
+    if str(cfg.trainer.precision) not in ("32", "16", "64", "bf16"):  # Lightning's short forms
+        checks.one_of(PRECISIONS, **{"trainer.precision": cfg.trainer.precision})
+    gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
+    if str(cfg.trainer.precision).startswith("16") and (not gpu or cfg.trainer.accelerator == "cpu"):
+        raise ValueError(f"trainer.precision={cfg.trainer.precision} needs a GPU: use bf16-mixed on a CPU")
     for part, value in cfg.model.items():
         if isinstance(value, str) and part in PARTS:
             raise ValueError(f"model.{part}={value}: a part is chosen with a slash, model/{part}={value}")
     accelerator = cfg.trainer.accelerator
-    if accelerator in ("gpu", "cuda") and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
+    if accelerator in ("gpu", "cuda") and not gpu:
         raise ValueError(
             f"trainer.accelerator={accelerator}, but torch {torch.__version__} finds no GPU on this machine: "
             "use trainer.accelerator=cpu or auto, or install a GPU's driver and a torch that fits it"
@@ -105,9 +120,10 @@ def check_config(cfg: DictConfig) -> None:
         )
     zeros = [key for key in ("data.val_size", "trainer.limit_val_batches") if OmegaConf.select(cfg, key) == 0]
     for name, callback in cfg.callbacks.items():
-        if zeros and str((callback or {}).get("monitor")).startswith("val/"):
+        monitor = str((callback or {}).get("monitor"))
+        if zeros and (monitor == "auto" or monitor.startswith("val/")):
             raise ValueError(
-                f"callbacks.{name} watches {callback.monitor}, but {zeros[0]}=0 leaves no validation images: "
+                f"callbacks.{name} has monitor={monitor}, but {zeros[0]}=0 leaves no validation images: "
                 f"leave it out, or set {zeros[0]} above zero"
             )
 
@@ -131,30 +147,60 @@ def processes(cfg: DictConfig) -> int:
     return max(each, 1) * cfg.trainer.get("num_nodes", 1)
 
 
-def build(cfg: DictConfig, kind: type["VAEModule"]) -> Any:
-    """The module that a config describes, a `kind`, from the random stream as it stands."""
+def build(cfg: DictConfig, kind: Any = None) -> Any:
+    """The LightningModule that a config describes, from the random stream as it stands; or of another `kind`."""
     keys = ("model", "objective", "optimizer")
     parts: dict[str, Any] = {key: hydra.utils.instantiate(cfg[key], _convert_="all") for key in keys}
-    return kind(**parts, scheduler=hydra.utils.instantiate(cfg.get("scheduler"), _convert_="all") or None)
+    scheduler = hydra.utils.instantiate(cfg.scheduler, _convert_="all") or None  # the option `none` is empty
+    return (kind or hydra.utils.instantiate(cfg.module, _partial_=True))(**parts, scheduler=scheduler)
 
 
-def fill_in(cfg: DictConfig, data: "MNISTDataModule") -> int:
-    """Write into a config what the data tell: their name and the run's length. Returns the batches of an epoch."""
-    batches = -(-len(data.train_dataloader()) // processes(cfg))  # of each process
+def callbacks(cfg: DictConfig) -> list[Any]:
+    """The callbacks that a config lists; of a resumed run without tuners, whose finds are in its checkpoint."""
+    from lightning.pytorch.callbacks import BatchSizeFinder, Callback, LearningRateFinder
+
+    made = {name: each for name, each in hydra.utils.instantiate(cfg.callbacks, _convert_="all").items() if each}
+    for name, each in made.items():
+        if not isinstance(each, Callback):
+            raise ValueError(
+                f"callbacks.{name} is no callback of Lightning's: a class is needed, callbacks.{name}._target_"
+            )
+    return [
+        each for each in made.values() if not (cfg.resume and isinstance(each, BatchSizeFinder | LearningRateFinder))
+    ]
+
+
+def fill_in(cfg: DictConfig, data: "MNISTDataModule", callbacks: Sequence[Any]) -> None:
+    """Write into a config what the data tell: their name, the run's length, and that nothing is left to validate."""
     cfg.data.used = data.name
-    cfg.trainer.max_epochs = epochs(cfg, batches)
+    cfg.trainer.max_epochs = epochs(cfg, batches(cfg, len(data.train_dataloader())), callbacks)
     if data.val_size == 0:
         cfg.trainer.limit_val_batches = 0
-    return batches
 
 
-def epochs(cfg: DictConfig, batches: int) -> int:
-    """trainer.max_epochs, or if it is null or `steps` was typed, whole epochs of `batches` that hold so many steps."""
+def batches(cfg: DictConfig, count: int) -> int:
+    """How many batches a process takes in an epoch, of `count` in the data set."""
+    each = -(-count // processes(cfg))
+    limit = cfg.trainer.get("overfit_batches") or cfg.trainer.limit_train_batches
+    return each if limit is None else min(limit, each) if type(limit) is int else max(int(limit * each), 1)
+
+
+def epochs(cfg: DictConfig, batches: int, callbacks: Sequence[Any] = ()) -> int:
+    """trainer.max_epochs, or if it is null or `steps` was typed, whole epochs that hold so many optimiser steps."""
+    from lightning.pytorch.callbacks import GradientAccumulationScheduler
+
     typed = HydraConfig.get().overrides.task if HydraConfig.initialized() and not cfg.resume else []
-    asked = {override.split("=")[0] for override in typed} & {"steps", "trainer.max_epochs"}
+    asked = {override.split("=")[0].lstrip("+") for override in typed} & {"steps", "trainer.max_epochs"}
     if cfg.trainer.max_epochs is not None and asked != {"steps"}:
         return cfg.trainer.max_epochs
-    return -(-cfg.steps * cfg.trainer.accumulate_grad_batches // batches)
+    schedules = [each for each in callbacks if isinstance(each, GradientAccumulationScheduler)]
+    needed = cfg.steps if "steps" in asked or cfg.trainer.max_steps <= 0 else cfg.trainer.max_steps
+    number = steps = 0
+    while steps < needed:
+        accumulated = [each.get_accumulate_grad_batches(number) for each in schedules]
+        steps += -(-batches // (*accumulated, cfg.trainer.accumulate_grad_batches)[0])  # one after the last batch, too
+        number += 1
+    return number
 
 
 def record(folder: Path, cfg: DictConfig) -> None:
@@ -225,26 +271,46 @@ def last_checkpoint(folder: Path, module: "VAEModule", max_epochs: int) -> tuple
     return path, step + 1
 
 
-def finish(folder: Path, module: "VAEModule", protocol: dict[str, Any], trainer: Any, seconds: float) -> None:
-    """Write weights.pt (the state dict of the model, best weights) and metrics.json."""
+def announce(folder: Path, cfg: DictConfig, data: "MNISTDataModule", module: "VAEModule", trainer: Any) -> None:
+    """The first lines of a run's log."""
+    parameters = sum(parameter.numel() for parameter in module.model.parameters())
+    where = trainer.strategy.root_device
+    epochs, count = cfg.trainer.max_epochs, batches(cfg, len(data.train_dataloader()))
+    end = f", or {trainer.max_steps:,} steps" if trainer.max_steps > 0 else ""
+    log.info("run      %s", shown(folder))
+    log.info("data     %s", data.description)
+    log.info("model    %s, %s parameters, on %s", type(module.model).__name__, f"{parameters:,}", where)
+    log.info(
+        "length   %s epoch%s of %s batch%s%s", f"{epochs:,}", "s" * (epochs > 1), f"{count:,}", "es" * (count > 1), end
+    )
+    for note in notes(cfg, data):
+        log.warning(note)
+
+
+def finish(
+    folder: Path, module: "VAEModule", protocol: dict[str, Any], trainer: Any, seconds: float, weights: str
+) -> None:
+    """Write weights.pt, the state dict of the model as the module holds it, and metrics.json."""
     if _rank() > 0:
         return
+    if weights == "last" and module.monitor:
+        log.info("weights  the last weights are kept: no epoch was validated, or nothing saves the best")
     write_plain(folder / "weights.pt", module.model.state_dict())
     figures: dict[str, dict[str, float]] = {}
-    for name, value in module.figures.items():
+    for name, value in module.metrics.latest.items():
         split, figure = name.split("/")
         figures.setdefault(split, {})[figure] = value
     content = {
         "protocol": protocol,
         "unit": "nats per image: sums over pixels and latent dimensions, means over images; squared_error in squared "
         "pixel values, perplexity in codes, principal_angle in degrees",
-        "weights": {"train": "changing, over the last epoch", "val": "best", "test": "best"},
+        "weights": {"train": "changing, over the last epoch", "val": weights, "test": weights},
         **figures,
         "epochs": trainer.current_epoch,
         "steps": trainer.global_step,
         "fit_seconds": seconds,
         "device": str(trainer.strategy.root_device),
-        "best_checkpoint": f"checkpoints/{Path(trainer.checkpoint_callback.best_model_path).name}",
+        "best_checkpoint": "checkpoints/best.ckpt" if weights == "best" else None,
     }
     write_json(folder / "metrics.json", content)
 
@@ -391,10 +457,11 @@ def digest(model: "GenerativeModel") -> str:
     return hashlib.sha256(b"".join(weight.cpu().numpy().tobytes() for _, weight in weights)).hexdigest()
 
 
-def read_config(folder: Path) -> DictConfig:
-    """The config of a run or an exported model.
+def read_config(folder: Path, resuming: bool = False) -> DictConfig:
+    """The config of a run or an exported model. Only its model, data and objective are built, unless it is resumed.
 
-    Raises ValueError if the folder is no run, or its config is not plain or names a `_target_` that is not allowed.
+    Raises ValueError if the folder is no run, or its config is not plain, or a part that is built has a `_target_` that
+    is not allowed.
     """
     path = folder / "config.yaml"
     if not path.is_file() and (folder / "config.json").is_file():
@@ -412,9 +479,11 @@ def read_config(folder: Path) -> DictConfig:
     for key, value in settings(plain):
         if key in ("defaults", "hydra") or (isinstance(value, str) and "${" in value):  # could bring in a `_target_`
             raise ValueError(f"{path} is not the config of a run: its {key} is {value}, and a run writes plain values")
-        if key.endswith("_target_"):
-            ours = ALLOWED[:1] if key.startswith(("model.", "data.", "objective.")) else ALLOWED
-            _check_target(value, path, MODULES.get(key, ours))
+        built = key.startswith(("model.", "data.", "objective."))
+        if key.endswith("_target_") and (built or resuming):
+            if value == "vaelab.training.FastTrainer":
+                raise ValueError(f"{path} is of vaelab 0.1, whose Trainer is gone: this run cannot be resumed here")
+            _check_target(value, path, MODULES.get(key, ALLOWED[:1] if built else ALLOWED))
     return cfg
 
 
@@ -424,7 +493,7 @@ def saved_config(folder: Path, overrides: Sequence[str] = ()) -> DictConfig:
     Raises ValueError as `read_config` does, and for an override that replaces a whole group or what cannot change in
     the middle of a run.
     """
-    saved = read_config(folder)
+    saved = read_config(folder, resuming=True)
     if not (folder / "config.yaml").is_file():
         raise ValueError(f"{folder} is an exported model, which has no checkpoints to go on from")
     with initialize_config_dir(str(folder.absolute()), version_base="1.3"):

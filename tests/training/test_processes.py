@@ -62,8 +62,9 @@ def test_two_processes_are_one_with_twice_the_batch(config: Compose, data_root: 
     """
     sizes = ["data.train_size=486", "data.val_size=101", "data.eval_batch_size=25", "steps=15"]
     settings = [*sizes, "experiment=autoencoder", f"data.root={data_root}"]
+    whole = ["trainer.max_epochs=null", *(f"trainer.limit_{split}_batches=null" for split in ("train", "val", "test"))]
     (tmp_path / "one").mkdir()
-    train(config(*settings, "data.batch_size=50", "trainer=default", "trainer.accelerator=cpu"), tmp_path / "one")
+    train(config(*settings, *whole, "data.batch_size=50"), tmp_path / "one")
     two = [*settings, "data.batch_size=25", f"hydra.run.dir={tmp_path / 'two'}"]
     (printed,) = together([[*promised("python train.py trainer=ddp"), *two]], tmp_path)
     assert "length   2 epochs of 10 batches" in printed

@@ -41,8 +41,8 @@ class Loader:
 
     Every pass is a new epoch: the order depends on (seed, epoch) and binarisation noise on (seed, epoch, rank) alone,
     so that they are the same whatever the model draws. Ranks share the order and take every world_size-th image; when
-    shuffling, all ranks get the same number of batches. `next_index` and `gather` are the two halves of a batch, for a
-    loop that captures the second in a CUDA graph.
+    shuffling, all ranks get the same number of batches. `next_index` and `gather` are the two halves of a batch. A CUDA
+    graph can hold the second.
     """
 
     def __init__(
@@ -56,6 +56,7 @@ class Loader:
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        epoch: int = 0,  # which the first pass is
     ) -> None:
         if 0 < len(images) < world_size:
             raise ValueError(f"{world_size} processes cannot share {len(images)} images: each needs one at least")
@@ -63,7 +64,7 @@ class Loader:
         self.shuffle, self.dynamic, self.seed = shuffle, dynamic, seed
         self.rank, self.world_size = rank, world_size
         self.served = len(images) - (len(images) % world_size if shuffle else 0)  # in an epoch, by all ranks together
-        self.epoch, self.batch = -1, 0  # the epoch under way and the batches of it that were served
+        self.epoch, self.batch = epoch - 1, 0  # the epoch under way and the batches of it that were served
         self.noise = Generator(images.device)  # one for all epochs: a CUDA graph holds on to it
         self._order: Tensor | None = None  # of the epoch under way
         self._resumed = False

@@ -11,7 +11,7 @@ import threading
 import time
 import urllib.request
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,7 @@ class MNISTDataModule(L.LightningDataModule):
         self.allow_subset, self.md5, self.used = allow_subset, dict(md5 or {}), used
         self.splits: dict[str, tuple[Tensor, Tensor]] = {}  # uint8 (N, C, H, W) and int64 (N,), on the CPU
         self.name = ""  # of the data set that is really used
+        self.serve: Callable[[Loader], Any] | None = None  # makes what a Trainer gets in place of the training loader
         self._train_loader: Loader | None = None
         self._loader_state: dict[str, Any] | None = None
 
@@ -232,25 +233,28 @@ class MNISTDataModule(L.LightningDataModule):
         return binarize(thresholds(images), generator).to(torch.uint8).mul_(255)
 
     def _loader(self, split: str) -> Loader:
-        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        trainer: Any = self.trainer
+        device = trainer.strategy.root_device if trainer else torch.device("cpu")
         images, labels = (part.to(device) for part in self.splits[split])
         training = split == "train"
         return Loader(
             images,
             labels,
             self.batch_size if training else self.eval_batch_size,
-            shuffle=training,
+            shuffle=training and not (trainer and trainer.overfit_batches),
             dynamic=training and self.binarization == "dynamic",
             seed=self.seed,
-            rank=self.trainer.global_rank if self.trainer else 0,
-            world_size=self.trainer.world_size if self.trainer else 1,
+            rank=trainer.global_rank if trainer else 0,
+            world_size=trainer.world_size if trainer else 1,
+            epoch=trainer.current_epoch if trainer and training else 0,
         )
 
-    def train_dataloader(self) -> Loader:
+    def train_dataloader(self) -> Any:
         self._train_loader = self._loader("train")
         if self._loader_state:
             self._train_loader.load_state_dict(self._loader_state)
-        return self._train_loader
+            self._loader_state = None
+        return self.serve(self._train_loader) if self.serve else self._train_loader
 
     def val_dataloader(self) -> Loader:
         return self._loader("val")
@@ -278,12 +282,13 @@ class MNISTDataModule(L.LightningDataModule):
         if self._train_loader is None or self.trainer is None:
             return {}
         state = self._train_loader.state_dict()
-        if state["batch"] >= self.trainer.num_training_batches:  # an epoch cut short by limit_train_batches is over
+        epochs: Any = self.trainer.fit_loop.epoch_progress.current
+        if self.trainer.is_last_batch or epochs.processed == epochs.started:  # the epoch is over, if before its time
             state["batch"] = 0
-        return state
+        return {**state, "batch_size": self.batch_size}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._loader_state = state_dict
+        self._loader_state, self.batch_size = state_dict, state_dict["batch_size"]
 
 
 def _holds(archive: Path, content: bytes) -> bool:

@@ -15,6 +15,7 @@ from torch import Size, Tensor, nn
 from torch.distributions import Distribution
 
 from vaelab import checks
+from vaelab.distributions import at_least_float32
 from vaelab.models.vae import Encoder, check_shape, parameter_shape
 from vaelab.trace import Quantized
 
@@ -117,7 +118,7 @@ class VQVAE(nn.Module):
 
     def _embed(self, x: Tensor) -> Tensor:
         """z_e(x), (B, D, h, w)."""
-        return self.project(self.encoder(x).unflatten(1, self.map_shape)).float()
+        return at_least_float32(self.project(self.encoder(x).unflatten(1, self.map_shape)))
 
     @torch.no_grad()
     def _move_codes(self, z: Tensor, indices: Tensor) -> None:

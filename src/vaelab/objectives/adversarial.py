@@ -12,12 +12,15 @@ import torch.nn.functional as F
 from torch import Size, Tensor, nn
 
 from vaelab import checks
+from vaelab.distributions import at_least_float32
 from vaelab.objectives.objective import Objective, defined_terms, elbo_terms, only_latent
 from vaelab.trace import GenerativeModel, Trace
 
 
 class _Adversarial(Objective):
     """A discriminator on the code, with a parameter group of its own. Raises ValueError without a single code."""
+
+    weight: Tensor
 
     def __init__(
         self,
@@ -35,7 +38,8 @@ class _Adversarial(Objective):
         features = discriminator(Size((latent_dim,)))
         size: int = features.out_features  # type: ignore[assignment]
         self.discriminator = nn.Sequential(features, nn.Linear(size, 1), nn.Flatten(0))
-        self.weight, self.lr, self.betas = weight, lr, tuple(betas)
+        self.hold(weight=weight)
+        self.lr, self.betas = lr, tuple(betas)
 
     def parameter_groups(self, model: GenerativeModel) -> list[dict[str, Any]]:
         own = {"params": list(self.discriminator.parameters()), "lr": self.lr, "betas": self.betas}
@@ -44,11 +48,14 @@ class _Adversarial(Objective):
     def verdict(self, z: Tensor) -> Tensor:
         """D(z) in logits, (N,), as the model sees it: with a gradient to z alone."""
         frozen = {name: parameter.detach() for name, parameter in self.discriminator.named_parameters()}
-        return torch.func.functional_call(self.discriminator, frozen, (z,)).float()
+        return at_least_float32(torch.func.functional_call(self.discriminator, frozen, (z,)))
 
     def discriminate(self, real: Tensor, fake: Tensor) -> Tensor:
         """The discriminator's cross-entropy, (B,), for telling two samples (B, D) apart."""
-        return 0.5 * (F.softplus(-self.discriminator(real).float()) + F.softplus(self.discriminator(fake).float()))
+        return 0.5 * (
+            F.softplus(-at_least_float32(self.discriminator(real)))
+            + F.softplus(at_least_float32(self.discriminator(fake)))
+        )
 
 
 class FactorVAE(_Adversarial):

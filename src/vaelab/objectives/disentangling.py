@@ -30,13 +30,18 @@ class BetaTC(Objective):
 
     num_images: Tensor
 
+    alpha: Tensor
+    beta: Tensor
+    gamma: Tensor
+
     def __init__(
         self, alpha: float = 1.0, beta: float = 6.0, gamma: float = 1.0, estimator: str = "stratified"
     ) -> None:
         super().__init__()
         checks.number(alpha=alpha, beta=beta, gamma=gamma)
         checks.one_of(("stratified", "weighted"), estimator=estimator)
-        self.alpha, self.beta, self.gamma, self.estimator = alpha, beta, gamma, estimator
+        self.hold(alpha=alpha, beta=beta, gamma=gamma)
+        self.estimator = estimator
         self.register_buffer("num_images", torch.zeros(()))
 
     def initialize(self, images: Tensor) -> None:
@@ -78,11 +83,15 @@ class DIP(Objective):
     Raises TypeError unless posterior and prior are factorised Gaussians.
     """
 
+    off_diagonal: Tensor
+    diagonal: Tensor
+
     def __init__(self, kind: str = "II", off_diagonal: float = 10.0, diagonal: float = 10.0) -> None:
         super().__init__()
         checks.number(off_diagonal=off_diagonal, diagonal=diagonal)
         checks.one_of(("I", "II"), kind=kind)
-        self.kind, self.off_diagonal, self.diagonal = kind, off_diagonal, diagonal
+        self.hold(off_diagonal=off_diagonal, diagonal=diagonal)
+        self.kind = kind
 
     def terms(self, trace: Trace, x: Tensor, step: Tensor | None) -> dict[str, Tensor]:
         q, _ = only_latent(trace, self).gaussians()

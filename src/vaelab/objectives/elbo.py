@@ -8,7 +8,7 @@ from torch import Tensor
 
 from vaelab import checks
 from vaelab.distributions import path_log_prob
-from vaelab.objectives.objective import Objective, elbo_terms
+from vaelab.objectives.objective import Objective, elbo_terms, value_at
 from vaelab.trace import Latent, Trace
 
 
@@ -26,6 +26,9 @@ class ELBO(Objective):
       at the exact posterior; it samples the KL: Roeder et al. 2017, https://arxiv.org/abs/1703.09194
     """
 
+    beta: Any  # a number as a 0-dim tensor, or a schedule
+    free_bits: Tensor
+
     def __init__(
         self,
         beta: float | Callable[[Tensor | None], Tensor | float] = 1.0,  # a number or a schedule of the optimiser step
@@ -42,14 +45,14 @@ class ELBO(Objective):
         kl = "sample" if sticking_the_landing else kl
         if free_bits and kl == "sample":
             raise ValueError("free_bits needs the KL of each latent dimension, so it goes with kl=analytic only")
-        self.beta, self.free_bits, self.num_samples, self.kl = beta, free_bits, num_samples, kl
-        self.sticking_the_landing = sticking_the_landing
+        self.hold(beta=beta, free_bits=free_bits)
+        self.num_samples, self.kl, self.sticking_the_landing = num_samples, kl, sticking_the_landing
+        self.has_free_bits = free_bits > 0
 
     def terms(self, trace: Trace, x: Tensor, step: Tensor | None) -> dict[str, Tensor]:
         terms = elbo_terms(trace, x, self._kl)
-        beta = self.beta(step) if callable(self.beta) else self.beta
-        penalty = self._free(trace) if self.free_bits else terms["rate"]
-        return {"loss": terms["distortion"] + beta * penalty, **terms}
+        penalty = self._free(trace) if self.has_free_bits else terms["rate"]
+        return {"loss": terms["distortion"] + value_at(self.beta, step) * penalty, **terms}
 
     def _kl(self, latent: Latent) -> Tensor:
         if self.kl == "analytic":
@@ -70,18 +73,22 @@ class Capacity(Objective):
     of Dupont 2018, https://arxiv.org/abs/1804.00104. Raises TypeError if the code has another number of blocks.
     """
 
+    gamma: Tensor
+
     def __init__(self, capacity: Any, gamma: float = 5.0) -> None:  # a number or schedule, or one for each block
         super().__init__()
-        self.capacity, self.gamma = list(capacity) if isinstance(capacity, Sequence) else [capacity], gamma
         checks.number(gamma=gamma)
-        for entry in self.capacity:
+        entries = list(capacity) if isinstance(capacity, Sequence) else [capacity]
+        for entry in entries:
             checks.number(capacity=0 if callable(entry) else entry)
+        self.names = [f"capacity_{i}" for i in range(len(entries))]
+        self.hold(gamma=gamma, **dict(zip(self.names, entries, strict=True)))
 
     def terms(self, trace: Trace, x: Tensor, step: Tensor | None) -> dict[str, Tensor]:
-        if len(trace.latents) != len(self.capacity):
-            raise TypeError(f"objective.capacity has {len(self.capacity)} entries for {len(trace.latents)} latents")
+        if len(trace.latents) != len(self.names):
+            raise TypeError(f"objective.capacity has {len(self.names)} entries for {len(trace.latents)} latents")
         terms = elbo_terms(trace, x)
         rates = [term for name, term in terms.items() if name.startswith("rate_")] or [terms["rate"]]
-        targets = [capacity(step) if callable(capacity) else capacity for capacity in self.capacity]
+        targets = [value_at(getattr(self, name), step) for name in self.names]
         excess = torch.stack([(r.mean() - target).abs() for r, target in zip(rates, targets, strict=True)]).sum()
         return {"loss": terms["distortion"] + self.gamma * excess, **terms}

@@ -109,10 +109,12 @@ class PIWAE(MIWAE):
 class CIWAE(IWAE):
     """bound = beta ELBO + (1 - beta) IWAE on the same samples: Rainforth et al. 2018, https://arxiv.org/abs/1802.04537"""
 
+    beta: Tensor
+
     def __init__(self, beta: float = 0.05, num_samples: int = 64) -> None:
         super().__init__(num_samples)
         checks.share(beta=beta)
-        self.beta = beta
+        self.hold(beta=beta)
 
     def bound(self, log_w: Tensor) -> Tensor:
         return self.beta * log_w.mean(0) + (1 - self.beta) * log_mean_exp(log_w, 0)
@@ -124,11 +126,13 @@ class Renyi(IWAE):
     alpha = 0 is IWAE, and alpha -> 1 the sampled ELBO (1 itself is a ValueError). Below 0 it bounds log p(x) no more.
     """
 
+    alpha: Tensor
+
     def __init__(self, alpha: float = 0.5, num_samples: int = 50) -> None:
         super().__init__(num_samples)
         if type(alpha) not in (int, float) or alpha == 1:
             raise ValueError(f"alpha={alpha}: a number but 1 is needed, which is objective=elbo objective.kl=sample")
-        self.alpha = alpha
+        self.hold(alpha=alpha)
 
     def bound(self, log_w: Tensor) -> Tensor:
         return log_mean_exp((1 - self.alpha) * log_w, 0) / (1 - self.alpha)

@@ -14,21 +14,22 @@ from vaelab.objectives.objective import Objective, defined_terms, only_latent
 from vaelab.trace import Trace
 
 
-def rbf(squared_distance: Tensor, bandwidth: float) -> Tensor:
+def rbf(squared_distance: Tensor, bandwidth: Tensor | float) -> Tensor:
     """exp(-|a - b|^2 / bandwidth)."""
     return (-squared_distance / bandwidth).exp()
 
 
-def imq(squared_distance: Tensor, bandwidth: float) -> Tensor:
+def imq(squared_distance: Tensor, bandwidth: Tensor | float) -> Tensor:
     """Inverse multiquadratics, the mean of c / (c + |a - b|^2) over c = bandwidth * (.1, .2, .5, 1, 2, 5, 10)."""
     scales = [bandwidth * factor for factor in (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)]
     return torch.stack([scale / (scale + squared_distance) for scale in scales]).mean(0)
 
 
-KERNELS: dict[str, Callable[[Tensor, float], Tensor]] = {"rbf": rbf, "imq": imq}
+Kernel = Callable[[Tensor, Tensor | float], Tensor]
+KERNELS: dict[str, Kernel] = {"rbf": rbf, "imq": imq}
 
 
-def mmd(z: Tensor, w: Tensor, kernel: Callable[[Tensor, float], Tensor], bandwidth: float) -> Tensor:
+def mmd(z: Tensor, w: Tensor, kernel: Kernel, bandwidth: Tensor | float) -> Tensor:
     """MMD^2 of samples (B, D), estimated without bias: Gretton 2012, https://jmlr.org/papers/v13/gretton12a.html"""
 
     def similarity(a: Tensor, b: Tensor) -> Tensor:
@@ -51,6 +52,10 @@ class MMD(Objective):
     for 2 D, the mean |w - w'|^2 of a standard normal prior. Raises TypeError for a model of more than one code.
     """
 
+    alpha: Tensor
+    weight: Tensor
+    bandwidth: Tensor
+
     def __init__(
         self, alpha: float = 0.0, weight: float = 1000.0, kernel: str = "rbf", bandwidth: float | None = None
     ) -> None:
@@ -60,15 +65,16 @@ class MMD(Objective):
         checks.positive(bandwidth=1 if bandwidth is None else bandwidth)
         if not (isinstance(alpha, int | float) and alpha <= 1 and alpha + weight >= 1):
             raise ValueError(f"alpha={alpha} and weight={weight}: alpha <= 1 and alpha + weight >= 1 are needed")
-        self.alpha, self.weight, self.kernel, self.bandwidth = alpha, weight, KERNELS[kernel], bandwidth
+        self.hold(alpha=alpha, weight=weight, **({} if bandwidth is None else {"bandwidth": bandwidth}))
+        self.kernel, self.has_bandwidth, self.has_rate = KERNELS[kernel], bandwidth is not None, alpha < 1
 
     def terms(self, trace: Trace, x: Tensor, step: Tensor | None) -> dict[str, Tensor]:
         latent = only_latent(trace, self)
         z = latent.z[0]  # (B, D)
-        bandwidth = 2.0 * z.shape[-1] if self.bandwidth is None else self.bandwidth
+        bandwidth = self.bandwidth if self.has_bandwidth else 2.0 * z.shape[-1]
         distance = mmd(z, latent.p.sample(Size((len(z),))), self.kernel, bandwidth)
         terms = defined_terms(trace, x)
         loss = terms["distortion"]
-        if self.alpha < 1:
+        if self.has_rate:
             loss = loss + (1 - self.alpha) * terms.get("rate", math.inf)  # a point mass has an infinite one
         return {"loss": loss + (self.alpha + self.weight - 1) * distance, **terms, "mmd": distance.expand(len(x))}

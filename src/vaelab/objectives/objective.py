@@ -39,6 +39,17 @@ class Objective(nn.Module):
             raise TypeError(f"{type(self).__name__} scores a {left}: objective=vq and model=vqvae belong together")
         return trace
 
+    def hold(self, **values: Any) -> None:
+        """Keep hyper-parameters: numbers as 0-dim buffers, schedules as they are.
+
+        Runs that differ in a buffer can be stacked, as weights are. It is not saved, since the config has the number.
+        """
+        for name, value in values.items():
+            if callable(value):
+                setattr(self, name, value)
+            else:
+                self.register_buffer(name, torch.tensor(float(value)), persistent=False)
+
     def terms(self, trace: Any, x: Tensor, step: Tensor | None) -> dict[str, Tensor]:
         """What `forward` returns, from the trace of images x (B, C, H, W)."""
         raise NotImplementedError
@@ -46,6 +57,11 @@ class Objective(nn.Module):
     def parameter_groups(self, model: GenerativeModel) -> list[dict[str, Any]]:
         """What the optimiser trains: one group, unless an objective has settings of its own for its parameters."""
         return [{"params": [*model.parameters(), *self.parameters()]}]
+
+
+def value_at(value: Any, step: Tensor | None) -> Any:
+    """A schedule's value after `step` optimiser steps, or a number as it is."""
+    return value(step) if callable(value) else value
 
 
 def elbo_terms(trace: Trace, x: Tensor, kl: Callable[[Latent], Tensor] = Latent.kl) -> dict[str, Tensor]:

@@ -29,7 +29,8 @@ class Reconstruction(Objective):
         super().__init__()
         weights = {"code_weight": code_weight, "l2": l2, "gradient_penalty": gradient_penalty, "spectral": spectral}
         checks.number(**weights)
-        self.weights = {name.removesuffix("_weight"): weight for name, weight in weights.items() if weight}
+        self.hold(**weights)
+        self.penalties = [name for name, weight in weights.items() if weight]  # those that are switched on
 
     def forward(
         self, model: GenerativeModel, x: Tensor, y: Tensor | None = None, step: Tensor | None = None
@@ -38,17 +39,18 @@ class Reconstruction(Objective):
         mean, codes = trace.likelihood.mean, [latent.z for latent in trace.latents]  # (1, B, C, H, W), (1, B, D) each
         matrices = [weight.flatten(1) for weight in model.decoder.parameters() if weight.dim() > 1]
         penalty = {
-            "code": lambda: 0.5 * _squared_norm(codes),
+            "code_weight": lambda: 0.5 * _squared_norm(codes),
             "l2": lambda: torch.stack([matrix.square().sum() for matrix in matrices]).sum(),
             "gradient_penalty": lambda: _squared_norm(_probe_jacobian(mean, codes)),
             "spectral": lambda: torch.stack([_spectral_norm(matrix).square() for matrix in matrices]).sum(),
         }
-        active = {name: w for name, w in self.weights.items() if name != "gradient_penalty" or codes[0].requires_grad}
+        active = [name for name in self.penalties if name != "gradient_penalty" or codes[0].requires_grad]
         penalties = {name: penalty[name]().expand(len(x)) for name in active}  # (B,) each
         distortion = -trace.likelihood.log_prob(x).mean(0)  # (B,)
         squared_error = (x - mean).square().flatten(2).sum(2).mean(0)  # (B,)
-        loss = distortion + sum(weight * penalties[name] for name, weight in active.items())
-        return {"loss": loss, "distortion": distortion, "squared_error": squared_error, **penalties}
+        loss = distortion + sum(getattr(self, name) * value for name, value in penalties.items())
+        named = {name.removesuffix("_weight"): value for name, value in penalties.items()}
+        return {"loss": loss, "distortion": distortion, "squared_error": squared_error, **named}
 
 
 def _squared_norm(codes: Sequence[Tensor]) -> Tensor:

@@ -1,39 +1,55 @@
 """Weights that change with the number of optimiser steps. `step=None` asks for the final value."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vaelab import checks
 
 
-class Linear:
+class Schedule(nn.Module):
+    """A number that depends on the optimiser step. Its own numbers are 0-dim buffers, as other hyper-parameters are."""
+
+    steps: Tensor
+    start: Tensor
+    end: Tensor
+
+    def __init__(self, **numbers: float) -> None:
+        super().__init__()
+        for name, value in numbers.items():
+            self.register_buffer(name, torch.tensor(float(value)), persistent=False)
+
+
+class Linear(Schedule):
     """start + (end - start) * min(step / steps, 1): the warm-up of Bowman et al. 2016, https://arxiv.org/abs/1511.06349"""
 
     def __init__(self, steps: int, start: float = 0.0, end: float = 1.0) -> None:
         checks.whole(steps=steps)
         checks.number(start=start, end=end)
-        self.steps, self.start, self.end = steps, start, end
+        super().__init__(steps=steps, start=start, end=end)
 
-    def __call__(self, step: Tensor | None) -> Tensor | float:
+    def forward(self, step: Tensor | None) -> Tensor:
         if step is None:
             return self.end
         return self.start + (self.end - self.start) * (step / self.steps).clamp(max=1.0)
 
 
-class Cyclical:
+class Cyclical(Schedule):
     """`cycles` ramps from start to end, each over the share `ramp` of a cycle's `steps`; end for its rest and after.
 
     Fu et al. 2019, https://arxiv.org/abs/1903.10145
     """
+
+    cycles: Tensor
+    ramp: Tensor
 
     def __init__(self, steps: int, cycles: int = 4, ramp: float = 0.5, start: float = 0.0, end: float = 1.0) -> None:
         checks.whole(steps=steps, cycles=cycles)
         checks.number(start=start, end=end)
         checks.positive(ramp=ramp)
         checks.share(ramp=ramp)
-        self.steps, self.cycles, self.ramp, self.start, self.end = steps, cycles, ramp, start, end
+        super().__init__(steps=steps, cycles=cycles, ramp=ramp, start=start, end=end)
 
-    def __call__(self, step: Tensor | None) -> Tensor | float:
+    def forward(self, step: Tensor | None) -> Tensor:
         if step is None:
             return self.end
         done = (step >= self.steps * self.cycles).float()

@@ -23,10 +23,12 @@ class VQ(Objective):
 
     scores = Quantized
 
+    commitment: Tensor
+
     def __init__(self, commitment: float = 0.25) -> None:
         super().__init__()
         checks.number(commitment=commitment)
-        self.commitment = commitment
+        self.hold(commitment=commitment)
 
     def terms(self, trace: Quantized, x: Tensor, step: Tensor | None) -> dict[str, Tensor]:
         z_e, z_q, indices, likelihood, codebook = trace

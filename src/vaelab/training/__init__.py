@@ -1,23 +1,21 @@
 """The training loop's glue: a LightningModule and its callbacks."""
 
-from vaelab.training.callbacks import (
+from vaelab.training.callbacks import Figures, Progress
+from vaelab.training.checkpoints import (
     AtomicCheckpointIO,
-    AverageLoss,
     BestCheckpoint,
-    ClosedForm,
-    Figures,
     Interrupted,
     LastCheckpoint,
-    NoProfiler,
-    PrincipalAngle,
-    Progress,
+    best_checkpoint,
+    measure,
 )
-from vaelab.training.fast import FastTrainer
+from vaelab.training.closed_forms import AverageLoss, ClosedForm, PrincipalAngle
+from vaelab.training.metrics import NonFiniteLossError
 from vaelab.training.module import VAEModule
 from vaelab.training.schedulers import Cosine
-from vaelab.training.totals import NonFiniteLossError
 
 __all__ = [
-    "AtomicCheckpointIO", "AverageLoss", "BestCheckpoint", "ClosedForm", "Cosine", "FastTrainer", "Figures",
-    "Interrupted", "LastCheckpoint", "NoProfiler", "NonFiniteLossError", "PrincipalAngle", "Progress", "VAEModule",
+    "AtomicCheckpointIO", "AverageLoss", "BestCheckpoint", "ClosedForm", "Cosine", "Figures", "Interrupted",
+    "LastCheckpoint", "NonFiniteLossError", "PrincipalAngle", "Progress", "VAEModule",
+    "best_checkpoint", "measure",
 ]  # fmt: skip

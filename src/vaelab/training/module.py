@@ -1,218 +1,264 @@
-"""One optimisation step: terms = objective(model, x, y), loss = their mean over the batch."""
+"""One optimisation step: terms = objective(model, x, y, step), loss = their mean over the batch.
 
-import copy
+What happens in a step: the loader makes a batch of images on the training device. Lightning hands it to
+`VAEModule.training_step`, where the objective scores it and the metrics add up its terms. Lightning differentiates the
+loss, clips the gradient if it is asked to, and lets the optimiser move the weights. Schedules of the learning rate
+follow, and callbacks are told. Every `trainer.log_every_n_steps` steps the means of the terms go to the loggers.
+"""
+
 import inspect
-from collections.abc import Callable
+import logging
+import math
+import sys
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from vaelab.objectives import Objective
 from vaelab.trace import GenerativeModel
-from vaelab.training.curves import Curves, last_good
-from vaelab.training.totals import NonFiniteLossError
+from vaelab.training.metrics import Metrics, NonFiniteLossError
+from vaelab.training.rehearsal import build_optimizer, rehearse
 
-Batch = tuple[Tensor, Tensor]
+log = logging.getLogger(__name__)
+Batch = tuple[Tensor, Tensor]  # images x (B, C, H, W) in [0, 1] and labels y (B,)
 
 
 class VAEModule(L.LightningModule):
-    """Trains a model by an objective. Figures are means per image, in nats where the objective's terms are.
+    """Trains a model by an objective. Metrics are means per image, in nats where the objective's terms are.
 
-    `optimizer` is a factory, parameters -> Optimizer, and `scheduler` Lightning's configuration with a factory under
-    "scheduler". Raises ValueError if the optimiser refuses its settings, or parts and objective do not go together.
+    Raises ValueError if the optimiser refuses its settings, or if the parts and the objective do not go together.
     """
 
     model: GenerativeModel
     objective: Objective
+    step: Tensor
     trainer: Any
 
     def __init__(
         self,
         model: GenerativeModel,
         objective: Objective,
-        optimizer: Callable[..., Optimizer],
-        scheduler: dict[str, Any] | None = None,
+        optimizer: Callable[..., Optimizer],  # parameter groups -> Optimizer
+        scheduler: dict[str, Any] | None = None,  # Lightning's configuration, with a factory under "scheduler"
+        compile: bool = False,  # let torch compile what a training step scores
     ) -> None:
         super().__init__()
         self.model, self.objective = model, objective
-        self.optimizer, self.scheduler = optimizer, scheduler
+        self.optimizer, self.scheduler, self.compiled = optimizer, scheduler, compile
+        self.lr: float | None = None  # a learning rate that a tuner found; it takes the place of the optimiser's own
         build_optimizer(optimizer, model, objective)
         rehearse(model, objective)
-        self.curves = Curves()
-        self.step = torch.zeros(())  # optimiser steps so far, on the device
+        self.metrics = Metrics()
+        self.register_buffer("step", torch.zeros(()), persistent=False)  # optimiser steps so far, on the device
+        self._scores: Callable[..., dict[str, Tensor]] | None = None  # the compiled objective
+        self._initialized = self._tuning = False
         self._rng_state: dict[str, Tensor] = {}
+        self._measured: dict[str, float] = {}  # metrics of the epoch under way
+        self._logged_step, self._clock = 0, 0.0
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Lightning notes the name of each hook that it calls: a twentieth of a small step, by torch's own way."""
-        if name == "_current_fx_name":
-            self.__dict__[name] = value
-        else:
-            super().__setattr__(name, value)
+    # The step ---------------------------------------------------------------------------------------------------------
 
-    @property
-    def figures(self) -> dict[str, float]:
-        """The latest of each, "train/loss" and so on."""
-        return self.curves.latest
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        terms = self.terms(batch, self.step)  # {"loss": (B,), "elbo": (B,), ...}
+        self.metrics.add("train", terms, self.step)
+        return terms["loss"].mean()
 
-    @property
-    def monitor(self) -> str | None:
-        """The figure that tells the best weights, lower is better; None without validation images."""
-        return f"val/{self.objective.monitor}" if self.trainer.limit_val_batches else None
+    def terms(self, batch: Batch, step: Tensor | None) -> dict[str, Tensor]:
+        """The objective's terms, one value per image, after `step` optimiser steps; None means a schedule's end."""
+        x, y = batch
+        inputs = (self.model, x, y if self.model.num_classes else None, step)
+        if self._scores and self.training:
+            try:
+                return self._scores(*inputs)
+            except Exception as error:  # a fault of the objective's own shows again below, with its traceback
+                log.warning("not compiled, which is slower and no different: %s", str(error).strip().split("\n")[0])
+                self._scores = None
+        return self.objective(*inputs)
 
-    @property
-    def best_figure(self) -> float:
-        """What the best weights reached: the monitored figure, or the last epoch's training loss."""
-        score = self.trainer.checkpoint_callback.best_model_score
-        return float(score) if score is not None else self.figures["train/loss"]
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._evaluate("val", batch, batch_idx)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self._evaluate("test", batch, batch_idx)
+
+    def _evaluate(self, split: str, batch: Batch, batch_idx: int) -> None:
+        """Score at noise that is the same each time, differs by process, and is not taken from the training's."""
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            seed_noise(self.device, batch_idx * self.trainer.world_size + self.global_rank)
+            self.metrics.add(split, self.terms(batch, None), self.step)
+
+    # The optimiser and its schedule -----------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> Any:
         optimizer = build_optimizer(self.optimizer, self.model, self.objective)
-        self._groups = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+        self._settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
         if self.scheduler is None:
             return optimizer
         factory = self.scheduler["scheduler"]
         takes_length = "total_steps" in inspect.signature(factory).parameters
-        length = {"total_steps": self.trainer.estimated_stepping_batches} if takes_length else {}
-        schedule = {**self.scheduler, "scheduler": factory(optimizer, **length)}
-        return {"optimizer": optimizer, "lr_scheduler": {"monitor": self.monitor or "train/loss", **schedule}}
-
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        terms = self.terms(batch, self.step)
-        self.curves.totals["train"].add(terms, self.trainer.global_step + 1)
-        return terms["loss"].mean()
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """The same noise each time, another one in each process, and none of it taken from the training stream."""
-        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
-            seed_noise(self.device, batch_idx * self.trainer.world_size + self.global_rank)
-            self.curves.totals[self._split].add(self.terms(batch, None), self.trainer.global_step)
-
-    test_step = validation_step
+        scheduler = factory(optimizer, **({"total_steps": self.total_steps} if takes_length else {}))
+        config = {"monitor": self.monitor or "train/loss", **self.scheduler, "scheduler": scheduler}
+        if isinstance(scheduler, ReduceLROnPlateau):
+            config["frequency"] = sys.maxsize  # on_train_epoch_end steps it: Lightning does after the checkpoint
+        return {"optimizer": optimizer, "lr_scheduler": config}
 
     @property
-    def _split(self) -> str:
-        """What is under way; an epoch's validation is no training."""
-        return "train" if self.trainer.training else "test" if self.trainer.testing else "val"
+    def schedules(self) -> Sequence[Any]:
+        """The learning rate's schedules, as Lightning keeps them."""
+        return self.trainer.lr_scheduler_configs
 
-    def terms(self, batch: Batch, step: Tensor | None) -> dict[str, Tensor]:
-        x, y = batch
-        return self.objective(self.model, x, y if self.model.num_classes else None, step)
+    @property
+    def total_steps(self) -> float:
+        """Optimiser steps of the whole fit; infinite if it has no end."""
+        trainer = self.trainer
+        steps = trainer.estimated_stepping_batches  # which assumes that each epoch accumulates as this one does
+        for callback in trainer.callbacks:
+            if isinstance(callback, GradientAccumulationScheduler) and math.isfinite(steps):
+                steps = count_steps(trainer.max_epochs, trainer.num_training_batches, callback)
+        return steps if trainer.max_steps == -1 else min(steps, trainer.max_steps)
 
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        super().optimizer_step(*args, **kwargs)
-        self.step += 1
+    @property
+    def monitor(self) -> str | None:
+        """The metric that tells the best weights, lower is better; None without validation images."""
+        return f"val/{self.objective.monitor}" if self.trainer.limit_val_batches else None
+
+    # Around the steps -------------------------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        self._tuning = stage == "fit"  # steps that are taken before on_fit_start are a tuner's search
+        for stopping in self.trainer.early_stopping_callbacks:
+            stopping.monitor = self.monitor if stopping.monitor == "auto" else stopping.monitor
+        if self._tuning and self.compiled:
+            log.info("compiling: the first steps take longer")
+            torch.compiler.reset()  # what an earlier run of a sweep had compiled counts against a limit
+            self._scores = torch.compile(self.objective.forward, options={"fallback_random": True})  # eager noise
 
     def on_fit_start(self) -> None:
-        """Let parts that must see data first do so, once: when resuming, what they learned came with the checkpoint."""
-        for stopping in self.trainer.early_stopping_callbacks:
-            stopping.monitor = self.monitor if stopping.monitor == "val/loss" else stopping.monitor
+        self._tuning = False
+        self._initialize()
+        if self.lr is not None:
+            for group in self.trainer.optimizers[0].param_groups:
+                group |= {"lr": self.lr, "initial_lr": self.lr}
+            for config in self.schedules:
+                config.scheduler.base_lrs = [self.lr for _ in config.scheduler.base_lrs]
+
+    def _initialize(self) -> None:
+        """Let parts that must see data first do so, once: what they learn is in every checkpoint."""
         parts: list[Any] = [part for part in self.modules() if hasattr(part, "initialize")]
-        if parts and not self._rng_state:
-            images = self.trainer.datamodule.splits["train"][0].to(self.device).float().div_(255)
+        if parts and not self._initialized:
+            images = self.trainer.datamodule.splits["train"][0].to(self.device, self.dtype).div_(255)
             for part in parts:
                 part.initialize(images)
+        self._initialized = True
 
     def on_train_start(self) -> None:
-        self.step = torch.tensor(float(self.trainer.global_step), device=self.device)
+        self._initialize()  # a tuner starts without on_fit_start
+        self.metrics.sums["train"].forget()
+        if self._tuning:
+            return
         if self._rng_state:
             torch.set_rng_state(self._rng_state["cpu"])
             if "cuda" in self._rng_state and self.device.type == "cuda":
                 torch.cuda.set_rng_state(self._rng_state["cuda"], self.device)
         if self.global_rank:  # only the first rank's state is in a checkpoint; noise differs by rank
             torch.manual_seed(torch.initial_seed() + 1_000_003 * self.global_rank + self.trainer.global_step)
-        # the optimiser's settings of this run's config rule over those of the checkpoint it resumes
-        for group, wanted in zip(self.trainer.optimizers[0].param_groups, self._groups, strict=True):
-            group |= {k: v for k, v in wanted.items() if k != "lr" or self.scheduler is None}
+        # The optimiser's settings of this run's config rule over those of the checkpoint that it resumes
+        for group, wanted in zip(self.trainer.optimizers[0].param_groups, self._settings, strict=True):
+            lr = group["lr"] if self.scheduler else wanted["lr"] if self.lr is None else self.lr
+            group |= {**wanted, "lr": lr}
 
     def on_train_epoch_start(self) -> None:
-        self.curves.begin()
+        self._measured, self._clock = {}, time.perf_counter()
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        self.step.fill_(self.trainer.global_step)
 
     def on_train_batch_end(self, *_: Any) -> None:
-        self.curves.step_ended(self.trainer)
+        step, every = self.trainer.global_step, self.trainer.log_every_n_steps
+        if self.trainer.is_last_batch or (step % every == 0 and step != self._logged_step):
+            self.log_window()
 
-    def on_train_epoch_end(self) -> None:
-        self._epoch_end()
-        for config in self.trainer.lr_scheduler_configs:
-            if config.interval == "epoch":
-                metric = self.figures[config.monitor] if config.reduce_on_plateau else None
-                super().lr_scheduler_step(config.scheduler, metric)
+    def log_window(self) -> None:
+        """Log the means since the last point of the training curves, and the images per second."""
+        if self._tuning:
+            return
+        means, images = self.metrics.end_window("train")
+        now = time.perf_counter()
+        if means:
+            self.record(means | {"train/images_per_second": images * self.trainer.world_size / (now - self._clock)})
+        self._logged_step, self._clock = self.trainer.global_step, now
 
-    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        """Lightning's own step after an epoch comes too late for the checkpoint of that epoch: see above."""
-        if any(config.interval == "step" for config in self.trainer.lr_scheduler_configs):
-            super().lr_scheduler_step(scheduler, metric)
+    def record(self, metrics: dict[str, float]) -> None:
+        """Keep the latest of each metric, and send it to the loggers, at the present number of optimiser steps."""
+        self.metrics.latest |= metrics
+        for logger in self.loggers:
+            logger.log_metrics(metrics, self.trainer.global_step)
+
+    def on_validation_start(self) -> None:
+        self.log_window()  # its time is not training's
+
+    def on_validation_end(self) -> None:
+        self._clock = time.perf_counter()
 
     def on_validation_epoch_end(self) -> None:
-        self._epoch_end()
+        means = self._end_epoch("val")
+        if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
+            self.record(means)
 
-    on_test_epoch_end = on_validation_epoch_end
+    def on_test_epoch_end(self) -> None:
+        self._end_epoch("test")
 
-    def _epoch_end(self) -> None:
-        """Hand the epoch's means to checkpoints and whatever else watches them."""
-        self.log_dict(self.curves.epoch_ended(self.trainer, self._split), logger=False)
+    def on_train_epoch_end(self) -> None:
+        self.log_window()
+        self._end_epoch("train")
+        for config in self.schedules:
+            if config.reduce_on_plateau and config.monitor in self._measured:  # it waits for epochs with a value
+                config.scheduler.step(self._measured[config.monitor])
+
+    def _end_epoch(self, split: str) -> dict[str, float]:
+        """Hand the means of the epoch to Lightning, for what watches them: outside a fit, for its loggers, too."""
+        if self._tuning:
+            return {}
+        means = self.metrics.end_epoch(split, self.trainer)
+        self._measured |= means
+        self.log_dict(means, logger=self.trainer.state.fn != "fit")
+        return means
+
+    # Checkpoints ------------------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Nothing but finite numbers is written; random states and the epoch's sums go along."""
-        self.curves.read(self.trainer)
+        sums = self.metrics.sums["train"]
+        sums.read()
         if not torch.stack([p.isfinite().all() for p in self.parameters()]).all():
-            step = f"{self.trainer.global_step:,}"
-            raise NonFiniteLossError(f"a weight is no finite number after step {step}; {last_good(self.trainer)}")
+            raise NonFiniteLossError(f"a weight is no finite number after step {self.trainer.global_step:,}")
         rng_state = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             rng_state["cuda"] = torch.cuda.get_rng_state(self.device)
-        totals = self.curves.totals["train"]
-        checkpoint["vaelab"] = {"rng_state": rng_state, "sums": dict(totals.sums), "images": totals.images}
+        checkpoint["vaelab"] = {
+            "rng_state": rng_state, "window": dict(sums.window), "epoch": dict(sums.epoch),
+            "initialized": self._initialized, "lr": self.lr,
+        }  # fmt: skip
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         state = checkpoint["vaelab"]
-        self._rng_state = state["rng_state"]
-        totals = self.curves.totals["train"]
-        totals.sums, totals.images = dict(state["sums"]), state["images"]
+        self._rng_state, self._initialized, self.lr = state["rng_state"], state["initialized"], state["lr"]
+        sums = self.metrics.sums["train"]
+        sums.window, sums.epoch = dict(state["window"]), dict(state["epoch"])
+
+
+def count_steps(epochs: int, batches: int, accumulation: GradientAccumulationScheduler) -> int:
+    """Optimiser steps of so many epochs of `batches` each: Lightning takes one after the last batch, too."""
+    return sum(math.ceil(batches / accumulation.get_accumulate_grad_batches(epoch)) for epoch in range(epochs))
 
 
 def seed_noise(device: torch.device, seed: int) -> None:
     """torch.manual_seed, which on a CPU takes a millisecond to keep a traceback for GPUs that are not used."""
     (torch.default_generator.manual_seed if device.type == "cpu" else torch.manual_seed)(seed)
-
-
-def build_optimizer(factory: Callable[..., Optimizer], model: Any, objective: Objective) -> Optimizer:
-    """The optimiser of the objective's parameter groups; ValueError if it refuses their settings or its own."""
-    groups = objective.parameter_groups(model)
-    try:
-        optimizer = factory(groups)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"the optimizer cannot be built: {error}") from error
-    unknown = {setting for group in groups for setting in group} - {"params", *optimizer.defaults}
-    if unknown:
-        own = f"{type(objective).__name__} sets its parameters' {', '.join(sorted(unknown))}"
-        raise ValueError(f"{own}, which optimizer {type(optimizer).__name__} has not: optimizer=adam has")
-    return optimizer
-
-
-def rehearse(model: Any, objective: Objective) -> None:
-    """Score two blank images on a copy: parts that do not go together raise ValueError before any data is fetched."""
-    model, objective = copy.deepcopy((model, objective))
-    x = torch.zeros(2, *model.image_shape)
-    y = torch.zeros(2, dtype=torch.long) if model.num_classes else None
-    parts = [(part, getattr(model, part, None)) for part in ("posterior", "prior")]
-    names = ", ".join(f"{part} {type(module).__name__}" for part, module in parts if module is not None) or "no prior"
-    pair = f"objective {type(objective).__name__} does not go with {type(model).__name__} ({names})"
-    with torch.random.fork_rng([]):
-        try:
-            terms = objective(model, x, y, torch.zeros(()))
-        except (TypeError, ValueError, RuntimeError, IndexError) as error:
-            raise ValueError(f"{pair}: {error or type(error).__name__}") from error
-    if "loss" not in terms or any(term.shape != (2,) for term in terms.values()):
-        shapes = ", ".join(f"{name} {tuple(term.shape)}" for name, term in terms.items())
-        raise ValueError(f"{pair}: a loss and one value of each term for each of two images are needed, not {shapes}")
-    for name, term in terms.items():
-        if not term.isfinite().all():
-            why = ": a point mass has no density, which this objective needs" if "PointMass" in names else ""
-            raise ValueError(f"{pair}: its {name} is {term[0].item()}{why}")
-    terms["loss"].mean().backward()
-    idle = [name for name, weight in model.named_parameters() if weight.requires_grad and weight.grad is None]
-    if idle:
-        raise ValueError(f"{pair}: no gradient reaches its {', '.join(idle)}, which would never learn")

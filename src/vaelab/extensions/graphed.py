@@ -1,0 +1,228 @@
+"""Training steps as one CUDA graph: on a GPU, a step of a small model takes less time than its launch from Python.
+
+Lightning gets windows of `log_every_n_steps` batches. Inside a window, `VAEModule.training_step` runs on one batch
+after the other, as it is written; on a GPU it is captured once, with gradient and optimiser, and replayed.
+"""
+
+import contextlib
+import logging
+import math
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from lightning.pytorch.callbacks import (
+    BatchSizeFinder,
+    Callback,
+    GradientAccumulationScheduler,
+    LearningRateFinder,
+    StochasticWeightAveraging,
+    WeightAveraging,
+)
+from torch import Tensor
+
+from vaelab.data.loader import Loader
+from vaelab.extensions import configured, step_schedules
+from vaelab.training import LastCheckpoint, Progress, VAEModule
+
+log = logging.getLogger(__name__)
+
+REFUSED = (
+    *(BatchSizeFinder, LearningRateFinder),  # they read the loss of each batch
+    *(GradientAccumulationScheduler, StochasticWeightAveraging, WeightAveraging),  # they change or follow each step
+)
+HOOKS = ("on_train_batch_start", "on_train_batch_end", "on_before_backward", "on_after_backward",
+         "on_before_optimizer_step", "on_before_zero_grad")  # fmt: skip
+CAPTURES = ("cuda",)  # the devices whose steps can be captured
+WARM_UP = 3  # steps before the capture, in which torch allocates what a graph must find
+
+
+class Windows:
+    """A loader whose items are lists of up to `size` batches, each as the index (B,) of its images.
+
+    An epoch has at most `limit` batches.
+    """
+
+    def __init__(self, loader: Loader, size: int, limit: int | None) -> None:
+        self.loader, self.size = loader, size
+        self.batches = len(loader) if limit is None else min(limit, len(loader))
+
+    def __len__(self) -> int:
+        return math.ceil(self.batches / self.size)
+
+    def __iter__(self) -> Iterator[list[Tensor]]:
+        iter(self.loader)
+        while True:
+            window: list[Tensor] = []
+            while len(window) < self.size and (index := self._next()) is not None:
+                window.append(index)
+            if not window:
+                return
+            yield window
+
+    def _next(self) -> Tensor | None:
+        index = self.loader.next_index()
+        return index if self.loader.batch <= self.batches else None
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.loader.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.loader.load_state_dict(state)
+
+
+class GraphedModule(VAEModule):
+    """Trains as VAEModule does, with each step on a GPU replayed as one CUDA graph, and on a CPU without a graph.
+
+    Callbacks see one batch for each window of steps. Raises ValueError for settings and callbacks that need each step
+    for themselves, and for a step that cannot be captured.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.automatic_optimization = False  # of Lightning's: training_step optimises, many times in a window
+        self._graph: Any = None  # torch.cuda.CUDAGraph, once it is captured
+        self._taken = 0  # steps since the fit began
+
+    def configure_callbacks(self) -> list[Any]:
+        """Lightning asks for callbacks before anything else: what cannot be is refused here."""
+        if self.trainer.state.fn == "fit":
+            self._check()
+        return []
+
+    def configure_optimizers(self) -> Any:
+        """Lightning gets the schedule for its checkpoints; it leaves it to manual optimisation to step it."""
+        optimizer, self._schedules = configured(super().configure_optimizers())
+        return [optimizer], [config.scheduler for config in self._schedules]
+
+    @property
+    def schedules(self) -> list[Any]:
+        return self._schedules
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        if stage == "fit":
+            limit = self.trainer.limit_train_batches
+            size, limit = self.trainer.log_every_n_steps, limit if type(limit) is int else None
+            self.trainer.datamodule.serve = partial(Windows, size=size, limit=limit)
+            self._graph, self._taken = None, 0
+
+    def _check(self) -> None:
+        """Refuse what needs single steps, and say who sees windows of them."""
+        trainer = self.trainer
+        share = type(trainer.limit_train_batches) is float and trainer.limit_train_batches != 1.0
+        reasons = {
+            f"accumulate_grad_batches={trainer.accumulate_grad_batches}": trainer.accumulate_grad_batches != 1,
+            f"gradient_clip_val={trainer.gradient_clip_val}": bool(trainer.gradient_clip_val),
+            f"precision={trainer.precision}": trainer.precision == "16-mixed",
+            f"val_check_interval={trainer.val_check_interval}": trainer.val_check_interval != 1.0,
+            f"limit_train_batches={trainer.limit_train_batches}": share,
+            f"overfit_batches={trainer.overfit_batches}": bool(trainer.overfit_batches),
+            f"devices={trainer.num_devices}": trainer.world_size > 1,
+        }
+        for reason, holds in reasons.items():
+            if holds:
+                raise ValueError(f"trainer=gpu_fast does not go with trainer.{reason}, which trainer=gpu takes")
+        seeing = []
+        for callback in trainer.callbacks:
+            name = type(callback).__name__
+            if isinstance(callback, REFUSED):
+                raise ValueError(f"trainer=gpu_fast does not go with the callback {name}, which trainer=gpu takes")
+            own = any(getattr(type(callback), hook) is not getattr(Callback, hook) for hook in HOOKS)
+            if own and not isinstance(callback, LastCheckpoint | Progress):
+                seeing.append(name)
+        every = f"one batch for every {trainer.log_every_n_steps} steps"
+        log.info("steps    callbacks see %s%s", every, f": {', '.join(seeing)}" * bool(seeing))
+
+    @property
+    def total_steps(self) -> float:
+        if self.trainer.train_dataloader is None:
+            self.trainer.fit_loop.setup_data()
+        steps = self.trainer.max_epochs * self.trainer.train_dataloader.batches
+        return steps if self.trainer.max_steps == -1 else min(steps, self.trainer.max_steps)
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        """Take a step on each batch of a window."""
+        counter = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+        for index in batch:
+            if self.trainer.global_step == self.trainer.max_steps:
+                return
+            self._take_step(index, batch_idx)
+            self._taken += 1
+            counter.increment_ready()
+            counter.increment_completed()
+            step_schedules(self.schedules, "step", self._taken)
+            if self.trainer.global_step % self.trainer.log_every_n_steps == 0:
+                self.log_window()
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        if self.trainer.is_last_batch:
+            step_schedules(self.schedules, "epoch", self.trainer.current_epoch + 1)
+        super().on_train_batch_end(*args)
+
+    def _take_step(self, index: Tensor, batch_idx: int) -> None:
+        full = len(index) == self.trainer.train_dataloader.loader.batch_size
+        if index.device.type not in CAPTURES:
+            self._optimize(index, batch_idx)
+        elif self._taken < WARM_UP or not full:
+            with _side_stream():
+                self._optimize(index, batch_idx)
+        else:
+            self._replay(index, batch_idx)
+
+    def _optimize(self, index: Tensor, batch_idx: int) -> None:
+        """One step on the images (B,): batch, loss, gradient, update."""
+        optimizer: Any = self.optimizers(use_pl_optimizer=False)
+        batch = self.trainer.train_dataloader.loader.gather(index)
+        loss = super().training_step(self.trainer.precision_plugin.convert_input(batch), batch_idx)
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        optimizer.step()
+        self.step += 1
+        torch.clear_autocast_cache()  # of weights in bfloat16, which have changed
+
+    def _replay(self, index: Tensor, batch_idx: int) -> None:
+        """`_optimize` as a CUDA graph, with the learning rates of this step."""
+        optimizer: Any = self.optimizers(use_pl_optimizer=False)
+        groups = optimizer.param_groups
+        settings = [{key: group[key] for key in group if key not in ("params", "lr")} for group in groups]
+        if self._graph is None:
+            self._captured_settings = settings
+            self._capture(index, batch_idx, groups)
+        if settings != self._captured_settings:
+            raise ValueError("the scheduler changes more than learning rates, which a CUDA graph keeps as they were")
+        self._index.copy_(index)
+        for rate, group in zip(self._rates, groups, strict=True):
+            rate.fill_(group["lr"])
+        self._graph.replay()
+
+    def _capture(self, index: Tensor, batch_idx: int, groups: list[dict[str, Any]]) -> None:
+        """Record one step, whose images and learning rates are read from the device; nothing is computed."""
+        self._index, before = index.clone(), [dict(group) for group in groups]
+        self._rates = [torch.tensor(float(group["lr"]), device=index.device) for group in groups]
+        for group, rate in zip(groups, self._rates, strict=True):
+            group |= {"lr": rate} | ({"capturable": True} if "capturable" in group else {})
+        graph = torch.cuda.CUDAGraph()
+        graph.register_generator_state(self.trainer.train_dataloader.loader.noise)
+        try:
+            with torch.cuda.graph(graph):
+                self._optimize(self._index, batch_idx)
+        except Exception as error:
+            what = f"{type(self.model).__name__} with {type(self.objective).__name__}"
+            why = str(error.__context__ or error).strip().splitlines()[0]  # ending the capture fails as well
+            raise ValueError(f"a step of {what} cannot be captured as a CUDA graph, use trainer=gpu: {why}") from error
+        finally:
+            for group, settings in zip(groups, before, strict=True):
+                group |= settings
+        self._graph = graph
+
+
+@contextlib.contextmanager
+def _side_stream() -> Iterator[None]:
+    """Where a step has to be warmed up before it is captured."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        yield
+    torch.cuda.current_stream().wait_stream(stream)

@@ -1,0 +1,136 @@
+"""The runs of a sweep trained at once, as one batched model: python train.py -m hydra/launcher=together ..."""
+
+import logging
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from vaelab import runs
+
+log = logging.getLogger("vaelab.train")
+BATCHED = ("model", "objective", "optimizer", "scheduler")
+CALLBACKS = ("best_checkpoint", "last_checkpoint", "learning_rate", "progress", "figures")
+ALONE = "; without hydra/launcher=together each run trains by itself"
+
+
+def check(configs: Sequence[DictConfig]) -> None:
+    """Raise ValueError unless the configs are those of train.py and differ in what can be batched."""
+    if "objective" not in configs[0]:
+        raise ValueError("hydra/launcher=together trains: it goes with python train.py -m")
+    first = dict(_leaves(configs[0]))
+    for other in (dict(_leaves(config)) for config in configs[1:]):
+        for key in first | other:
+            values = [first.get(key), other.get(key)]
+            if values[0] == values[1] or key == "seed":
+                continue
+            differ = f"hydra/launcher=together: {key} is {values[0]} and {values[1]}"
+            if key.split(".")[0] not in BATCHED:
+                raise ValueError(f"{differ}, and all runs share their {key.split('.')[0]}{ALONE}")
+            if any(type(value) not in (int, float) for value in values):
+                raise ValueError(f"{differ}, and runs that train as one differ in numbers and seeds alone{ALONE}")
+    trainer, module = configs[0].trainer, configs[0].module
+    if runs.processes(configs[0]) > 1:
+        raise ValueError(f"hydra/launcher=together trains in one process, and trainer.devices={trainer.devices}{ALONE}")
+    if module.compile or not module._target_.endswith(".VAEModule"):
+        raise ValueError(f"hydra/launcher=together has a training step of its own: module is for single runs{ALONE}")
+    if trainer.precision == "16-mixed":
+        why = "scales all losses alike, and members would feel each other's overflow: bf16-mixed does not"
+        raise ValueError(f"hydra/launcher=together: trainer.precision=16-mixed {why}")
+    for name, callback in configs[0].callbacks.items():
+        if callback and name not in CALLBACKS:
+            raise ValueError(f"hydra/launcher=together: callbacks.{name} follows one run, not several{ALONE}")
+
+
+def _leaves(config: DictConfig) -> Any:
+    return ((k, v) for k, v in runs.settings(config) if not k.startswith("hydra") and not isinstance(v, dict | list))
+
+
+def train(cfgs: Sequence[DictConfig], folders: Sequence[Path], contexts: Sequence[Any] = ()) -> list[float | Exception]:
+    """Fit all members, then test and record each in its folder; returns their monitored metrics, or what stopped them.
+
+    `contexts` are Hydra's configs of the jobs. Raises ValueError for what cannot be batched, before it writes anything.
+    """
+    import lightning
+    import torch
+    from lightning.pytorch.callbacks import ProgressBar
+
+    from vaelab import hardware
+    from vaelab.extensions.together import Member, Together
+    from vaelab.files import read_plain
+    from vaelab.training import Figures, Interrupted, NonFiniteLossError, measure, tensorboard
+
+    check(cfgs)
+    torch.distributions.Distribution.set_default_validate_args(False)
+    runs.start_log(*folders)
+    members = []
+    for cfg, folder in zip(cfgs, folders, strict=True):
+        runs.check_config(cfg)
+        lightning.seed_everything(cfg.seed, verbose=False)
+        member = runs.build(cfg, Member)
+        member.folder, member.seed, member.stream = folder, cfg.seed, torch.get_rng_state()
+        members.append(member)
+    try:
+        together = Together(members)
+    except ValueError as error:
+        raise ValueError(f"hydra/launcher=together: {error}{ALONE}") from error
+    data = instantiate(cfgs[0].data, _convert_="all")
+    data.setup()
+    runs.check_data(members[0].model, data)
+
+    for i, (cfg, member) in enumerate(zip(cfgs, members, strict=True)):
+        if contexts:
+            HydraConfig.instance().cfg = contexts[i]
+        cfg.data.seed = data.seed
+        runs.fill_in(cfg, data, ())
+        member.own_logger = instantiate(cfg.logger, save_dir=str(member.folder))
+        runs.record(member.folder, cfg)
+        tensorboard.add_layout(member.own_logger)
+    callbacks = runs.callbacks(cfgs[0])
+    bars = [callback for callback in callbacks if isinstance(callback, ProgressBar)]
+    options: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "_convert_": "all"}
+    trainer = instantiate(cfgs[0].trainer, callbacks=bars, **options)
+    hardware.tune(trainer.strategy.root_device)
+    parent = runs.shown(folders[0].parent)
+    log.info("runs     %d in %s", len(members), parent)
+    runs.announce(folders[0], cfgs[0], data, members[0], trainer)
+
+    started = time.perf_counter()
+    try:
+        trainer.fit(together, data)
+    except NonFiniteLossError as error:
+        log.error(error)
+    except (KeyboardInterrupt, SystemExit) as stop:
+        step = f"{trainer.global_step:,}"
+        log.info("stopped at step %s for good: what weights.pt there are in %s are the best", step, parent)
+        raise Interrupted(128 + signal.SIGINT) from stop
+    seconds = time.perf_counter() - started
+    together.part()
+
+    outcomes: list[float | Exception] = []
+    for cfg, member in zip(cfgs, members, strict=True):
+        if member.error:
+            outcomes.append(member.error)
+            continue
+        best, own = member.folder / "weights.pt", {"logger": member.own_logger, "default_root_dir": member.folder}
+        if best.exists():
+            member.model.load_state_dict(read_plain(best))
+        alone = instantiate(cfg.trainer, **{**options, **own})
+        measure(alone, member, data, None)
+        for figures in callbacks:
+            if isinstance(figures, Figures) and figures.count:
+                figures.draw(alone, member)
+        weights = "best" if best.exists() else "last"
+        runs.finish(member.folder, member, data.protocol, trainer, seconds, weights)
+        tensorboard.add_hyperparameters(member.own_logger, cfg, member.metrics.latest, trainer.global_step)
+        log.info("done     %s: %s", member.folder.name, runs.summary(member.metrics.latest, data.description))
+        outcomes.append(member.metrics.latest[member.monitor or "train/loss"])
+    for note in runs.notes(cfgs[0], data):
+        log.warning(note)
+    log.info("curves   tensorboard --logdir %s", parent)
+    return outcomes

@@ -1,0 +1,296 @@
+"""M models trained as one batched model.
+
+    loss = sum_i mean_b loss_i(x_b),     so that each model gets the gradient that it would get alone.
+
+Weights and hyper-parameters of the M models lie in one stack, (M, ...), and each model's own weights are views of it:
+its optimiser and schedule are those of a run by itself. Batches and noise are shared. Every draw is that of the first
+model's run.
+"""
+
+import copy
+import logging
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.types import LRSchedulerConfig
+from torch import Tensor, nn
+from torch.func import functional_call, stack_module_state, vmap
+from torch.optim import Optimizer
+
+from vaelab.extensions import configured, step_schedules
+from vaelab.files import write_plain
+from vaelab.training import NonFiniteLossError, VAEModule
+from vaelab.training.module import Batch, seed_noise
+
+log = logging.getLogger("vaelab.train")
+
+
+class Member(VAEModule):
+    """One of the models that are trained together: a run of its own in all but the step."""
+
+    forward = VAEModule.terms
+    folder: Path
+    own_logger: Any
+    own_schedules: Sequence[LRSchedulerConfig] = ()
+    seed: int
+    stream: Tensor  # torch's random state once it was built
+    best = float("inf")  # of the monitored metric
+    error: Exception | None = None  # what stopped it
+
+    @property
+    def loggers(self) -> list[Any]:
+        return [self.own_logger]
+
+    @property
+    def schedules(self) -> Sequence[LRSchedulerConfig]:
+        return self.own_schedules
+
+    def log_dict(self, *args: Any, **kwargs: Any) -> None:
+        """Lightning's table has room for one model."""
+
+    def build_optimizer(self) -> Optimizer:
+        """Its optimiser; its schedule is one of `schedules` from now on."""
+        optimizer, self.own_schedules = configured(self.configure_optimizers())
+        return optimizer
+
+    def keep_best(self) -> None:
+        """Write weights.pt if the validation that has just ended was the best so far."""
+        score = self.metrics.latest[str(self.monitor)]
+        if score < self.best:
+            self.best = score
+            write_plain(self.folder / "weights.pt", {name: w.clone() for name, w in self.model.state_dict().items()})
+
+
+class Stack:
+    """The terms of M modules of one build in one pass: their weights and buffers, hyper-parameters among them, stacked.
+
+    Raises ValueError if two of them differ in the shape of a weight.
+    """
+
+    def __init__(self, modules: list[Member]) -> None:
+        shapes = [{name: tuple(part.shape) for name, part in _state(module)} for module in modules]
+        for other in shapes[1:]:
+            for name in shapes[0] | other:
+                if shapes[0].get(name) != other.get(name):
+                    raise ValueError(f"{name} is {shapes[0].get(name)} and {other.get(name)}, which makes no stack")
+        self.module = modules[0]
+        self.weights, self.buffers = stack_module_state(modules)
+        saved = modules[0].state_dict()  # other buffers are constants: where all have the same, no stack is needed
+        same = {name for name, rows in self.buffers.items() if name not in saved and bool((rows == rows[0]).all())}
+        self.constants = {name: self.buffers.pop(name)[0] for name in same}
+
+    def __call__(self, batch: Batch, step: Tensor | None) -> dict[str, Tensor]:
+        """{"loss": (M, B), ...}."""
+
+        def terms(weights: Any, buffers: Any) -> dict[str, Tensor]:
+            return functional_call(self.module, (weights, buffers, self.constants), (batch, step))
+
+        return vmap(terms, randomness="same")(self.weights, self.buffers)
+
+    def share(self, modules: list[Member]) -> None:
+        """Make the weights and buffers of each module views of the stack."""
+        for i, module in enumerate(modules):
+            for name, part in _state(module):
+                if name not in self.constants:
+                    part.data = (self.weights if name in self.weights else self.buffers)[name][i].detach()
+
+    def split_gradients(self, modules: list[Member]) -> None:
+        """Hand each module its part of the gradient."""
+        parts = {name: weight.grad.unbind() for name, weight in self.weights.items() if weight.grad is not None}
+        for i, module in enumerate(modules):
+            for name, weight in module.named_parameters():
+                weight.grad = parts[name][i] if name in parts else None
+
+
+def _state(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from module.named_parameters()
+    yield from module.named_buffers()
+
+
+class _Optimizers(Optimizer):
+    """The members' optimisers as the one that Lightning steps."""
+
+    def __init__(self, stack: Stack, step: Callable[[], None]) -> None:
+        super().__init__([*stack.weights.values()], {})
+        self._step = step
+
+    def step(self, closure: Any = None) -> Any:
+        loss = closure()
+        self._step()
+        return loss
+
+
+class Together(L.LightningModule):
+    """Trains members that differ in numbers or seeds alone, as one. Each keeps its own metrics, curves and weights.
+
+    A member whose loss is no finite number stops with its `error`; the others go on. Raises ValueError for parts that
+    cannot be computed for several models at once, such as path gradients.
+    """
+
+    members: Any  # nn.ModuleList of Member
+    trainer: Any
+    step: Tensor
+
+    def __init__(self, members: list[Member]) -> None:
+        super().__init__()
+        _rehearse(members)
+        self.members = nn.ModuleList(members)
+        self.register_buffer("step", torch.zeros(()), persistent=False)
+
+    @property
+    def running(self) -> list[Any]:
+        return [member for member in self.members if member.error is None]
+
+    @property
+    def metrics(self) -> Any:
+        """The first running member's, for the progress bar."""
+        return self.running[0].metrics
+
+    @property
+    def total_steps(self) -> float:
+        return self.running[0].total_steps
+
+    def configure_optimizers(self) -> Optimizer:
+        members: list[Any] = [*self.members]
+        self.stack = Stack(members)
+        self.stack.share(members)
+        for member in members:
+            member.trainer = self.trainer
+        self.optimizers_ = [member.build_optimizer() for member in members]
+        return _Optimizers(self.stack, self._step_members)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        terms = self.stack(batch, self.step)
+        self._add("train", terms)
+        return terms["loss"].mean(1).sum()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            seed_noise(self.device, batch_idx)  # as VAEModule's validation does
+            self._add("val", self.stack(batch, None))
+
+    def _add(self, split: str, terms: dict[str, Tensor]) -> None:
+        each = {name: term.detach().unbind() for name, term in terms.items()}
+        for i, member in enumerate(self.members):
+            member.metrics.add(split, {name: term[i] for name, term in each.items()}, self.step)
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        self.stack.split_gradients([*self.members])
+
+    def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
+        for own in self.optimizers_:
+            self.clip_gradients(own, *args, **kwargs)
+
+    def _step_members(self) -> None:
+        for optimizer, member in zip(self.optimizers_, self.members, strict=True):
+            optimizer.step()
+            step_schedules(member.schedules, "step", self.trainer.global_step + 1)
+
+    def on_fit_start(self) -> None:
+        for member in reversed(self.members):  # the first one last: the random stream goes on from there
+            torch.manual_seed(member.seed)
+            torch.set_rng_state(member.stream)
+            member.on_fit_start()
+
+    def on_train_epoch_start(self) -> None:
+        self._tell("on_train_epoch_start")
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        self.step.fill_(self.trainer.global_step)
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        if self.trainer.is_last_batch:
+            for member in self.members:
+                step_schedules(member.schedules, "epoch", self.trainer.current_epoch + 1)
+        self._tell("on_train_batch_end")
+
+    def on_validation_start(self) -> None:
+        self._tell("on_validation_start")
+
+    def on_validation_epoch_end(self) -> None:
+        self._tell("on_validation_epoch_end")
+        self._tell("keep_best")
+
+    def on_validation_end(self) -> None:
+        self._tell("on_validation_end")
+
+    def on_train_epoch_end(self) -> None:
+        self._tell("on_train_epoch_end")
+
+    def _tell(self, hook: str) -> None:
+        """Call a method of each member that is running; the loss of a member that is no finite number stops it."""
+        for member in self.running:
+            try:
+                getattr(member, hook)()
+            except NonFiniteLossError as error:
+                member.error = error
+                log.error("%s: %s; the others go on", member.folder.name, error)
+        if not self.running:
+            raise NonFiniteLossError("the loss of every member is no finite number")
+
+    def part(self) -> None:
+        """Make the members' weights their own again: a view is saved with all that it is a view of."""
+        for member in self.members:
+            for _, part in _state(member):
+                part.data = part.data.clone()
+
+
+def _rehearse(members: list[Member]) -> None:
+    """Score two images of noise on copies, each alone and all together: ValueError unless terms and gradients agree."""
+    copies, alone = copy.deepcopy(members), copy.deepcopy(members)
+    model = members[0].model
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        batch = (torch.rand(2, *model.image_shape) < 0.5).float(), torch.zeros(2, dtype=torch.long)
+        stack = Stack(copies)
+        for training, step in ((True, torch.ones(())), (False, None)):  # of a schedule's first steps and its end
+            for module in (*copies, *alone):
+                module.train(training)
+            with torch.set_grad_enabled(training):
+                torch.manual_seed(0)
+                try:
+                    terms = stack(batch, step)
+                    if training:
+                        terms["loss"].mean(1).sum().backward()
+                except Exception as error:
+                    raise ValueError(_refusal(error)) from error
+                for i, module in enumerate(alone):
+                    torch.manual_seed(0)
+                    own = module(batch, step)
+                    if training:
+                        own["loss"].mean().backward()
+                    _compare(stack, i, module, terms, own)
+
+
+def _refusal(error: Exception) -> str:
+    """Which part of the package could not be computed for several models at once, and why."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    ours = [
+        f for f in frames if str(f.f_globals.get("__name__")).startswith("vaelab.") and f.f_globals is not globals()
+    ]
+    where = ours[-1].f_code.co_qualname if ours else "the model"
+    why = " ".join(str(error).split()).split(". ")[0]
+    return f"{where} cannot be computed for several models at once ({why})"
+
+
+def _compare(stack: Stack, i: int, module: Member, terms: dict[str, Tensor], own: dict[str, Tensor]) -> None:
+    """Raise ValueError unless the terms, gradients and buffers of member i are those of the module by itself."""
+    pairs = [(f"the {name}", term[i], own[name]) for name, term in terms.items()]
+    for name, weight in module.named_parameters():
+        grads = stack.weights[name].grad
+        grad, wanted = (
+            torch.zeros_like(weight) if g is None else g for g in (None if grads is None else grads[i], weight.grad)
+        )
+        pairs.append((f"the gradient of {name}", grad, wanted))
+    pairs += [
+        (name, stack.buffers[name][i], buffer) for name, buffer in module.named_buffers() if name in stack.buffers
+    ]
+    for name, got, wanted in pairs:
+        got, wanted = got.detach().float(), wanted.detach().float()
+        if not torch.allclose(got, wanted, rtol=1e-3, atol=1e-4 * (1 + wanted.abs().max().item()), equal_nan=True):
+            why = "a number that is no buffer, or a gradient that is taken inside the step, does not reach it"
+            raise ValueError(f"{name} would not be that of a run by itself: {why}")

@@ -1,0 +1,198 @@
+"""Checkpoints of a run: best.ckpt, last.ckpt, and how their files are written."""
+
+import io
+import logging
+import os
+import signal
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from lightning.pytorch.callbacks import Checkpoint, StochasticWeightAveraging, WeightAveraging
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from vaelab.files import read_plain, write_atomically
+
+log = logging.getLogger(__name__)
+
+
+class Interrupted(SystemExit):
+    """Training was stopped by a signal, after a checkpoint was written. Ends a sweep, too."""
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Files are replaced whole, beside the next steps: the disk takes longer than an epoch's pictures.
+
+    A checkpoint is the bytes it had when it was saved. Two may wait for the disk, best and last of an epoch: a third, a
+    load and `teardown` wait until they are written, in turn, and raise their OSError.
+    """
+
+    def __init__(self) -> None:
+        self._writer: ThreadPoolExecutor | None = None
+        self._waiting: list[Future[None]] = []
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        path, content = Path(path), io.BytesIO()
+        torch.save(checkpoint, content)
+        self._wait(1)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._writer = self._writer or ThreadPoolExecutor(1)
+        self._waiting.append(self._writer.submit(write_atomically, path, content.getbuffer()))
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
+        """A file, as plain data: Lightning's own would run what an address on the web gives it."""
+        self._wait()
+        return read_plain(Path(path))
+
+    def remove_checkpoint(self, path: Any) -> None:
+        self._wait()
+        super().remove_checkpoint(path)
+
+    def teardown(self) -> None:
+        self._wait()
+
+    def _wait(self, allowed: int = 0) -> None:
+        """Wait until no more than `allowed` files are left to be written."""
+        while len(self._waiting) > allowed:
+            self._waiting.pop(0).result()
+
+
+class BestCheckpoint(Checkpoint):
+    """best.ckpt: the weights that were validated with the lowest monitored metric.
+
+    If they are averages (EMAWeightAveraging), the average is what is validated and what is saved. The average of
+    StochasticWeightAveraging exists when training ends, and takes the place of what was saved before. Where nothing is
+    validated, nothing is saved, and the last weights count as the best.
+    """
+
+    def __init__(self) -> None:
+        self.path: Path | None = None  # of what was saved
+        self._score = float("inf")
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        folder = trainer.strategy.broadcast(str(trainer.default_root_dir))  # the first process has the run's
+        self._file = Path(folder) / "checkpoints" / "best.ckpt"
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        if trainer.state.fn != "fit" or trainer.sanity_checking:
+            return
+        score = float(trainer.callback_metrics[pl_module.monitor])
+        if score < self._score:
+            self._score = score
+            self._save(trainer)
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        for callback in trainer.callbacks:
+            if isinstance(callback, StochasticWeightAveraging) and trainer.current_epoch > callback.swa_end:
+                self._save(trainer)
+
+    def _save(self, trainer: Any) -> None:
+        if not trainer.fast_dev_run:
+            trainer.save_checkpoint(self._file)
+            self.path = self._file
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"score": self._score, "saved": self.path is not None}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The file lies in the run's folder as it is now."""
+        self._score, self.path = state_dict["score"], self._file if state_dict["saved"] else None
+
+
+class LastCheckpoint(Checkpoint):
+    """last.ckpt: the end of the latest epoch, or the step at which Ctrl-C or SIGTERM stopped the run.
+
+    A signal is answered between two steps, so that the resumed run goes on bit for bit: Interrupted is raised after the
+    checkpoint is written. A second Ctrl-C gives that up and stops at once. A signal that the process was started to
+    ignore, as a shell's background processes ignore Ctrl-C, stays ignored.
+    """
+
+    def __init__(self) -> None:
+        self.path: Path | None = None  # of what was saved
+        self._signal: int | None = None
+        self._handlers: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self._file = Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
+        self._signal = None
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(signum) is not signal.SIG_IGN:
+                self._handlers[signum] = signal.signal(signum, self._remember)
+
+    def _remember(self, signum: int, frame: FrameType | None) -> None:
+        if self._signal is not None:
+            raise KeyboardInterrupt
+        self._signal = signum
+        log.info("%s: saving, then stopping", signal.Signals(signum).name)
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0  # no gradient waits to be applied
+        if stepped and not trainer.is_last_batch and self._stop(trainer):
+            self._save(trainer)
+            self._interrupt(trainer)
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        self._save(trainer)
+        if self._stop(trainer) and trainer.current_epoch + 1 != trainer.max_epochs:
+            self._interrupt(trainer)
+
+    def _save(self, trainer: Any) -> None:
+        if not trainer.fast_dev_run:
+            trainer.save_checkpoint(self._file)
+            self.path = self._file
+
+    def _interrupt(self, trainer: Any) -> None:
+        trainer.strategy.checkpoint_io.teardown()  # which waits until all is written
+        log.info(
+            "stopped at step %s and saved %s; go on with: python train.py resume=%s",
+            f"{trainer.global_step:,}", self.path, os.path.relpath(trainer.default_root_dir),
+        )  # fmt: skip
+        raise Interrupted(128 + (self._signal or signal.SIGTERM))
+
+    def _stop(self, trainer: Any) -> bool:
+        """Whether a signal came; all ranks have to agree, and ask each other now and then only."""
+        every = trainer.log_every_n_steps if trainer.world_size > 1 else 1
+        due = trainer.is_last_batch or trainer.global_step % every == 0
+        return due and trainer.strategy.reduce_boolean_decision(self._signal is not None, all=False)
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        self._restore_handlers()
+        trainer.strategy.checkpoint_io.teardown()  # the last file's error belongs to the training
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        self._restore_handlers()
+        try:
+            trainer.strategy.checkpoint_io.teardown()
+        except OSError as error:  # what ended the run is not hidden by it
+            log.error("a checkpoint could not be written: %s", error)
+        if isinstance(exception, ArithmeticError):
+            log.error("the last good checkpoint is %s", self.path or "none: nothing was saved before")
+
+    def _restore_handlers(self) -> None:
+        """Before Lightning restores those that it had found."""
+        for signum, handler in self._handlers.items():
+            signal.signal(signum, handler)
+        self._handlers = {}
+
+
+def best_checkpoint(trainer: Any) -> Path | None:
+    """The best.ckpt that a fit has saved; None where nothing was validated, or where nobody saves the best."""
+    return next((c.path for c in trainer.checkpoint_callbacks if isinstance(c, BestCheckpoint)), None)
+
+
+def measure(trainer: Any, module: Any, data: Any, checkpoint: Path | None) -> None:
+    """After a fit, validate and test the weights of a checkpoint, or if it is None, those that the module holds.
+
+    The module holds them afterwards.
+    """
+    if checkpoint:
+        module.load_state_dict(trainer.strategy.load_checkpoint(checkpoint)["state_dict"])
+    # An average is in the weights by now; its callback would put others into their place
+    trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, WeightAveraging)]
+    if module.monitor:
+        loggers, trainer.loggers = trainer.loggers, []  # what is measured here is no point of the curve
+        trainer.validate(module, data, verbose=False)
+        trainer.loggers = loggers
+    trainer.test(module, data, verbose=False)

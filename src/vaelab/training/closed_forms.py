@@ -1,0 +1,99 @@
+"""Callbacks that compare a run with a closed form: the tutorial's own loss, and the optima of linear models."""
+
+import logging
+import math
+from typing import Any
+
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from vaelab import baselines, checks
+from vaelab.likelihoods import Gaussian
+from vaelab.objectives import ELBO
+from vaelab.priors import StandardNormal
+
+log = logging.getLogger(__name__)
+
+
+class AverageLoss(Callback):
+    """The tutorial's own figure, squared error + KL per image, from the loss in nats.
+
+    For n pixels and a Gaussian likelihood of variance 1/2, -log p(x | z) = ||x - mean||^2 + (n/2) log pi, so the
+    figure is the loss less (n/2) log pi: an identity, no second computation. Logged as train/average_loss. Raises
+    ValueError if the likelihood is another, or the loss is not the plain ELBO.
+    """
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        objective, likelihood = pl_module.objective, pl_module.model.likelihood
+        log_scale: Any = getattr(likelihood, "log_scale", None)
+        fixed = isinstance(likelihood, Gaussian) and log_scale is not None and not log_scale.requires_grad
+        plain = isinstance(objective, ELBO) and objective.beta == 1 and not objective.free_bits
+        if not (fixed and plain and math.isclose(2 * log_scale, -math.log(2), rel_tol=1e-5)):
+            needed = "model/likelihood=gaussian with scale sqrt(1/2), objective=elbo, beta 1 and no free bits"
+            raise ValueError(f"callbacks.average_loss turns nats into squared error + KL, which needs {needed}")
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        pixels = math.prod(pl_module.model.image_shape)
+        average = pl_module.metrics.epoch("train", trainer)["train/loss"] - pixels / 2 * math.log(math.pi)
+        pl_module.record({"train/average_loss": average})
+        log.info("epoch %d: average loss %.4f (squared error + KL per image)", trainer.current_epoch + 1, average)
+
+
+class ClosedForm(Callback):
+    """Starts a linear model at its optimum over the training images, which has a closed form: see vaelab.baselines.
+
+    `method` is "pca" for the autoencoder, "ppca" for the VAE with a learned noise scale. Raises ValueError if it is
+    neither, the model is not the linear one it needs, or binarisation is dynamic.
+    """
+
+    def __init__(self, method: str) -> None:
+        checks.one_of(("pca", "ppca"), method=method)
+        self.method = method
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        if stage != "fit":
+            return
+        model, vae = pl_module.model, self.method == "ppca"
+        optimum = getattr(baselines, self.method)(_training_images(trainer), model.latent_dim)
+        shapes, needed = ({name: w.shape for name, w in state.items()} for state in (model.state_dict(), optimum))
+        linear = isinstance(model.likelihood, Gaussian) and model.likelihood.mean == "identity"
+        standard = isinstance(model.prior, StandardNormal) and bool((model.prior.std == 1).all())
+        if not (linear and standard and shapes == needed):
+            raise ValueError(
+                f"callbacks.closed_form with method={self.method} needs model/network=linear, model/posterior="
+                f"{'diagonal_gaussian' if vae else 'point_mass'}, model/prior=standard_normal of scale 1 and model/"
+                f"likelihood=gaussian with mean=identity and {'scale=learned' if vae else 'a number as its scale'}"
+            )
+        model.load_state_dict(optimum)  # a resumed run's own weights are restored after this, over these
+
+
+class PrincipalAngle(Callback):
+    """The largest angle between the column spaces of decoder and PCA, in degrees, logged as train/principal_angle.
+
+    A linear autoencoder at its optimum has 0: it finds the subspace of PCA, though not its axes. Baldi & Hornik 1989,
+    https://doi.org/10.1016/0893-6080(89)90014-2. Raises ValueError if the decoder is more than one linear layer, or
+    binarisation is dynamic.
+    """
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        if stage != "fit":
+            return
+        optimum = baselines.pca(_training_images(trainer), pl_module.model.latent_dim)
+        self._principal, bias = optimum["decoder.layers.0.weight"], optimum["decoder.layers.0.bias"]
+        shapes = [part.shape for part in pl_module.model.decoder.parameters()]
+        if shapes != [self._principal.shape, bias.shape]:
+            needed = "model/network=linear, one likelihood parameter per pixel and no labels"
+            raise ValueError(f"callbacks.principal_angle looks at the columns of one matrix: it needs {needed}")
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        weight, _ = pl_module.model.decoder.parameters()
+        angle = baselines.principal_angle(weight.detach().cpu(), self._principal)
+        pl_module.record({"train/principal_angle": angle})
+        log.info("epoch %d: %.2f degrees from the subspace of PCA", trainer.current_epoch + 1, angle)
+
+
+def _training_images(trainer: Any) -> torch.Tensor:
+    """(N, C, H, W) in [0, 1], on the CPU."""
+    if trainer.datamodule.binarization == "dynamic":
+        raise ValueError("data.binarization=dynamic redraws the images; a closed form needs fixed ones: choose none")
+    return trainer.datamodule.splits["train"][0].float().div_(255)

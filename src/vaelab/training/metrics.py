@@ -1,0 +1,98 @@
+"""The metrics of a run: means per image of an objective's terms, summed on the device and read rarely."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class NonFiniteLossError(ArithmeticError):
+    """A term of the loss became NaN or infinite."""
+
+
+class Sums:
+    """The terms of one split, summed over images: on the device since the last `read`, in Python since longer.
+
+    `add` runs a few small kernels on tensors that stay where they are, so that a CUDA graph can hold it. It never waits
+    for the device.
+    """
+
+    def __init__(self) -> None:
+        self.window: dict[str, float] = {}  # since the last point of the curves, by term, and "images"
+        self.epoch: dict[str, float] = {}  # since the epoch began
+        self._names: tuple[str, ...] = ()  # T terms, and "images" as the last
+        self._sums = self._row = self._step = torch.zeros(())
+
+    def add(self, terms: dict[str, Tensor], step: Tensor) -> None:
+        """Add the terms of one batch, {name: (B,)}, which was scored after `step` optimiser steps (0-dim)."""
+        values = [term.detach() for term in terms.values()]
+        row = torch.stack([*values, torch.ones_like(values[0])]).sum(1)  # (T + 1,)
+        if not self._names:
+            self._names = (*terms, "images")
+            self._sums, self._row, self._step = torch.zeros_like(row), torch.zeros_like(row), torch.zeros_like(step)
+        finite = self._sums.isfinite().all()  # once a sum is NaN or infinite, it stays so
+        torch.where(finite, row, self._row, out=self._row)  # hence the first bad batch is the last that is kept
+        torch.where(finite, step, self._step, out=self._step)
+        self._sums += row
+
+    def read(self) -> None:
+        """Move the sums from the device to `window` and `epoch`. This is where training waits for the device.
+
+        Raises NonFiniteLossError if a term was NaN or infinite. It names the first such step and its terms.
+        """
+        sums = dict(zip(self._names, self._sums.tolist(), strict=True)) if self._names else {}
+        if not all(map(math.isfinite, sums.values())):
+            *values, images = self._row.tolist()
+            terms = ", ".join(f"{name} {value / images:g}" for name, value in zip(self._names, values, strict=False))
+            mend = "a smaller optimizer.lr is the first thing to try"
+            raise NonFiniteLossError(f"the loss is no finite number at step {int(self._step) + 1:,} ({terms}); {mend}")
+        self._sums.zero_()
+        for totals in (self.window, self.epoch):
+            totals.update({name: totals.get(name, 0.0) + value for name, value in sums.items()})
+
+    def forget(self) -> None:
+        """Drop the tensors on the device; the next `add` makes new ones, which may lie elsewhere."""
+        self._names = ()
+
+
+class Metrics:
+    """The sums of each split, and the latest value of each metric by the name of its curve, such as "train/loss"."""
+
+    def __init__(self) -> None:
+        self.sums = {split: Sums() for split in ("train", "val", "test")}
+        self.latest: dict[str, float] = {}
+
+    def add(self, split: str, terms: dict[str, Tensor], step: Tensor) -> None:
+        """Add the terms of one batch to a split. See `Sums.add`."""
+        self.sums[split].add(terms, step)
+
+    def end_window(self, split: str) -> tuple[dict[str, float], float]:
+        """Means per image of this process since the last point of the curves, and the number of images."""
+        sums = self.sums[split]
+        sums.read()
+        window, sums.window = sums.window, {}
+        return self._means(split, window), window.get("images", 0.0)
+
+    def epoch(self, split: str, trainer: Any) -> dict[str, float]:
+        """Means per image over the epoch so far and over all processes."""
+        sums = self.sums[split]
+        sums.read()
+        values = torch.tensor([*sums.epoch.values()], dtype=torch.float64)
+        if trainer.world_size > 1:
+            values = trainer.strategy.reduce(values.to(trainer.strategy.root_device), reduce_op="sum")
+        return self._means(split, dict(zip(sums.epoch, values.tolist(), strict=True)))
+
+    def end_epoch(self, split: str, trainer: Any) -> dict[str, float]:
+        """Means as of `epoch`, after which the sums start at zero."""
+        means = self.epoch(split, trainer)
+        self.sums[split].epoch = {}
+        if split != "train":
+            self.sums[split] = Sums()  # tensors of torch's inference mode are of no use outside it
+        return means
+
+    def _means(self, split: str, sums: dict[str, float]) -> dict[str, float]:
+        images = sums.get("images")
+        means = {f"{split}/{name}": value / images for name, value in sums.items() if name != "images" and images}
+        self.latest |= means
+        return means

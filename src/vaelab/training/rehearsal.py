@@ -1,0 +1,50 @@
+"""Checks before any data is read: the optimiser takes its settings, and the parts and the objective go together."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+from vaelab.objectives import Objective
+
+
+def build_optimizer(factory: Callable[..., Optimizer], model: Any, objective: Objective) -> Optimizer:
+    """The optimiser of the objective's parameter groups; ValueError if it refuses their settings or its own."""
+    groups = objective.parameter_groups(model)
+    try:
+        optimizer = factory(groups)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the optimizer cannot be built: {error}") from error
+    unknown = {setting for group in groups for setting in group} - {"params", *optimizer.defaults}
+    if unknown:
+        own = f"{type(objective).__name__} sets its parameters' {', '.join(sorted(unknown))}"
+        raise ValueError(f"{own}, which optimizer {type(optimizer).__name__} has not: optimizer=adam has")
+    return optimizer
+
+
+def rehearse(model: Any, objective: Objective) -> None:
+    """Score two blank images on a copy: parts that do not go together raise ValueError before any data is fetched."""
+    model, objective = copy.deepcopy((model, objective))
+    x = torch.zeros(2, *model.image_shape)
+    y = torch.zeros(2, dtype=torch.long) if model.num_classes else None
+    parts = [(part, getattr(model, part, None)) for part in ("posterior", "prior")]
+    names = ", ".join(f"{part} {type(module).__name__}" for part, module in parts if module is not None) or "no prior"
+    pair = f"objective {type(objective).__name__} does not go with {type(model).__name__} ({names})"
+    with torch.random.fork_rng([]):
+        try:
+            terms = objective(model, x, y, torch.zeros(()))
+        except (TypeError, ValueError, RuntimeError, IndexError) as error:
+            raise ValueError(f"{pair}: {error or type(error).__name__}") from error
+    if "loss" not in terms or any(term.shape != (2,) for term in terms.values()):
+        shapes = ", ".join(f"{name} {tuple(term.shape)}" for name, term in terms.items())
+        raise ValueError(f"{pair}: a loss and one value of each term for each of two images are needed, not {shapes}")
+    for name, term in terms.items():
+        if not term.isfinite().all():
+            why = ": a point mass has no density, which this objective needs" if "PointMass" in names else ""
+            raise ValueError(f"{pair}: its {name} is {term[0].item()}{why}")
+    terms["loss"].mean().backward()
+    idle = [name for name, weight in model.named_parameters() if weight.requires_grad and weight.grad is None]
+    if idle:
+        raise ValueError(f"{pair}: no gradient reaches its {', '.join(idle)}, which would never learn")

@@ -1,0 +1,411 @@
+"""Each flag and callback of Lightning has its documented effect, and the weights that were validated are those kept."""
+
+import logging
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from conftest import Compose, checkpoint, equal, metrics
+from hydra.utils import instantiate
+from lightning.pytorch.callbacks import Callback
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from train import train
+from vaelab import load_run, runs
+from vaelab.training import VAEModule
+
+SMALL = ["model.encoder.hidden=[16]", "model.decoder.hidden=[16]", "model.latent_dim=2", "callbacks.figures.count=0"]
+PLAIN_SGD = ["optimizer=sgd", "optimizer.momentum=0", "optimizer.nesterov=false"]
+WHOLE = "trainer.limit_train_batches=null"  # ten batches of 50 images
+PICKED = ("rate", "distortion", "loss", "elbo")
+
+
+class Recorder(Callback):
+    """Keeps the weights at each epoch's start and after each optimiser step, and the batches that were served."""
+
+    steps: list[dict[str, torch.Tensor]]
+    starts: list[dict[str, torch.Tensor]]
+    images: list[torch.Tensor]
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        Recorder.starts, Recorder.steps, Recorder.images = [], [], []
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        Recorder.starts.append(copied(pl_module))
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        Recorder.steps.append(copied(pl_module))
+        Recorder.images.append(batch[0])
+
+
+def copied(module: Any) -> dict[str, torch.Tensor]:
+    return {name: weight.clone() for name, weight in module.state_dict().items()}
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> str:
+    """An override that adds the Recorder."""
+    module = ModuleType("recorder")
+    module.Recorder = Recorder  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "recorder", module)
+    return "+callbacks.recorder._target_=recorder.Recorder"
+
+
+def curve(folder: Path, tag: str) -> list[int]:
+    return [event.step for event in EventAccumulator(str(folder)).Reload().Scalars(tag)]
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # Lightning's own use of torch
+
+
+def agree(cfg: Any, folder: Path, weights: str) -> None:
+    """weights.pt, best.ckpt and metrics.json are of the same weights, which a plain Trainer measures again."""
+    content, best = metrics(folder), folder / "checkpoints" / "best.ckpt"
+    assert content["weights"]["test"] == content["weights"]["val"] == weights
+    assert content["best_checkpoint"] == ("checkpoints/best.ckpt" if weights == "best" else None)
+    kept = {f"model.{name}": weight for name, weight in load_run(folder).state_dict().items()}
+    if weights == "best":
+        saved = checkpoint(folder, "best")["state_dict"]
+        assert equal(kept, {name: saved[name] for name in kept})
+    else:
+        assert not best.exists()
+    torch.distributions.Distribution.set_default_validate_args(False)
+    data, module = instantiate(cfg.data, _convert_="all"), runs.build(cfg)
+    module.load_state_dict(kept, strict=False)
+    limits = {f"limit_{split}_batches": 2 for split in ("val", "test")}
+    plain = L.Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+        default_root_dir=folder / "plain", **limits,
+    )  # fmt: skip
+    with pytest.warns(UserWarning, match="no logger configured"):
+        figures = {**plain.test(module, data, verbose=False)[0], **plain.validate(module, data, verbose=False)[0]}
+    for split in ("val", "test"):
+        expected = {f"{split}/{name}": content[split][name] for name in PICKED}
+        assert {name: figures[name] for name in expected} == pytest.approx(expected, rel=1e-6)
+
+
+# The weights that are kept --------------------------------------------------------------------------------------------
+
+
+def test_the_best_epoch_s_weights_are_kept(config: Compose, tmp_path: Path) -> None:
+    cfg = config(*SMALL, "trainer.max_epochs=4", "optimizer.lr=0.05")
+    train(cfg, tmp_path)
+    agree(cfg, tmp_path, "best")
+
+
+def test_without_a_best_checkpoint_everything_says_last(config: Compose, tmp_path: Path) -> None:
+    cfg = config(*SMALL, "callbacks.best_checkpoint=null")
+    figure = train(cfg, tmp_path)
+    agree(cfg, tmp_path, "last")
+    assert figure == pytest.approx(metrics(tmp_path)["val"]["loss"])
+    state = checkpoint(tmp_path)["state_dict"]
+    assert equal(dict(load_run(tmp_path).state_dict()), {k.removeprefix("model."): v for k, v in state.items()})
+
+
+@pytest.mark.parametrize("setting", ["trainer.max_steps=2", "trainer.check_val_every_n_epoch=3"])
+def test_without_a_validated_epoch_the_last_weights_are_kept(
+    config: Compose, tmp_path: Path, setting: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    cfg = config(*SMALL, setting)
+    with caplog.at_level(logging.INFO, "vaelab"):
+        train(cfg, tmp_path)
+    assert "the last weights are kept: no epoch was validated" in caplog.text
+    agree(cfg, tmp_path, "last")
+    assert metrics(tmp_path)["steps"] == (2 if "steps" in setting else 6)
+
+
+def test_after_early_stopping_the_best_weights_are_kept(config: Compose, tmp_path: Path) -> None:
+    patience = ["callbacks=early_stopping", "callbacks.early_stopping.patience=1", "trainer.max_epochs=9"]
+    cfg = config(*SMALL, *patience, *PLAIN_SGD, "optimizer.lr=0.02")
+    train(cfg, tmp_path)
+    assert metrics(tmp_path)["epochs"] < 9
+    agree(cfg, tmp_path, "best")
+    best = checkpoint(tmp_path, "best")["global_step"]
+    assert best == 3 * (metrics(tmp_path)["epochs"] - 1)
+
+
+def test_an_exponential_average_is_what_is_validated_tested_and_kept(
+    config: Compose, tmp_path: Path, recorded: str
+) -> None:
+    """As the average that is computed here from the weights after each step; last.ckpt has the model's own, too."""
+    cfg = config(*SMALL, "callbacks=ema", "callbacks.ema.decay=0.7", recorded, "trainer.max_epochs=3")
+    train(cfg, tmp_path)
+    averages, average = [], Recorder.steps[0]
+    for i, weights in enumerate(Recorder.steps):
+        average = weights if i == 0 else {name: 0.7 * average[name] + 0.3 * weights[name] for name in weights}
+        averages.append(average)
+    best = checkpoint(tmp_path, "best")
+    torch.testing.assert_close(dict(best["state_dict"]), averages[best["global_step"] - 1])
+    with pytest.raises(AssertionError):
+        torch.testing.assert_close(dict(best["state_dict"]), Recorder.steps[best["global_step"] - 1])
+    assert equal(dict(checkpoint(tmp_path)["current_model_state"]), Recorder.steps[-1])
+    agree(cfg, tmp_path, "best")
+
+
+def test_a_stochastic_average_is_kept(config: Compose, tmp_path: Path, recorded: str) -> None:
+    """The mean of the weights at the starts of the epochs from swa_epoch_start on: Lightning's definition."""
+    swa = [
+        "+callbacks.swa._target_=lightning.pytorch.callbacks.StochasticWeightAveraging",
+        "+callbacks.swa.swa_lrs=0.01", "+callbacks.swa.swa_epoch_start=2",
+    ]  # fmt: skip
+    cfg = config(*SMALL, *swa, recorded, "trainer.max_epochs=4")
+    train(cfg, tmp_path)
+    starts = Recorder.starts[1:]
+    average = {name: torch.stack([start[name] for start in starts]).mean(0) for name in starts[0]}
+    torch.testing.assert_close(dict(checkpoint(tmp_path, "best")["state_dict"]), average)
+    agree(cfg, tmp_path, "best")
+
+
+def test_averages_without_validation_images_are_kept(config: Compose, tmp_path: Path, recorded: str) -> None:
+    train(config(*SMALL, "callbacks=ema", "callbacks.ema.decay=0.5", recorded, "data.val_size=0"), tmp_path)
+    state = {name.removeprefix("model."): w for name, w in checkpoint(tmp_path)["state_dict"].items()}
+    assert equal(dict(load_run(tmp_path).state_dict()), state)
+    assert not equal(state, {name.removeprefix("model."): w for name, w in Recorder.steps[-1].items()})
+    assert metrics(tmp_path)["weights"]["test"] == "last"
+
+
+@pytest.mark.parametrize("options", [["callbacks=ema"], ["callbacks=ema", "model/posterior=full_covariance"]])
+def test_averaging_resumes_bit_for_bit(config: Compose, tmp_path: Path, options: list[str]) -> None:
+    for name, epochs in (("whole", 4), ("parts", 2)):
+        (tmp_path / name).mkdir()
+        train(config(*SMALL, *options, f"trainer.max_epochs={epochs}"), tmp_path / name)
+    cfg = runs.saved_config(tmp_path / "parts", ["trainer.max_epochs=4"])
+    cfg.resume = str(tmp_path / "parts")
+    train(cfg, tmp_path / "parts")
+    for part in ("state_dict", "current_model_state", "optimizer_states"):
+        assert equal(checkpoint(tmp_path / "whole")[part], checkpoint(tmp_path / "parts")[part]), part
+    assert metrics(tmp_path / "whole")["test"] == metrics(tmp_path / "parts")["test"]
+
+
+# Flags of the Trainer -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("algorithm", ["norm", "value"])
+def test_gradients_are_clipped(config: Compose, tmp_path: Path, recorded: str, algorithm: str) -> None:
+    clip = ["trainer.gradient_clip_val=0.01", f"+trainer.gradient_clip_algorithm={algorithm}"]
+    train(config(*SMALL, *PLAIN_SGD, "optimizer.lr=1", *clip, recorded, "trainer.max_steps=1"), tmp_path)
+    (after,), (before, *_) = Recorder.steps, Recorder.starts
+    moved = torch.cat([(after[name] - before[name]).flatten() for name in after])
+    size = moved.norm() if algorithm == "norm" else moved.abs().max()
+    assert size.item() == pytest.approx(0.01, rel=1e-3)
+
+
+def test_accumulated_batches_are_one_larger_batch(config: Compose, tmp_path: Path) -> None:
+    """Without noise; two batches of 50 images are one of 100."""
+    settings = [*SMALL, "experiment=autoencoder", WHOLE, "trainer.max_epochs=2", "callbacks.figures.count=0"]
+    for name, own in (("one", ["data.batch_size=100"]), ("two", ["trainer.accumulate_grad_batches=2"])):
+        (tmp_path / name).mkdir()
+        train(config(*settings, *own), tmp_path / name)
+    first, second = (checkpoint(tmp_path / name) for name in ("one", "two"))
+    assert first["global_step"] == second["global_step"] == 10
+    for name, weight in first["state_dict"].items():
+        torch.testing.assert_close(second["state_dict"][name], weight, rtol=0, atol=1e-5)
+    assert curve(tmp_path / "one", "train/loss") == curve(tmp_path / "two", "train/loss") == [2, 4, 5, 6, 8, 10]
+
+
+def test_accumulation_may_change_with_the_epoch(config: Compose, tmp_path: Path) -> None:
+    """Five steps of two batches, then two of five: the cosine ends at zero, and `steps` counts what is taken."""
+    schedule = [
+        "+callbacks.accumulation._target_=lightning.pytorch.callbacks.GradientAccumulationScheduler",
+        "+callbacks.accumulation.scheduling={0:2,1:5}", "scheduler=cosine", WHOLE,
+    ]  # fmt: skip
+    train(config(*SMALL, *schedule, "trainer.max_epochs=null", "steps=9"), tmp_path)
+    assert metrics(tmp_path)["epochs"] == 3
+    assert metrics(tmp_path)["steps"] == 5 + 2 + 2
+    assert checkpoint(tmp_path)["optimizer_states"][0]["param_groups"][0]["lr"] == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("settings", "steps", "epochs"),
+    [
+        (["steps=20", "trainer.limit_train_batches=5"], 20, 4),
+        (["steps=20", "trainer.limit_train_batches=0.5"], 20, 4),
+        (["steps=20", "+trainer.overfit_batches=2"], 20, 10),
+        (["steps=14", WHOLE, "trainer.accumulate_grad_batches=3"], 16, 4),
+        (["trainer.max_steps=14", WHOLE], 14, 2),
+        (["trainer.max_steps=4", WHOLE], 4, 1),
+    ],
+)
+def test_the_length_follows_what_is_really_taken(
+    config: Compose, tmp_path: Path, settings: list[str], steps: int, epochs: int
+) -> None:
+    train(config(*SMALL, "trainer.max_epochs=null", *settings), tmp_path)
+    assert (metrics(tmp_path)["steps"], metrics(tmp_path)["epochs"]) == (steps, epochs)
+    assert f"length   {epochs} epoch" in (tmp_path / "train.log").read_text()
+
+
+def test_overfit_batches_are_the_same_each_epoch(config: Compose, tmp_path: Path, recorded: str) -> None:
+    train(config(*SMALL, "+trainer.overfit_batches=2", "data.binarization=none", recorded), tmp_path)
+    first, second, *again = Recorder.images
+    assert equal(again, [first, second])
+    assert not torch.equal(first, second)
+
+
+def test_fast_dev_run_takes_one_batch_of_everything(config: Compose, tmp_path: Path) -> None:
+    train(config(*SMALL, "+trainer.fast_dev_run=true", WHOLE), tmp_path)
+    assert metrics(tmp_path)["steps"] == 1
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_time_limit_ends_the_run_and_a_resumed_run_goes_on(config: Compose, tmp_path: Path) -> None:
+    limit = "+trainer.max_time={seconds:1}"
+    train(config(*SMALL, WHOLE, "trainer.max_epochs=100000", limit), tmp_path)
+    before = metrics(tmp_path)
+    assert 1 <= before["steps"] < 10**6
+    cfg = runs.saved_config(tmp_path, ["trainer.max_time={seconds:2}"])
+    cfg.resume = str(tmp_path)
+    train(cfg, tmp_path)
+    assert metrics(tmp_path)["steps"] > before["steps"]
+    assert metrics(tmp_path)["epochs"] > before["epochs"]
+
+
+def test_an_epoch_that_ended_early_is_over_when_resuming(
+    config: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lightning counts it as an epoch; the next has all of its ten batches."""
+
+    def on_train_batch_end(self: Any, *args: Any) -> None:
+        original(self, *args)
+        self.trainer.should_stop = self.trainer.global_step == 13
+
+    original = VAEModule.on_train_batch_end
+    monkeypatch.setattr(VAEModule, "on_train_batch_end", on_train_batch_end)
+    train(config(*SMALL, WHOLE, "trainer.max_epochs=4"), tmp_path)
+    assert (metrics(tmp_path)["steps"], metrics(tmp_path)["epochs"]) == (13, 2)
+    cfg = runs.saved_config(tmp_path)
+    cfg.resume = str(tmp_path)
+    train(cfg, tmp_path)
+    assert (metrics(tmp_path)["steps"], metrics(tmp_path)["epochs"]) == (33, 4)
+
+
+def test_validation_every_third_epoch(config: Compose, tmp_path: Path) -> None:
+    """The schedule waits for a value, and the best weights are those of an epoch that has one."""
+    plateau = [
+        "scheduler=plateau", "scheduler.scheduler.patience=0", "+scheduler.scheduler.threshold=1.0",
+        "trainer.max_epochs=7", "trainer.check_val_every_n_epoch=3",
+    ]  # fmt: skip
+    cfg = config(*SMALL, *plateau)
+    train(cfg, tmp_path)
+    assert curve(tmp_path, "val/loss") == [9, 18]
+    assert checkpoint(tmp_path, "best")["global_step"] in (9, 18)
+    scheduler = checkpoint(tmp_path)["lr_schedulers"][0]
+    assert scheduler["last_epoch"] == 2
+    assert checkpoint(tmp_path)["optimizer_states"][0]["param_groups"][0]["lr"] == pytest.approx(2.5e-4)
+    agree(cfg, tmp_path, "best")
+
+
+def test_validation_twice_an_epoch(config: Compose, tmp_path: Path) -> None:
+    cfg = config(*SMALL, WHOLE, "trainer.val_check_interval=0.5", "optimizer.lr=0.03")
+    train(cfg, tmp_path)
+    assert curve(tmp_path, "val/loss") == [5, 10, 15, 20]
+    agree(cfg, tmp_path, "best")
+
+
+@pytest.mark.parametrize("name", ["train", "val", "test"])
+def test_limits_of_batches(config: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    hook = {"train": "training_step", "val": "validation_step", "test": "test_step"}[name]
+    count, original = [], getattr(VAEModule, hook)
+    monkeypatch.setattr(VAEModule, hook, lambda *args: (count.append(1), original(*args))[1])
+    sizes = ["data.eval_batch_size=10", "trainer.max_epochs=1"]
+    train(config(*SMALL, *sizes, f"trainer.limit_{name}_batches=4"), tmp_path)
+    assert len(count) == (8 if name == "val" else 4)  # the best weights are validated once more
+
+
+def test_detect_anomaly_names_the_function(config: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = VAEModule.training_step
+
+    def training_step(self: VAEModule, *args: Any) -> torch.Tensor:
+        return original(self, *args) + 0 * (self.model.decoder.layers[0].weight.sum() * 0).sqrt()
+
+    monkeypatch.setattr(VAEModule, "training_step", training_step)
+    with (
+        pytest.warns(UserWarning, match="Error detected in SqrtBackward"),
+        pytest.raises(RuntimeError, match="returned nan values"),
+    ):
+        train(config(*SMALL, "+trainer.detect_anomaly=true"), tmp_path)
+
+
+def test_the_simple_profiler_reports(config: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    logging.getLogger("lightning.pytorch").addHandler(caplog.handler)
+    try:
+        train(config(*SMALL, "trainer.profiler=simple"), tmp_path)
+    finally:
+        logging.getLogger("lightning.pytorch").removeHandler(caplog.handler)
+    assert "FIT Profiler Report" in caplog.text
+    assert "[Strategy]SingleDeviceStrategy.training_step" in caplog.text
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16-mixed", torch.bfloat16), ("64-true", torch.float64)])
+@pytest.mark.parametrize("option", ["model=vae", "model=ladder", "model/posterior=flow", "objective=iwae"])
+def test_precision(
+    config: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str, dtype: torch.dtype, option: str
+) -> None:
+    """Products are computed in it, and terms never in less than float32."""
+    seen, original = set(), VAEModule.terms
+
+    def terms(self: VAEModule, *args: Any) -> dict[str, torch.Tensor]:
+        hook = next(m for m in self.model.modules() if isinstance(m, torch.nn.Linear)).register_forward_hook(
+            lambda _module, _inputs, output: seen.add(output.dtype)
+        )
+        result = original(self, *args)
+        hook.remove()
+        assert {term.dtype for term in result.values()} == {torch.float32 if "bf16" in precision else torch.float64}
+        return result
+
+    monkeypatch.setattr(VAEModule, "terms", terms)
+    train(config(option, f"trainer.precision={precision}"), tmp_path)
+    assert seen == {dtype}
+    assert metrics(tmp_path)["steps"] == 6
+    load_run(tmp_path)
+
+
+# Callbacks of Lightning's ---------------------------------------------------------------------------------------------
+
+
+def test_a_checkpoint_of_ones_own(config: Compose, tmp_path: Path) -> None:
+    mine = [
+        "+callbacks.mine._target_=lightning.pytorch.callbacks.ModelCheckpoint", "+callbacks.mine.monitor=val/rate",
+        "+callbacks.mine.mode=max", "+callbacks.mine.filename=highest-rate", "trainer.max_epochs=3",
+        "+callbacks.other._target_=lightning.pytorch.callbacks.ModelCheckpoint",
+        "+callbacks.other.every_n_train_steps=4", "+callbacks.other.save_top_k=-1",
+    ]  # fmt: skip
+    cfg = config(*SMALL, *mine)
+    train(cfg, tmp_path)
+    names = {path.name for path in (tmp_path / "checkpoints").iterdir()}
+    assert names == {"best.ckpt", "last.ckpt", "highest-rate.ckpt", "epoch=1-step=4.ckpt", "epoch=2-step=8.ckpt"}
+    rates = {e.step: e.value for e in EventAccumulator(str(tmp_path)).Reload().Scalars("val/rate")}
+    assert checkpoint(tmp_path, "highest-rate")["global_step"] == max(rates, key=rates.__getitem__)
+    agree(cfg, tmp_path, "best")
+
+
+FINDER = ["+callbacks.finder._target_=lightning.pytorch.callbacks.LearningRateFinder"]
+
+
+@pytest.mark.filterwarnings("ignore:.*is smaller than the logging interval")
+@pytest.mark.filterwarnings("ignore:.*exceed the number of batches")
+@pytest.mark.parametrize("option", ["scheduler=none", "scheduler=cosine", "model/likelihood=bernoulli_at_mean"])
+def test_the_learning_rate_finder_chooses_the_rate(config: Compose, tmp_path: Path, option: str) -> None:
+    """Its search leaves no trace in weights or curves, and a resumed run keeps the rate without another search."""
+    settings = [*SMALL, option, *FINDER, "+callbacks.finder.num_training_steps=30", WHOLE]
+    train(config(*settings), tmp_path)
+    (group,) = checkpoint(tmp_path)["optimizer_states"][0]["param_groups"]
+    found = checkpoint(tmp_path)["vaelab"]["lr"]
+    assert found != pytest.approx(1e-3)
+    assert curve(tmp_path, "train/loss") == list(range(2, 21, 2))
+    if "cosine" in option:
+        assert checkpoint(tmp_path)["lr_schedulers"][0]["base_lrs"] == [found]
+    else:
+        assert group["lr"] == found
+        (tmp_path / "plain").mkdir()
+        train(config(*SMALL, option, f"optimizer.lr={found}", WHOLE), tmp_path / "plain")
+        assert equal(checkpoint(tmp_path)["state_dict"], checkpoint(tmp_path / "plain")["state_dict"])
+    cfg = runs.saved_config(tmp_path, ["trainer.max_epochs=3"])
+    cfg.resume = str(tmp_path)
+    train(cfg, tmp_path)
+    assert metrics(tmp_path)["steps"] == 30
+    if "cosine" not in option:
+        assert checkpoint(tmp_path)["optimizer_states"][0]["param_groups"][0]["lr"] == found
