@@ -26,6 +26,7 @@ def train(cfg: DictConfig, folder: Path) -> float:
 
     runs.start_log(folder)
     torch.distributions.Distribution.set_default_validate_args(False)  # each check reads every value of every step
+    torch.set_flush_denormal(True)  # Adam's moments decay to numbers below 1e-38, with which a CPU is slow
     lightning.seed_everything(cfg.seed, verbose=False)
 
     data = instantiate(cfg.data, _convert_="all")

@@ -57,7 +57,7 @@ def clock(folder: str, device: str) -> Any:
 
     def first(*_: Any) -> None:
         watch.step()
-        del callback.on_train_batch_end  # a trainer may go its own way where nobody watches
+        del callback.on_train_batch_end
 
     callback = LambdaCallback(on_train_epoch_start=lap, on_train_batch_end=first, on_train_end=lap)
     return callback
@@ -289,5 +289,6 @@ if __name__ == "__main__":
     if options.loop in ("tuned", "graph", "parts", "products"):
         from vaelab import hardware
 
+        torch.set_flush_denormal(True)
         hardware.tune(torch.device(options.device))  # as train.py does: what the machine can, not what torch would
     LOOPS[options.loop](options, Stopwatch(options.folder, options.device))

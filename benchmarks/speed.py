@@ -109,8 +109,11 @@ def command(o: argparse.Namespace) -> list[str]:
     """The arguments of python that start a loop: benchmarks/loops.py, or train.py with a stopwatch."""
     if o.loop not in ("train", "fast"):
         return [str(ROOT / "benchmarks/loops.py"), json.dumps(vars(o), default=str)]
-    trainer = ["trainer=mixed_precision"] if o.precision == "bf16" else []
-    trainer += ["+trainer.graph=true"] if o.loop == "fast" else []
+    mixed = o.precision == "bf16"
+    if o.loop == "fast":
+        trainer = ["trainer=gpu_fast", *["trainer.precision=bf16-mixed", "module.compile=true"][: 2 * mixed]]
+    else:
+        trainer = ["trainer=mixed_precision"] if mixed else []
     data = {"root": o.folder / "data", "md5": "null", "allow_subset": "false"}
     data |= {"batch_size": o.batch_size, "val_size": o.images // 12}
     return [

@@ -89,6 +89,7 @@ def main() -> None:
     if o.device == "cuda" and not torch.cuda.is_available():
         parser.error(f"--device cuda, but torch {torch.__version__} finds no GPU on this machine")
     torch.distributions.Distribution.set_default_validate_args(False)
+    torch.set_flush_denormal(True)
     hardware.tune(torch.device(o.device))  # as train.py does
     name = torch.cuda.get_device_name() if o.device == "cuda" else platform.processor() or platform.machine()
     print(f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}; ms a step\n")

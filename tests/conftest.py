@@ -114,6 +114,7 @@ def _no_trace(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     torch.distributions.Distribution.set_default_validate_args(True)
     torch.set_float32_matmul_precision("highest")
+    torch.set_flush_denormal(False)
     torch.manual_seed(0)
     yield
     for handler in logging.getLogger("vaelab").handlers[:]:

@@ -76,9 +76,8 @@ def start_log(*folders: Path) -> None:
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         logger.addHandler(file)
     logger.setLevel(logging.INFO)
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its banners and tips
-    for asked_for in ("profilers", "tuner"):
-        logging.getLogger(f"lightning.pytorch.{asked_for}").setLevel(logging.INFO)
+    for banners in ("utilities.rank_zero", "trainer"):  # what callbacks and profilers say is wanted
+        logging.getLogger(f"lightning.pytorch.{banners}").setLevel(logging.WARNING)
 
 
 def check_config(cfg: DictConfig) -> None:

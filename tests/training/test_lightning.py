@@ -315,6 +315,13 @@ def test_limits_of_batches(config: Compose, tmp_path: Path, monkeypatch: pytest.
     assert len(count) == (8 if name == "val" else 4)  # the best weights are validated once more
 
 
+def test_reloaded_loaders_make_the_same_run(config: Compose, tmp_path: Path) -> None:
+    for name, own in (("plain", []), ("reloaded", ["+trainer.reload_dataloaders_every_n_epochs=1"])):
+        (tmp_path / name).mkdir()
+        train(config(*SMALL, WHOLE, *own), tmp_path / name)
+    assert equal(checkpoint(tmp_path / "plain")["state_dict"], checkpoint(tmp_path / "reloaded")["state_dict"])
+
+
 def test_detect_anomaly_names_the_function(config: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original = VAEModule.training_step
 

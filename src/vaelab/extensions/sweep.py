@@ -67,6 +67,7 @@ def train(cfgs: Sequence[DictConfig], folders: Sequence[Path], contexts: Sequenc
 
     check(cfgs)
     torch.distributions.Distribution.set_default_validate_args(False)
+    torch.set_flush_denormal(True)
     runs.start_log(*folders)
     members = []
     for cfg, folder in zip(cfgs, folders, strict=True):

@@ -86,11 +86,12 @@ class BestCheckpoint(Checkpoint):
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         for callback in trainer.callbacks:
             if isinstance(callback, StochasticWeightAveraging) and trainer.current_epoch > callback.swa_end:
+                log.info("weights  the average of StochasticWeightAveraging is kept as the best")
                 self._save(trainer)
 
     def _save(self, trainer: Any) -> None:
         if not trainer.fast_dev_run:
-            trainer.save_checkpoint(self._file)
+            trainer.save_checkpoint(self._file, weights_only=False)
             self.path = self._file
 
     def state_dict(self) -> dict[str, Any]:
@@ -140,7 +141,7 @@ class LastCheckpoint(Checkpoint):
 
     def _save(self, trainer: Any) -> None:
         if not trainer.fast_dev_run:
-            trainer.save_checkpoint(self._file)
+            trainer.save_checkpoint(self._file, weights_only=False)
             self.path = self._file
 
     def _interrupt(self, trainer: Any) -> None:

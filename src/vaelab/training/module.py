@@ -163,6 +163,7 @@ class VAEModule(L.LightningModule):
         self.metrics.sums["train"].forget()
         if self._tuning:
             return
+        self._logged_step = self.trainer.global_step
         if self._rng_state:
             torch.set_rng_state(self._rng_state["cpu"])
             if "cuda" in self._rng_state and self.device.type == "cuda":
@@ -181,6 +182,10 @@ class VAEModule(L.LightningModule):
         self.step.fill_(self.trainer.global_step)
 
     def on_train_batch_end(self, *_: Any) -> None:
+        self.log_due()
+
+    def log_due(self) -> None:
+        """Add a point to the training curves if one is due: every `log_every_n_steps` steps, and at an epoch's end."""
         step, every = self.trainer.global_step, self.trainer.log_every_n_steps
         if self.trainer.is_last_batch or (step % every == 0 and step != self._logged_step):
             self.log_window()
@@ -234,7 +239,8 @@ class VAEModule(L.LightningModule):
     # Checkpoints ------------------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Nothing but finite numbers is written; random states and the epoch's sums go along."""
+        """Nothing but finite numbers is written; random states and the sums go along."""
+        self.log_due()  # callbacks save before on_train_batch_end
         sums = self.metrics.sums["train"]
         sums.read()
         if not torch.stack([p.isfinite().all() for p in self.parameters()]).all():
