@@ -270,6 +270,11 @@ PLATEAU = [
         (11, PLATEAU),
         (7, ["objective/beta=linear", "objective.beta.steps=9", "trainer.limit_train_batches=7"]),
         (3, ["data.val_size=0", "trainer.accumulate_grad_batches=2"]),
+        (12, ["optimizer=sgd", "optimizer.lr=0.01", "trainer.gradient_clip_val=1"]),
+        (5, ["model.encoder.norm=batch", "model.decoder.norm=batch"]),
+        (14, ["objective=adversarial", "callbacks=early_stopping"]),
+        (10, ["trainer.val_check_interval=3", "trainer.check_val_every_n_epoch=2", "scheduler=plateau"]),
+        (7, ["trainer.precision=bf16-mixed", "model/posterior=flow"]),
     ],
 )
 def test_stopped_and_resumed_equals_uninterrupted(
