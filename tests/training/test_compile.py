@@ -1,4 +1,4 @@
-"""module.compile compiles what the training step scores, under any trainer, and changes the numbers by rounding alone."""
+"""module.compile compiles what the training step scores, under any trainer, and changes numbers by rounding alone."""
 
 import os
 import shutil
