@@ -22,7 +22,7 @@ def train(cfg: DictConfig, folder: Path) -> float:
     from hydra.utils import instantiate
 
     from vaelab import hardware
-    from vaelab.training import AtomicCheckpointIO, best_checkpoint, measure, tensorboard
+    from vaelab.training import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint, measure, saved_by, tensorboard
 
     runs.start_log(folder)
     torch.distributions.Distribution.set_default_validate_args(False)  # each check reads every value of every step
@@ -50,8 +50,8 @@ def train(cfg: DictConfig, folder: Path) -> float:
     tensorboard.add_layout(logger)
     trainer.fit(module, data, ckpt_path=checkpoint)
     seconds = time.perf_counter() - started
-    best = best_checkpoint(trainer)  # None: nothing was validated, and the last weights are kept
-    measure(trainer, module, data, best)
+    best = saved_by(trainer, BestCheckpoint)  # None: nothing was validated, and the last weights are kept
+    measure(trainer, module, data, best or saved_by(trainer, LastCheckpoint) or checkpoint)
 
     runs.finish(folder, module, data.protocol, trainer, seconds, "best" if best else "last")
     tensorboard.add_hyperparameters(logger, cfg, module.metrics.latest, trainer.global_step)

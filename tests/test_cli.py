@@ -84,6 +84,12 @@ class Command:
         ("model.encoder.hidden=400", "hidden=400: a list of whole numbers above zero is needed"),
         ("data.image_shape=28", "data: image_shape=28: three whole numbers are needed, such as [1,28,28]"),
         ("callbacks.figures.count=abc", "callbacks.figures: count=abc: a whole number, at least 0, is needed"),
+        ("+trainer.callbacks=[]", "trainer.callbacks is chosen elsewhere: callbacks.NAME._target_=..."),
+        ("+callbacks.mine.patience=3", "callbacks.mine is no callback: callbacks.mine._target_ has to name a class"),
+        (
+            "+callbacks.finder._target_=lightning.pytorch.callbacks.BatchSizeFinder",
+            "callbacks.finder changes data.batch_size within a run",
+        ),
         ("steps=0", "steps=0: a whole number, at least 1, is needed"),
     ],
 )

@@ -47,6 +47,12 @@ MODULES = {
 PARTS = ("posterior", "prior", "likelihood")  # of a model, chosen with a slash
 # Not those that hold the weights in 16 bits, which rounds away most of what an optimiser adds to them
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true")
+OWN = {  # arguments of the Trainer that train.py sets
+    "logger": "logger=...",
+    "callbacks": "callbacks.NAME._target_=...",
+    "plugins": "train.py writes checkpoints through one of its own",
+    "default_root_dir": "hydra.run.dir=FOLDER",
+}
 PACKAGES = ("vaelab", "torch", "torchvision", "lightning", "hydra-core", "omegaconf", "tensorboard", "numpy")
 
 
@@ -61,7 +67,8 @@ def start_log(*folders: Path) -> None:
     for handler in logger.handlers[:]:
         logger.removeHandler(handler)
         handler.close()
-    # Lightning's own use of torch, and advice that does not hold here: windows end with their epoch, means are reduced
+    # Lightning's own use of torch, and warnings that do not apply: every epoch logs its last window, and means are
+    # reduced over processes already
     warnings.filterwarnings("ignore", category=FutureWarning, module="lightning")
     warnings.filterwarnings("ignore", "The number of training batches", module="lightning")
     warnings.filterwarnings("ignore", "Checkpoint directory .* exists", module="lightning")
@@ -87,6 +94,9 @@ def check_config(cfg: DictConfig) -> None:
     if type(cfg.seed) is not int or not 0 <= cfg.seed < 2**32:
         raise ValueError(f"seed={cfg.seed}: the seed is a whole number from 0 to 2^32 - 1")
     checks.whole(steps=cfg.steps)
+    for name, place in OWN.items():
+        if name in cfg.trainer:
+            raise ValueError(f"trainer.{name} is chosen elsewhere: {place}")
     for name in ("max_epochs", "log_every_n_steps", "accumulate_grad_batches", "limit_train_batches"):
         value = cfg.trainer.get(name)
         fraction = name == "limit_train_batches" and type(value) is float and 0 < value <= 1
@@ -109,8 +119,8 @@ def check_config(cfg: DictConfig) -> None:
     sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
     if sweep and cfg.trainer.get("strategy") == "ddp":
         raise ValueError(
-            "trainer.strategy=ddp starts its processes with the command line of the whole sweep: use "
-            "trainer.strategy=ddp_spawn with -m, or one command a run"
+            "trainer.strategy=ddp starts its processes with the command line of the whole sweep: "
+            "start each run with a command of its own"
         )
     if _rank() > 0 and processes(cfg) == 1:
         raise ValueError(
@@ -155,22 +165,24 @@ def build(cfg: DictConfig, kind: Any = None) -> Any:
 
 
 def callbacks(cfg: DictConfig) -> list[Any]:
-    """The callbacks that a config lists; of a resumed run without tuners, whose finds are in its checkpoint."""
+    """The callbacks that a config lists; of a resumed run without a tuner, whose find is in its checkpoint.
+
+    Raises ValueError for what is no callback, and for a tuner that no run can be resumed with.
+    """
     from lightning.pytorch.callbacks import BatchSizeFinder, Callback, LearningRateFinder
 
     made = {name: each for name, each in hydra.utils.instantiate(cfg.callbacks, _convert_="all").items() if each}
     for name, each in made.items():
+        if isinstance(each, BatchSizeFinder):
+            why = "changes data.batch_size within a run, whose length and checkpoints depend on it"
+            raise ValueError(f"callbacks.{name} {why}: set data.batch_size")
         if not isinstance(each, Callback):
-            raise ValueError(
-                f"callbacks.{name} is no callback of Lightning's: a class is needed, callbacks.{name}._target_"
-            )
-    return [
-        each for each in made.values() if not (cfg.resume and isinstance(each, BatchSizeFinder | LearningRateFinder))
-    ]
+            raise ValueError(f"callbacks.{name} is no callback: callbacks.{name}._target_ has to name a class")
+    return [each for each in made.values() if not (cfg.resume and isinstance(each, LearningRateFinder))]
 
 
 def fill_in(cfg: DictConfig, data: "MNISTDataModule", callbacks: Sequence[Any]) -> None:
-    """Write into a config what the data tell: their name, the run's length, and that nothing is left to validate."""
+    """Write into the config what is known only after the data are loaded."""
     cfg.data.used = data.name
     cfg.trainer.max_epochs = epochs(cfg, batches(cfg, len(data.train_dataloader())), callbacks)
     if data.val_size == 0:
@@ -186,19 +198,16 @@ def batches(cfg: DictConfig, count: int) -> int:
 
 def epochs(cfg: DictConfig, batches: int, callbacks: Sequence[Any] = ()) -> int:
     """trainer.max_epochs, or if it is null or `steps` was typed, whole epochs that hold so many optimiser steps."""
-    from lightning.pytorch.callbacks import GradientAccumulationScheduler
+    from vaelab.training.module import accumulation, steps_of
 
     typed = HydraConfig.get().overrides.task if HydraConfig.initialized() and not cfg.resume else []
     asked = {override.split("=")[0].lstrip("+") for override in typed} & {"steps", "trainer.max_epochs"}
     if cfg.trainer.max_epochs is not None and asked != {"steps"}:
         return cfg.trainer.max_epochs
-    schedules = [each for each in callbacks if isinstance(each, GradientAccumulationScheduler)]
     needed = cfg.steps if "steps" in asked or cfg.trainer.max_steps <= 0 else cfg.trainer.max_steps
-    number = steps = 0
+    factor, number, steps = accumulation(callbacks, cfg.trainer.accumulate_grad_batches), 0, 0
     while steps < needed:
-        accumulated = [each.get_accumulate_grad_batches(number) for each in schedules]
-        steps += -(-batches // (*accumulated, cfg.trainer.accumulate_grad_batches)[0])  # one after the last batch, too
-        number += 1
+        steps, number = steps + steps_of(batches, factor(number)), number + 1
     return number
 
 

@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from train import train
 from vaelab import runs
 from vaelab.extensions import graphed
-from vaelab.training import Interrupted, VAEModule
+from vaelab.training import Interrupted, Progress, VAEModule
 
 FAST = ["trainer=gpu_fast", "trainer.accelerator=cpu"]
 SETTINGS = [
@@ -26,6 +26,7 @@ SETTINGS = [
 EVERYTHING = [
     "scheduler=cosine", "objective/beta=linear", "objective.beta.steps=20", "optimizer=adamw", "model.num_classes=10",
 ]  # fmt: skip
+STEPWISE = ["scheduler=iwae", "scheduler.interval=step", "scheduler.scheduler.milestones=[1,3,7]"]
 SAME = ("state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_step", "MNISTDataModule")
 
 
@@ -37,7 +38,7 @@ def run(config: Compose, folder: Path, *overrides: str) -> dict[str, Any]:
 
 def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
     events = EventAccumulator(str(folder)).Reload()
-    tags = [tag for tag in events.Tags()["scalars"] if tag.startswith(("train/", "val/")) and "second" not in tag]
+    tags = [tag for tag in events.Tags()["scalars"] if not tag.startswith(("test/", "epoch")) and "second" not in tag]
     return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags}
 
 
@@ -55,10 +56,11 @@ def assert_same(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
         ["trainer.limit_train_batches=8", "data.binarization=none", "objective=factor"],
         ["scheduler=plateau", "scheduler.scheduler.patience=0", "+scheduler.scheduler.threshold=1.0"],
         ["trainer.max_steps=21"],
+        [*STEPWISE, "+scheduler.frequency=3"],
         ["trainer.precision=bf16-mixed"],
         ["trainer.precision=64-true", "model/likelihood=bernoulli_at_mean"],
     ],
-    ids=["everything", "iwae", "cut", "plateau", "max_steps", "bf16", "float64"],
+    ids=["everything", "iwae", "cut", "plateau", "max_steps", "frequency", "bf16", "float64"],
 )
 def test_windows_equal_single_steps(config: Compose, tmp_path: Path, overrides: list[str]) -> None:
     theirs = run(config, tmp_path / "theirs", *overrides)
@@ -99,6 +101,10 @@ def test_stopped_and_resumed_equals_uninterrupted(
         ("+trainer.overfit_batches=2", "trainer=gpu_fast does not go with trainer.overfit_batches=2"),
         ("callbacks=ema", "trainer=gpu_fast does not go with the callback EMAWeightAveraging"),
         (
+            "+trainer.reload_dataloaders_every_n_epochs=1",
+            "trainer=gpu_fast does not go with trainer.reload_dataloaders",
+        ),
+        (
             "+callbacks.finder._target_=lightning.pytorch.callbacks.LearningRateFinder",
             "trainer=gpu_fast does not go with the callback LearningRateFinder",
         ),
@@ -109,6 +115,40 @@ def test_what_needs_single_steps_is_refused(config: Compose, tmp_path: Path, ove
         run(config, tmp_path / "run", *FAST, override)
     assert str(error.value).startswith(sentence)
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("hook", ["on_before_zero_grad", "on_before_optimizer_step", "on_after_backward"])
+def test_a_hook_of_the_module_is_called_in_every_step(
+    config: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hook: str
+) -> None:
+    calls: list[int] = []
+    monkeypatch.setattr(VAEModule, hook, lambda *_: calls.append(1), raising=False)
+    run(config, tmp_path / "run", *FAST)
+    assert len(calls) == 34
+
+
+def test_a_callback_that_follows_gradients_is_refused(
+    config: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Progress, "on_after_backward", lambda *_: None)
+    with pytest.raises(ValueError, match="does not go with the callback Progress, which trainer=gpu takes"):
+        run(config, tmp_path / "run", *FAST)
+
+
+def test_what_lightning_alone_would_call_is_refused(
+    config: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(VAEModule, "optimizer_step", lambda *_, **__: None, raising=False)
+    with pytest.raises(ValueError, match="does not go with optimizer_step of GraphedModule"):
+        run(config, tmp_path / "run", *FAST)
+
+
+def test_windows_of_another_size_are_refused_when_resuming(config: Compose, tmp_path: Path) -> None:
+    run(config, tmp_path / "run", *FAST)
+    cfg = runs.saved_config(tmp_path / "run", ["trainer.max_epochs=3", "trainer.log_every_n_steps=2"])
+    cfg.resume = str(tmp_path / "run")
+    with pytest.raises(ValueError, match=r"goes on with trainer.log_every_n_steps=6, with which it began"):
+        train(cfg, tmp_path / "run")
 
 
 # All of a graph but its capture ---------------------------------------------------------------------------------------
@@ -199,16 +239,13 @@ def test_replayed_steps_equal_single_steps(config: Compose, tmp_path: Path, over
 
 @pytest.mark.usefixtures("graphs")
 def test_an_edited_step_is_captured(config: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The capture runs training_step as it is written; a loss of zero moves nothing."""
-    original, captured = VAEModule.training_step, []
-    monkeypatch.setattr(
-        VAEModule, "training_step", lambda self, *args: (captured.append(1), 0 * original(self, *args))[1]
-    )
+    """A loss of zero moves nothing, in the steps before the capture and in those that are replayed."""
+    original = VAEModule.training_step
+    monkeypatch.setattr(VAEModule, "training_step", lambda self, *args: 0 * original(self, *args))
     last = run(config, tmp_path / "run", *FAST, "trainer.max_epochs=1")["state_dict"]
     monkeypatch.setattr(VAEModule, "training_step", original)
     first = run(config, tmp_path / "other", "optimizer.lr=0", "trainer.max_epochs=1")["state_dict"]
     assert equal(last, first)
-    assert captured
 
 
 @pytest.mark.usefixtures("graphs")

@@ -126,9 +126,9 @@ def test_a_member_whose_loss_is_not_finite_leaves_the_others_alone(
 ) -> None:
     outcomes, folders = sweeps([], ["optimizer.lr=1e-3", "optimizer.lr=1e30", "optimizer.lr=2e-3"])
     assert isinstance(outcomes[1], NonFiniteLossError)
-    assert "the loss is no finite number at step 2" in str(outcomes[1])
+    assert "the loss is not a finite number at step 2" in str(outcomes[1])
     assert not (folders[1] / "metrics.json").exists()
-    said = "member_1: the loss is no finite number at step 2"
+    said = "member_1: the loss is not a finite number at step 2"
     assert all(said in (folder / "train.log").read_text() for folder in folders)
     (tmp_path / "alone").mkdir()
     train(config(*SMALL, "optimizer.lr=2e-3"), tmp_path / "alone")
@@ -203,7 +203,7 @@ def test_the_command_makes_a_whole_run_of_each(command: Command) -> None:  # noq
         "hydra.sweep.subdir=${hydra.job.num}",
     ]
     code, printed = command("-m", "hydra/launcher=together", *settings, "optimizer.lr=1e-3,1e30", "objective.beta=1,2")
-    assert "no finite number at step 2" in str(code)  # as of any sweep in which a run failed
+    assert "not a finite number at step 2" in str(code)  # as of any sweep in which a run failed
     assert printed.count("done ") == 2
     (folder,) = (command.folder / "logs").iterdir()
     assert sorted(path.name for path in folder.iterdir()) == ["0", "1", "2", "3", "multirun.yaml"]

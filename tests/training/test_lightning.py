@@ -168,6 +168,25 @@ def test_averages_without_validation_images_are_kept(config: Compose, tmp_path: 
     assert metrics(tmp_path)["weights"]["test"] == "last"
 
 
+def test_a_run_that_was_killed_while_it_was_tested_is_measured_by_resuming(config: Compose, tmp_path: Path) -> None:
+    """No step is left; the average and the training metrics are in the checkpoint."""
+    for name in ("whole", "killed"):
+        (tmp_path / name).mkdir()
+        train(config(*SMALL, "callbacks=ema", "callbacks.ema.decay=0.5", "data.val_size=0"), tmp_path / name)
+    for file in ("metrics.json", "weights.pt"):
+        (tmp_path / "killed" / file).unlink()
+    cfg = runs.saved_config(tmp_path / "killed")
+    cfg.resume = str(tmp_path / "killed")
+    figure = train(cfg, tmp_path / "killed")
+    ours, theirs = (metrics(tmp_path / name) for name in ("killed", "whole"))
+    assert figure == theirs["train"]["loss"]
+    for split in ("train", "test"):
+        assert {k: v for k, v in ours[split].items() if "second" not in k} == {
+            k: v for k, v in theirs[split].items() if "second" not in k
+        }
+    assert equal(*(dict(load_run(tmp_path / name).state_dict()) for name in ("killed", "whole")))
+
+
 @pytest.mark.parametrize("options", [["callbacks=ema"], ["callbacks=ema", "model/posterior=full_covariance"]])
 def test_averaging_resumes_bit_for_bit(config: Compose, tmp_path: Path, options: list[str]) -> None:
     for name, epochs in (("whole", 4), ("parts", 2)):
@@ -298,6 +317,33 @@ def test_validation_every_third_epoch(config: Compose, tmp_path: Path) -> None:
     agree(cfg, tmp_path, "best")
 
 
+@pytest.mark.parametrize("monitor", ["mine/value", "val/mine"])
+def test_a_schedule_may_wait_for_a_metric_of_ones_own(
+    config: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, monitor: str
+) -> None:
+    original = VAEModule.validation_step
+
+    def validation_step(self: VAEModule, *args: Any) -> None:
+        original(self, *args)
+        self.log(monitor, 1.0)
+
+    monkeypatch.setattr(VAEModule, "validation_step", validation_step)
+    plateau = ["scheduler=plateau", "scheduler.scheduler.patience=0", f"+scheduler.monitor={monitor}"]
+    train(config(*SMALL, *plateau, "trainer.max_epochs=3"), tmp_path)
+    assert checkpoint(tmp_path)["optimizer_states"][0]["param_groups"][0]["lr"] == pytest.approx(2.5e-4)
+
+
+def test_a_schedule_that_waits_for_what_nobody_logs_is_refused(config: Compose, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^scheduler.monitor=no/such: nothing logs this metric; there are .*val/loss"):
+        train(config(*SMALL, "scheduler=plateau", "+scheduler.monitor=no/such"), tmp_path)
+
+
+def test_a_schedule_steps_every_second_epoch(config: Compose, tmp_path: Path) -> None:
+    plateau = ["scheduler=plateau", "scheduler.scheduler.patience=0", "+scheduler.scheduler.threshold=1.0"]
+    train(config(*SMALL, *plateau, "+scheduler.frequency=2", "trainer.max_epochs=5"), tmp_path)
+    assert checkpoint(tmp_path)["lr_schedulers"][0]["last_epoch"] == 2
+
+
 def test_validation_twice_an_epoch(config: Compose, tmp_path: Path) -> None:
     cfg = config(*SMALL, WHOLE, "trainer.val_check_interval=0.5", "optimizer.lr=0.03")
     train(cfg, tmp_path)
@@ -400,13 +446,12 @@ def test_the_learning_rate_finder_chooses_the_rate(config: Compose, tmp_path: Pa
     settings = [*SMALL, option, *FINDER, "+callbacks.finder.num_training_steps=30", WHOLE]
     train(config(*settings), tmp_path)
     (group,) = checkpoint(tmp_path)["optimizer_states"][0]["param_groups"]
-    found = checkpoint(tmp_path)["vaelab"]["lr"]
+    rates = EventAccumulator(str(tmp_path)).Reload().Scalars("train/lr")
+    found = checkpoint(tmp_path)["lr_schedulers"][0]["base_lrs"][0] if "cosine" in option else group["lr"]
+    assert rates[0].value == pytest.approx(found, rel=0.1)
     assert found != pytest.approx(1e-3)
     assert curve(tmp_path, "train/loss") == list(range(2, 21, 2))
-    if "cosine" in option:
-        assert checkpoint(tmp_path)["lr_schedulers"][0]["base_lrs"] == [found]
-    else:
-        assert group["lr"] == found
+    if "cosine" not in option:
         (tmp_path / "plain").mkdir()
         train(config(*SMALL, option, f"optimizer.lr={found}", WHOLE), tmp_path / "plain")
         assert equal(checkpoint(tmp_path)["state_dict"], checkpoint(tmp_path / "plain")["state_dict"])

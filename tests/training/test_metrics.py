@@ -1,4 +1,4 @@
-"""Sums on the device: means per image, windows, and the first batch that is no finite number."""
+"""Sums on the device: means per image, windows, and the first batch that is not a finite number."""
 
 from types import SimpleNamespace
 
@@ -21,10 +21,10 @@ def test_means_are_per_image_over_window_and_epoch() -> None:
     metrics = Metrics()
     add(metrics, 0, [1.0, 2.0, 3.0])
     add(metrics, 1, [6.0])
-    assert metrics.end_window("train") == ({"train/loss": 3.0, "train/rate": 6.0}, 4.0)
-    assert metrics.end_window("train") == ({}, 0.0)
+    assert metrics.end_window() == ({"train/loss": 3.0, "train/rate": 6.0}, 4.0)
+    assert metrics.end_window() == ({}, 0.0)
     add(metrics, 2, [9.0])
-    assert metrics.end_window("train") == ({"train/loss": 9.0, "train/rate": 18.0}, 1.0)
+    assert metrics.end_window() == ({"train/loss": 9.0, "train/rate": 18.0}, 1.0)
     assert metrics.end_epoch("train", ONE) == {"train/loss": 21 / 5, "train/rate": 42 / 5}
     assert metrics.latest["train/loss"] == 21 / 5
     add(metrics, 3, [5.0])
@@ -36,7 +36,7 @@ def test_reading_for_a_checkpoint_ends_no_window() -> None:
     add(metrics, 0, [1.0])
     metrics.sums["train"].read()
     add(metrics, 1, [3.0])
-    assert metrics.end_window("train")[0]["train/loss"] == 2.0
+    assert metrics.end_window()[0]["train/loss"] == 2.0
 
 
 def test_splits_are_apart() -> None:
@@ -44,7 +44,7 @@ def test_splits_are_apart() -> None:
     add(metrics, 0, [1.0])
     add(metrics, 0, [5.0], "val")
     assert metrics.end_epoch("val", ONE)["val/loss"] == 5.0
-    assert metrics.end_window("train")[0]["train/loss"] == 1.0
+    assert metrics.end_window()[0]["train/loss"] == 1.0
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
@@ -54,8 +54,8 @@ def test_the_first_bad_step_is_named_with_its_terms(bad: float) -> None:
     for step, loss in enumerate(([1.0, 1.0], [2.0, 2.0], [4.0, bad], [float("nan"), 1.0], [5.0, 5.0]), 40):
         add(metrics, step, loss)
     with pytest.raises(NonFiniteLossError) as error:
-        metrics.end_window("train")
-    assert str(error.value).startswith(f"the loss is no finite number at step 43 (loss {bad:g}, rate {bad:g})")
+        metrics.end_window()
+    assert str(error.value).startswith(f"the loss is not a finite number at step 43 (loss {bad:g}, rate {bad:g})")
 
 
 def test_opposite_infinities_do_not_cancel() -> None:
@@ -63,7 +63,7 @@ def test_opposite_infinities_do_not_cancel() -> None:
     add(metrics, 0, [float("inf")])
     add(metrics, 1, [-float("inf")])
     with pytest.raises(NonFiniteLossError, match=r"at step 1 \(loss inf"):
-        metrics.end_window("train")
+        metrics.end_window()
 
 
 def test_add_keeps_its_tensors_where_they_are() -> None:
@@ -74,7 +74,7 @@ def test_add_keeps_its_tensors_where_they_are() -> None:
     places = [tensor.data_ptr() for tensor in (sums._sums, sums._row, sums._step)]
     for step in range(3):
         add(metrics, step, [1.0])
-        metrics.end_window("train")
+        metrics.end_window()
         metrics.end_epoch("train", ONE)
     assert [tensor.data_ptr() for tensor in (sums._sums, sums._row, sums._step)] == places
 

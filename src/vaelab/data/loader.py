@@ -57,12 +57,13 @@ class Loader:
         rank: int = 0,
         world_size: int = 1,
         epoch: int = 0,  # which the first pass is
+        limit: float | None = None,  # batches after which an epoch is over, or as a float a share of all batches
     ) -> None:
         if 0 < len(images) < world_size:
             raise ValueError(f"{world_size} processes cannot share {len(images)} images: each needs one at least")
         self.images, self.labels, self.batch_size = images, labels, batch_size
         self.shuffle, self.dynamic, self.seed = shuffle, dynamic, seed
-        self.rank, self.world_size = rank, world_size
+        self.rank, self.world_size, self.limit = rank, world_size, limit
         self.served = len(images) - (len(images) % world_size if shuffle else 0)  # in an epoch, by all ranks together
         self.epoch, self.batch = epoch - 1, 0  # the epoch under way and the batches of it that were served
         self.noise = Generator(images.device)  # one for all epochs: a CUDA graph holds on to it
@@ -71,6 +72,13 @@ class Loader:
 
     def __len__(self) -> int:
         return -(-len(range(self.rank, self.served, self.world_size)) // self.batch_size)
+
+    @property
+    def taken(self) -> int:
+        """How many batches an epoch has under the limit."""
+        if self.limit is None:
+            return len(self)
+        return min(self.limit, len(self)) if isinstance(self.limit, int) else int(self.limit * len(self))
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         self._order = None
@@ -91,6 +99,14 @@ class Loader:
         index = self._order[self.batch * self.batch_size : (self.batch + 1) * self.batch_size]
         self.batch += len(index) > 0
         return index if len(index) else None
+
+    def indices(self) -> Iterator[Tensor]:
+        """The images (B,) of each batch of an epoch, or of the rest of a resumed one, under the limit."""
+        iter(self)
+        index = self.next_index()
+        while index is not None:
+            yield index
+            index = self.next_index() if self.batch < self.taken else None
 
     def gather(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """The batch (x, y) of images (B,), with binarisation's next noise."""
@@ -122,4 +138,4 @@ class Loader:
             self.noise.set_state(state["noise"])
         else:  # another rank, or another kind of device: the order of images goes on, noise starts anew
             self.noise.manual_seed(seed_of(self.seed, self.epoch, 1 + self.rank, self.batch))
-        self._resumed = 0 < self.batch < len(self)
+        self._resumed = 0 < self.batch < self.taken

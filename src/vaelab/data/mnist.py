@@ -77,7 +77,7 @@ class MNISTDataModule(L.LightningDataModule):
         self.allow_subset, self.md5, self.used = allow_subset, dict(md5 or {}), used
         self.splits: dict[str, tuple[Tensor, Tensor]] = {}  # uint8 (N, C, H, W) and int64 (N,), on the CPU
         self.name = ""  # of the data set that is really used
-        self.serve: Callable[[Loader], Any] | None = None  # makes what a Trainer gets in place of the training loader
+        self.serve: Callable[[Loader], Any] | None = None  # wraps the training loader before a Trainer gets it
         self._train_loader: Loader | None = None
         self._loader_state: dict[str, Any] | None = None
 
@@ -247,6 +247,7 @@ class MNISTDataModule(L.LightningDataModule):
             rank=trainer.global_rank if trainer else 0,
             world_size=trainer.world_size if trainer else 1,
             epoch=trainer.current_epoch if trainer and training else 0,
+            limit=trainer.limit_train_batches if trainer and training else None,
         )
 
     def train_dataloader(self) -> Any:
@@ -283,12 +284,12 @@ class MNISTDataModule(L.LightningDataModule):
             return {}
         state = self._train_loader.state_dict()
         epochs: Any = self.trainer.fit_loop.epoch_progress.current
-        if self.trainer.is_last_batch or epochs.processed == epochs.started:  # the epoch is over, if before its time
+        if epochs.processed == epochs.started:  # the epoch is over, if before its time
             state["batch"] = 0
-        return {**state, "batch_size": self.batch_size}
+        return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._loader_state, self.batch_size = state_dict, state_dict["batch_size"]
+        self._loader_state = state_dict
 
 
 def _holds(archive: Path, content: bytes) -> bool:

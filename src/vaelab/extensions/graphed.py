@@ -7,13 +7,14 @@ after the other, as it is written; on a GPU it is captured once, with gradient a
 import contextlib
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
+from itertools import islice
 from typing import Any
 
+import lightning as L
 import torch
 from lightning.pytorch.callbacks import (
-    BatchSizeFinder,
     Callback,
     GradientAccumulationScheduler,
     LearningRateFinder,
@@ -29,41 +30,29 @@ from vaelab.training import LastCheckpoint, Progress, VAEModule
 log = logging.getLogger(__name__)
 
 REFUSED = (
-    *(BatchSizeFinder, LearningRateFinder),  # they read the loss of each batch
+    LearningRateFinder,  # it reads the loss of each batch
     *(GradientAccumulationScheduler, StochasticWeightAveraging, WeightAveraging),  # they change or follow each step
 )
-HOOKS = ("on_train_batch_start", "on_train_batch_end", "on_before_backward", "on_after_backward",
-         "on_before_optimizer_step", "on_before_zero_grad")  # fmt: skip
+WINDOW_HOOKS = ("on_train_batch_start", "on_train_batch_end")
+STEP_HOOKS = ("on_before_backward", "on_after_backward", "on_before_optimizer_step", "on_before_zero_grad")
+LIGHTNINGS = ("optimizer_step", "optimizer_zero_grad", "configure_gradient_clipping", "lr_scheduler_step")  # not called
 CAPTURES = ("cuda",)  # the devices whose steps can be captured
-WARM_UP = 3  # steps before the capture, in which torch allocates what a graph must find
+WARM_UP = 3  # steps before the capture; they allocate the memory that the graph will use
 
 
 class Windows:
-    """A loader whose items are lists of up to `size` batches, each as the index (B,) of its images.
+    """A loader whose items are lists of up to `size` batches, each as the index (B,) of its images."""
 
-    An epoch has at most `limit` batches.
-    """
-
-    def __init__(self, loader: Loader, size: int, limit: int | None) -> None:
+    def __init__(self, loader: Loader, size: int) -> None:
         self.loader, self.size = loader, size
-        self.batches = len(loader) if limit is None else min(limit, len(loader))
 
     def __len__(self) -> int:
-        return math.ceil(self.batches / self.size)
+        return math.ceil(self.loader.taken / self.size)
 
     def __iter__(self) -> Iterator[list[Tensor]]:
-        iter(self.loader)
-        while True:
-            window: list[Tensor] = []
-            while len(window) < self.size and (index := self._next()) is not None:
-                window.append(index)
-            if not window:
-                return
+        indices = self.loader.indices()
+        while window := list(islice(indices, self.size)):
             yield window
-
-    def _next(self) -> Tensor | None:
-        index = self.loader.next_index()
-        return index if self.loader.batch <= self.batches else None
 
     def state_dict(self) -> dict[str, Any]:
         return self.loader.state_dict()
@@ -75,8 +64,9 @@ class Windows:
 class GraphedModule(VAEModule):
     """Trains as VAEModule does, with each step on a GPU replayed as one CUDA graph, and on a CPU without a graph.
 
-    Callbacks see one batch for each window of steps. Raises ValueError for settings and callbacks that need each step
-    for themselves, and for a step that cannot be captured.
+    A graph holds what the step computes on the device. What it does in Python (a counter, a print, `self.log`) happens
+    in the first steps, and where a batch is smaller than the others. Callbacks see one batch for each window of steps.
+    Raises ValueError for settings and callbacks that need single steps, and for a step that cannot be captured.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -103,35 +93,34 @@ class GraphedModule(VAEModule):
     def setup(self, stage: str) -> None:
         super().setup(stage)
         if stage == "fit":
-            limit = self.trainer.limit_train_batches
-            size, limit = self.trainer.log_every_n_steps, limit if type(limit) is int else None
-            self.trainer.datamodule.serve = partial(Windows, size=size, limit=limit)
+            self.trainer.datamodule.serve = partial(Windows, size=self.trainer.log_every_n_steps)
             self._graph, self._taken = None, 0
 
     def _check(self) -> None:
-        """Refuse what needs single steps, and say who sees windows of them."""
-        trainer = self.trainer
-        share = type(trainer.limit_train_batches) is float and trainer.limit_train_batches != 1.0
+        """Refuse settings that need single steps, and log which callbacks see windows only."""
+        trainer, limit = self.trainer, self.trainer.limit_train_batches
         reasons = {
             f"accumulate_grad_batches={trainer.accumulate_grad_batches}": trainer.accumulate_grad_batches != 1,
             f"gradient_clip_val={trainer.gradient_clip_val}": bool(trainer.gradient_clip_val),
             f"precision={trainer.precision}": trainer.precision == "16-mixed",
             f"val_check_interval={trainer.val_check_interval}": trainer.val_check_interval != 1.0,
-            f"limit_train_batches={trainer.limit_train_batches}": share,
+            f"limit_train_batches={limit}": type(limit) is float and limit != 1.0,
             f"overfit_batches={trainer.overfit_batches}": bool(trainer.overfit_batches),
+            "reload_dataloaders_every_n_epochs": bool(trainer.reload_dataloaders_every_n_epochs),
             f"devices={trainer.num_devices}": trainer.world_size > 1,
         }
-        for reason, holds in reasons.items():
-            if holds:
-                raise ValueError(f"trainer=gpu_fast does not go with trainer.{reason}, which trainer=gpu takes")
+        refused = [f"trainer.{reason}" for reason, holds in reasons.items() if holds]
+        hooks = [name for name in LIGHTNINGS if getattr(type(self), name) is not getattr(L.LightningModule, name)]
+        refused += [f"{name} of {type(self).__name__}" for name in hooks]
         seeing = []
         for callback in trainer.callbacks:
             name = type(callback).__name__
-            if isinstance(callback, REFUSED):
-                raise ValueError(f"trainer=gpu_fast does not go with the callback {name}, which trainer=gpu takes")
-            own = any(getattr(type(callback), hook) is not getattr(Callback, hook) for hook in HOOKS)
-            if own and not isinstance(callback, LastCheckpoint | Progress):
+            if isinstance(callback, REFUSED) or _has(callback, STEP_HOOKS):
+                refused.append(f"the callback {name}")
+            elif _has(callback, WINDOW_HOOKS) and not isinstance(callback, LastCheckpoint | Progress):
                 seeing.append(name)
+        if refused:
+            raise ValueError(f"trainer=gpu_fast does not go with {refused[0]}, which trainer=gpu takes")
         every = f"one batch for every {trainer.log_every_n_steps} steps"
         log.info("steps    callbacks see %s%s", every, f": {', '.join(seeing)}" * bool(seeing))
 
@@ -139,20 +128,20 @@ class GraphedModule(VAEModule):
     def total_steps(self) -> float:
         if self.trainer.train_dataloader is None:
             self.trainer.fit_loop.setup_data()
-        steps = self.trainer.max_epochs * self.trainer.train_dataloader.batches
+        steps = self.trainer.max_epochs * self.trainer.train_dataloader.loader.taken
         return steps if self.trainer.max_steps == -1 else min(steps, self.trainer.max_steps)
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> None:
         """Take a step on each batch of a window."""
         counter = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
-        for index in batch:
+        for number, index in enumerate(batch, batch_idx * self.trainer.log_every_n_steps):
             if self.trainer.global_step == self.trainer.max_steps:
                 return
-            self._take_step(index, batch_idx)
+            self._take_step(index, number)
             self._taken += 1
             counter.increment_ready()
             counter.increment_completed()
-            step_schedules(self.schedules, "step", self._taken)
+            step_schedules(self.schedules, "step", number + 1)
             if self.trainer.global_step % self.trainer.log_every_n_steps == 0:
                 self.log_window()
 
@@ -160,6 +149,17 @@ class GraphedModule(VAEModule):
         if self.trainer.is_last_batch:
             step_schedules(self.schedules, "epoch", self.trainer.current_epoch + 1)
         super().on_train_batch_end(*args)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["vaelab"]["steps_per_window"] = self.trainer.log_every_n_steps
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Raises ValueError for windows of another size: Lightning has counted those of the epoch under way."""
+        super().on_load_checkpoint(checkpoint)
+        size = self._restored["steps_per_window"]
+        if size != self.trainer.log_every_n_steps:
+            raise ValueError(f"trainer=gpu_fast goes on with trainer.log_every_n_steps={size}, with which it began")
 
     def _take_step(self, index: Tensor, batch_idx: int) -> None:
         full = len(index) == self.trainer.train_dataloader.loader.batch_size
@@ -176,8 +176,10 @@ class GraphedModule(VAEModule):
         optimizer: Any = self.optimizers(use_pl_optimizer=False)
         batch = self.trainer.train_dataloader.loader.gather(index)
         loss = super().training_step(self.trainer.precision_plugin.convert_input(batch), batch_idx)
+        self.on_before_zero_grad(optimizer)
         optimizer.zero_grad()
-        self.manual_backward(loss)
+        self.manual_backward(loss["loss"] if isinstance(loss, dict) else loss)
+        self.on_before_optimizer_step(optimizer)
         optimizer.step()
         self.step += 1
         torch.clear_autocast_cache()  # of weights in bfloat16, which have changed
@@ -216,6 +218,11 @@ class GraphedModule(VAEModule):
             for group, settings in zip(groups, before, strict=True):
                 group |= settings
         self._graph = graph
+
+
+def _has(callback: Callback, hooks: Iterable[str]) -> bool:
+    """Whether a callback defines one of the hooks."""
+    return any(hook in vars(callback) or getattr(type(callback), hook) is not getattr(Callback, hook) for hook in hooks)
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from vaelab import runs
 
 log = logging.getLogger("vaelab.train")
 BATCHED = ("model", "objective", "optimizer", "scheduler")
-CALLBACKS = ("best_checkpoint", "last_checkpoint", "learning_rate", "progress", "figures")
+CALLBACKS = ("best_checkpoint", "last_checkpoint", "progress", "figures")
 ALONE = "; without hydra/launcher=together each run trains by itself"
 
 

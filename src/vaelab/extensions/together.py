@@ -35,6 +35,7 @@ class Member(VAEModule):
     forward = VAEModule.terms
     folder: Path
     own_logger: Any
+    own_optimizer: Optimizer
     own_schedules: Sequence[LRSchedulerConfig] = ()
     seed: int
     stream: Tensor  # torch's random state once it was built
@@ -49,16 +50,17 @@ class Member(VAEModule):
     def schedules(self) -> Sequence[LRSchedulerConfig]:
         return self.own_schedules
 
+    @property
+    def groups(self) -> list[dict[str, Any]]:
+        return self.own_optimizer.param_groups
+
     def log_dict(self, *args: Any, **kwargs: Any) -> None:
         """Lightning's table has room for one model."""
 
-    def build_optimizer(self) -> Optimizer:
-        """Its optimiser; its schedule is one of `schedules` from now on."""
-        optimizer, self.own_schedules = configured(self.configure_optimizers())
-        return optimizer
-
     def keep_best(self) -> None:
         """Write weights.pt if the validation that has just ended was the best so far."""
+        if self.trainer.sanity_checking:
+            return
         score = self.metrics.latest[str(self.monitor)]
         if score < self.best:
             self.best = score
@@ -79,7 +81,8 @@ class Stack:
                     raise ValueError(f"{name} is {shapes[0].get(name)} and {other.get(name)}, which makes no stack")
         self.module = modules[0]
         self.weights, self.buffers = stack_module_state(modules)
-        saved = modules[0].state_dict()  # other buffers are constants: where all have the same, no stack is needed
+        # Buffers that are not saved are constants. If all members have the same value, it is not stacked
+        saved = modules[0].state_dict()
         same = {name for name, rows in self.buffers.items() if name not in saved and bool((rows == rows[0]).all())}
         self.constants = {name: self.buffers.pop(name)[0] for name in same}
 
@@ -127,8 +130,8 @@ class _Optimizers(Optimizer):
 class Together(L.LightningModule):
     """Trains members that differ in numbers or seeds alone, as one. Each keeps its own metrics, curves and weights.
 
-    A member whose loss is no finite number stops with its `error`; the others go on. Raises ValueError for parts that
-    cannot be computed for several models at once, such as path gradients.
+    A member whose loss is not a finite number stops with its `error`, and the others go on. Raises ValueError for parts
+    that cannot be computed for several models at once, such as path gradients.
     """
 
     members: Any  # nn.ModuleList of Member
@@ -160,7 +163,7 @@ class Together(L.LightningModule):
         self.stack.share(members)
         for member in members:
             member.trainer = self.trainer
-        self.optimizers_ = [member.build_optimizer() for member in members]
+            member.own_optimizer, member.own_schedules = configured(member.configure_optimizers())
         return _Optimizers(self.stack, self._step_members)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -182,13 +185,13 @@ class Together(L.LightningModule):
         self.stack.split_gradients([*self.members])
 
     def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
-        for own in self.optimizers_:
-            self.clip_gradients(own, *args, **kwargs)
+        for member in self.members:
+            self.clip_gradients(member.own_optimizer, *args, **kwargs)
 
     def _step_members(self) -> None:
-        for optimizer, member in zip(self.optimizers_, self.members, strict=True):
-            optimizer.step()
-            step_schedules(member.schedules, "step", self.trainer.global_step + 1)
+        for member in self.members:
+            member.own_optimizer.step()
+            step_schedules(member.schedules, "step", self.trainer.fit_loop.batch_idx + 1)
 
     def on_fit_start(self) -> None:
         for member in reversed(self.members):  # the first one last: the random stream goes on from there
@@ -222,7 +225,7 @@ class Together(L.LightningModule):
         self._tell("on_train_epoch_end")
 
     def _tell(self, hook: str) -> None:
-        """Call a method of each member that is running; the loss of a member that is no finite number stops it."""
+        """Call a method of each member that is running; the loss of a member that is not a finite number stops it."""
         for member in self.running:
             try:
                 getattr(member, hook)()
@@ -230,7 +233,7 @@ class Together(L.LightningModule):
                 member.error = error
                 log.error("%s: %s; the others go on", member.folder.name, error)
         if not self.running:
-            raise NonFiniteLossError("the loss of every member is no finite number")
+            raise NonFiniteLossError("the loss of every member is not a finite number")
 
     def part(self) -> None:
         """Make the members' weights their own again: a view is saved with all that it is a view of."""

@@ -6,8 +6,8 @@ from vaelab.training.checkpoints import (
     BestCheckpoint,
     Interrupted,
     LastCheckpoint,
-    best_checkpoint,
     measure,
+    saved_by,
 )
 from vaelab.training.closed_forms import AverageLoss, ClosedForm, PrincipalAngle
 from vaelab.training.metrics import NonFiniteLossError
@@ -17,5 +17,5 @@ from vaelab.training.schedulers import Cosine
 __all__ = [
     "AtomicCheckpointIO", "AverageLoss", "BestCheckpoint", "ClosedForm", "Cosine", "Figures", "Interrupted",
     "LastCheckpoint", "NonFiniteLossError", "PrincipalAngle", "Progress", "VAEModule",
-    "best_checkpoint", "measure",
+    "measure", "saved_by",
 ]  # fmt: skip

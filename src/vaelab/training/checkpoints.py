@@ -23,10 +23,10 @@ class Interrupted(SystemExit):
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Files are replaced whole, beside the next steps: the disk takes longer than an epoch's pictures.
+    """Each file is replaced as a whole, in a background thread, while training goes on.
 
-    A checkpoint is the bytes it had when it was saved. Two may wait for the disk, best and last of an epoch: a third, a
-    load and `teardown` wait until they are written, in turn, and raise their OSError.
+    A file holds what the checkpoint was when it was saved. Two files may wait for the disk, the best and the last of an
+    epoch. A third one, a load and `teardown` wait until they are written, and raise their OSError.
     """
 
     def __init__(self) -> None:
@@ -64,7 +64,7 @@ class BestCheckpoint(Checkpoint):
 
     If they are averages (EMAWeightAveraging), the average is what is validated and what is saved. The average of
     StochasticWeightAveraging exists when training ends, and takes the place of what was saved before. Where nothing is
-    validated, nothing is saved, and the last weights count as the best.
+    validated, nothing is saved.
     """
 
     def __init__(self) -> None:
@@ -129,8 +129,7 @@ class LastCheckpoint(Checkpoint):
         log.info("%s: saving, then stopping", signal.Signals(signum).name)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0  # no gradient waits to be applied
-        if stepped and not trainer.is_last_batch and self._stop(trainer):
+        if not trainer.is_last_batch and _resumable(trainer, batch_idx) and self._stop(trainer):
             self._save(trainer)
             self._interrupt(trainer)
 
@@ -178,9 +177,24 @@ class LastCheckpoint(Checkpoint):
         self._handlers = {}
 
 
-def best_checkpoint(trainer: Any) -> Path | None:
-    """The best.ckpt that a fit has saved; None where nothing was validated, or where nobody saves the best."""
-    return next((c.path for c in trainer.checkpoint_callbacks if isinstance(c, BestCheckpoint)), None)
+def _resumable(trainer: Any, batch_idx: int) -> bool:
+    """Whether a run that is resumed after this batch, within an epoch, is the run that never stopped.
+
+    It is not if a gradient waits to be applied, or if a validation follows, which it would leave out. Lightning's
+    StochasticWeightAveraging sets up its schedule when an epoch starts.
+    """
+    every, epochs = trainer.val_check_batch, trainer.check_val_every_n_epoch
+    validates = (
+        trainer.enable_validation and every is not None and not (epochs and (trainer.current_epoch + 1) % epochs)
+    )
+    validates = validates and ((batch_idx if epochs else trainer.fit_loop.total_batch_idx) + 1) % every == 0
+    averages = any(isinstance(callback, StochasticWeightAveraging) for callback in trainer.callbacks)
+    return (batch_idx + 1) % trainer.accumulate_grad_batches == 0 and not validates and not averages
+
+
+def saved_by(trainer: Any, kind: type[BestCheckpoint | LastCheckpoint]) -> Path | None:
+    """The checkpoint that a fit has saved, best or last; None if it saved none."""
+    return next((callback.path for callback in trainer.checkpoint_callbacks if isinstance(callback, kind)), None)
 
 
 def measure(trainer: Any, module: Any, data: Any, checkpoint: Path | None) -> None:
@@ -188,9 +202,10 @@ def measure(trainer: Any, module: Any, data: Any, checkpoint: Path | None) -> No
 
     The module holds them afterwards.
     """
+    trainer.strategy.barrier()  # the first process has written the checkpoint
     if checkpoint:
         module.load_state_dict(trainer.strategy.load_checkpoint(checkpoint)["state_dict"])
-    # An average is in the weights by now; its callback would put others into their place
+    # The module holds the average, if there is one. Its callback would overwrite it
     trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, WeightAveraging)]
     if module.monitor:
         loggers, trainer.loggers = trainer.loggers, []  # what is measured here is no point of the curve

@@ -12,10 +12,10 @@ class NonFiniteLossError(ArithmeticError):
 
 
 class Sums:
-    """The terms of one split, summed over images: on the device since the last `read`, in Python since longer.
+    """The terms of one split, summed over images.
 
-    `add` runs a few small kernels on tensors that stay where they are, so that a CUDA graph can hold it. It never waits
-    for the device.
+    What came since the last `read` is on the device, older sums are Python numbers. `add` runs a few small kernels on
+    tensors that stay where they are, so that a CUDA graph can hold it. It never waits for the device.
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class Sums:
             self._names = (*terms, "images")
             self._sums, self._row, self._step = torch.zeros_like(row), torch.zeros_like(row), torch.zeros_like(step)
         finite = self._sums.isfinite().all()  # once a sum is NaN or infinite, it stays so
-        torch.where(finite, row, self._row, out=self._row)  # hence the first bad batch is the last that is kept
+        torch.where(finite, row, self._row, out=self._row)  # so _row and _step keep the first bad batch
         torch.where(finite, step, self._step, out=self._step)
         self._sums += row
 
@@ -46,7 +46,9 @@ class Sums:
             *values, images = self._row.tolist()
             terms = ", ".join(f"{name} {value / images:g}" for name, value in zip(self._names, values, strict=False))
             mend = "a smaller optimizer.lr is the first thing to try"
-            raise NonFiniteLossError(f"the loss is no finite number at step {int(self._step) + 1:,} ({terms}); {mend}")
+            raise NonFiniteLossError(
+                f"the loss is not a finite number at step {int(self._step) + 1:,} ({terms}); {mend}"
+            )
         self._sums.zero_()
         for totals in (self.window, self.epoch):
             totals.update({name: totals.get(name, 0.0) + value for name, value in sums.items()})
@@ -67,12 +69,12 @@ class Metrics:
         """Add the terms of one batch to a split. See `Sums.add`."""
         self.sums[split].add(terms, step)
 
-    def end_window(self, split: str) -> tuple[dict[str, float], float]:
-        """Means per image of this process since the last point of the curves, and the number of images."""
-        sums = self.sums[split]
+    def end_window(self) -> tuple[dict[str, float], float]:
+        """Means per training image of this process since the last point of the curves, and the number of images."""
+        sums = self.sums["train"]
         sums.read()
         window, sums.window = sums.window, {}
-        return self._means(split, window), window.get("images", 0.0)
+        return self._means("train", window), window.get("images", 0.0)
 
     def epoch(self, split: str, trainer: Any) -> dict[str, float]:
         """Means per image over the epoch so far and over all processes."""

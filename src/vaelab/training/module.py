@@ -11,7 +11,7 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import lightning as L
@@ -52,14 +52,15 @@ class VAEModule(L.LightningModule):
         super().__init__()
         self.model, self.objective = model, objective
         self.optimizer, self.scheduler, self.compiled = optimizer, scheduler, compile
-        self.lr: float | None = None  # a learning rate that a tuner found; it takes the place of the optimiser's own
+        self.lr: float | None = None  # what LearningRateFinder found; it takes the place of the optimiser's own rate
         build_optimizer(optimizer, model, objective)
         rehearse(model, objective)
         self.metrics = Metrics()
         self.register_buffer("step", torch.zeros(()), persistent=False)  # optimiser steps so far, on the device
         self._scores: Callable[..., dict[str, Tensor]] | None = None  # the compiled objective
         self._initialized = self._tuning = False
-        self._rng_state: dict[str, Tensor] = {}
+        self._settings: list[dict[str, Any]] = []  # the optimiser's, as the config has them, by parameter group
+        self._restored: dict[str, Any] = {}  # what a checkpoint held
         self._measured: dict[str, float] = {}  # metrics of the epoch under way
         self._logged_step, self._clock = 0, 0.0
 
@@ -104,10 +105,34 @@ class VAEModule(L.LightningModule):
         factory = self.scheduler["scheduler"]
         takes_length = "total_steps" in inspect.signature(factory).parameters
         scheduler = factory(optimizer, **({"total_steps": self.total_steps} if takes_length else {}))
-        config = {"monitor": self.monitor or "train/loss", **self.scheduler, "scheduler": scheduler}
-        if isinstance(scheduler, ReduceLROnPlateau):
-            config["frequency"] = sys.maxsize  # on_train_epoch_end steps it: Lightning does after the checkpoint
+        config = {"monitor": self.monitor or "train/loss", "frequency": 1, **self.scheduler, "scheduler": scheduler}
+        if isinstance(scheduler, ReduceLROnPlateau) and config.get("interval", "epoch") == "epoch":
+            # Lightning steps it after the epoch's checkpoint, which a resumed run would miss: step_plateau is earlier
+            self._plateau_frequency, config["frequency"] = config["frequency"], sys.maxsize
         return {"optimizer": optimizer, "lr_scheduler": config}
+
+    def step_plateau(self) -> None:
+        """Step a schedule that waits for a plateau, unless its metric is of a validation that this epoch had not.
+
+        Raises ValueError if nothing logs the metric.
+        """
+        validated = any(name.startswith("val/") for name in self._measured)
+        metrics = {**self.trainer.callback_metrics, **self._measured}
+        for config in self.schedules:
+            if not config.reduce_on_plateau or config.interval != "epoch":
+                continue
+            due = (self.trainer.current_epoch + 1) % self._plateau_frequency == 0
+            if not due or (config.monitor.startswith("val/") and not validated):
+                continue
+            if config.monitor not in metrics:
+                known = ", ".join(sorted(metrics))
+                raise ValueError(f"scheduler.monitor={config.monitor}: nothing logs this metric; there are {known}")
+            config.scheduler.step(float(metrics[config.monitor]))
+
+    @property
+    def groups(self) -> list[dict[str, Any]]:
+        """The optimiser's parameter groups."""
+        return self.trainer.optimizers[0].param_groups
 
     @property
     def schedules(self) -> Sequence[Any]:
@@ -119,9 +144,9 @@ class VAEModule(L.LightningModule):
         """Optimiser steps of the whole fit; infinite if it has no end."""
         trainer = self.trainer
         steps = trainer.estimated_stepping_batches  # which assumes that each epoch accumulates as this one does
-        for callback in trainer.callbacks:
-            if isinstance(callback, GradientAccumulationScheduler) and math.isfinite(steps):
-                steps = count_steps(trainer.max_epochs, trainer.num_training_batches, callback)
+        if math.isfinite(steps) and trainer.max_epochs > 0:
+            factor = accumulation(trainer.callbacks, trainer.accumulate_grad_batches)
+            steps = sum(steps_of(trainer.num_training_batches, factor(epoch)) for epoch in range(trainer.max_epochs))
         return steps if trainer.max_steps == -1 else min(steps, trainer.max_steps)
 
     @property
@@ -144,7 +169,7 @@ class VAEModule(L.LightningModule):
         self._tuning = False
         self._initialize()
         if self.lr is not None:
-            for group in self.trainer.optimizers[0].param_groups:
+            for group in self.groups:
                 group |= {"lr": self.lr, "initial_lr": self.lr}
             for config in self.schedules:
                 config.scheduler.base_lrs = [self.lr for _ in config.scheduler.base_lrs]
@@ -164,16 +189,17 @@ class VAEModule(L.LightningModule):
         if self._tuning:
             return
         self._logged_step = self.trainer.global_step
-        if self._rng_state:
-            torch.set_rng_state(self._rng_state["cpu"])
-            if "cuda" in self._rng_state and self.device.type == "cuda":
-                torch.cuda.set_rng_state(self._rng_state["cuda"], self.device)
+        rng_state = self._restored.get("rng_state", {})
+        if rng_state:
+            torch.set_rng_state(rng_state["cpu"])
+            if "cuda" in rng_state and self.device.type == "cuda":
+                torch.cuda.set_rng_state(rng_state["cuda"], self.device)
         if self.global_rank:  # only the first rank's state is in a checkpoint; noise differs by rank
             torch.manual_seed(torch.initial_seed() + 1_000_003 * self.global_rank + self.trainer.global_step)
-        # The optimiser's settings of this run's config rule over those of the checkpoint that it resumes
-        for group, wanted in zip(self.trainer.optimizers[0].param_groups, self._settings, strict=True):
-            lr = group["lr"] if self.scheduler else wanted["lr"] if self.lr is None else self.lr
-            group |= {**wanted, "lr": lr}
+        # Settings of the optimiser that the user has changed since the checkpoint rule over those in it
+        restored = self._restored.get("settings", self._settings)
+        for group, wanted, before in zip(self.groups, self._settings, restored, strict=True):
+            group |= {name: value for name, value in wanted.items() if value != before.get(name)}
 
     def on_train_epoch_start(self) -> None:
         self._measured, self._clock = {}, time.perf_counter()
@@ -194,10 +220,13 @@ class VAEModule(L.LightningModule):
         """Log the means since the last point of the training curves, and the images per second."""
         if self._tuning:
             return
-        means, images = self.metrics.end_window("train")
+        means, images = self.metrics.end_window()
         now = time.perf_counter()
         if means:
-            self.record(means | {"train/images_per_second": images * self.trainer.world_size / (now - self._clock)})
+            rates = {"train/images_per_second": images * self.trainer.world_size / (now - self._clock)}
+            for i, group in enumerate(self.groups, 1):
+                rates["train/lr" if i == 1 else f"train/lr_{i}"] = float(group["lr"])
+            self.record(means | rates)
         self._logged_step, self._clock = self.trainer.global_step, now
 
     def record(self, metrics: dict[str, float]) -> None:
@@ -223,9 +252,7 @@ class VAEModule(L.LightningModule):
     def on_train_epoch_end(self) -> None:
         self.log_window()
         self._end_epoch("train")
-        for config in self.schedules:
-            if config.reduce_on_plateau and config.monitor in self._measured:  # it waits for epochs with a value
-                config.scheduler.step(self._measured[config.monitor])
+        self.step_plateau()
 
     def _end_epoch(self, split: str) -> dict[str, float]:
         """Hand the means of the epoch to Lightning, for what watches them: outside a fit, for its loggers, too."""
@@ -244,25 +271,34 @@ class VAEModule(L.LightningModule):
         sums = self.metrics.sums["train"]
         sums.read()
         if not torch.stack([p.isfinite().all() for p in self.parameters()]).all():
-            raise NonFiniteLossError(f"a weight is no finite number after step {self.trainer.global_step:,}")
+            raise NonFiniteLossError(f"a weight is not a finite number after step {self.trainer.global_step:,}")
         rng_state = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             rng_state["cuda"] = torch.cuda.get_rng_state(self.device)
         checkpoint["vaelab"] = {
             "rng_state": rng_state, "window": dict(sums.window), "epoch": dict(sums.epoch),
-            "initialized": self._initialized, "lr": self.lr,
+            "latest": dict(self.metrics.latest), "settings": self._settings, "initialized": self._initialized,
         }  # fmt: skip
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        state = checkpoint["vaelab"]
-        self._rng_state, self._initialized, self.lr = state["rng_state"], state["initialized"], state["lr"]
+        self._restored = checkpoint["vaelab"]
+        self._initialized = self._restored["initialized"]
+        self.metrics.latest = dict(self._restored["latest"])
         sums = self.metrics.sums["train"]
-        sums.window, sums.epoch = dict(state["window"]), dict(state["epoch"])
+        sums.window, sums.epoch = dict(self._restored["window"]), dict(self._restored["epoch"])
 
 
-def count_steps(epochs: int, batches: int, accumulation: GradientAccumulationScheduler) -> int:
-    """Optimiser steps of so many epochs of `batches` each: Lightning takes one after the last batch, too."""
-    return sum(math.ceil(batches / accumulation.get_accumulate_grad_batches(epoch)) for epoch in range(epochs))
+def accumulation(callbacks: Iterable[Any], otherwise: int) -> Callable[[int], int]:
+    """How many batches make one optimiser step, by epoch: as a callback schedules it, or always the same."""
+    for callback in callbacks:
+        if isinstance(callback, GradientAccumulationScheduler):
+            return callback.get_accumulate_grad_batches
+    return lambda _: otherwise
+
+
+def steps_of(batches: int, accumulated: int) -> int:
+    """Optimiser steps of an epoch: Lightning takes one after the last batch, too."""
+    return -(-batches // accumulated)
 
 
 def seed_noise(device: torch.device, seed: int) -> None:
