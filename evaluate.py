@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from vaelab import cli
+from vaelab.errors import UserError
 
 
 def evaluate(cfg: DictConfig, _: Path) -> None:
@@ -43,7 +44,7 @@ def encode(cfg: DictConfig) -> None:
     from vaelab.data.folder import write_codes
 
     if not isinstance(cfg.run, str):
-        raise ValueError(f"run={cfg.run}: codes are written for one run at a time, such as run=logs/RUN")
+        raise UserError(f"run={cfg.run}: codes are written for one run at a time, such as run=logs/RUN")
     run = runs.open_run(cfg.run, cfg.data.root, cfg.device)
     path = run.folder / "codes.npz"
     count = write_codes(run.model, run.data, cfg.images, path)
@@ -63,7 +64,7 @@ def measured(folder: str, protocol: dict[str, Any], cfg: DictConfig, reuse: bool
     if reuse and known == protocol:
         return old
     if not os.access(run.folder, os.W_OK):  # before minutes are spent
-        raise ValueError(f"{folder} cannot be written to, and evaluation.json goes there: measure a copy of it")
+        raise UserError(f"{folder} cannot be written to, and evaluation.json goes there: measure a copy of it")
     for note in runs.notes(run.cfg, run.data):
         print(note)
     print(f"measuring {folder} on {run.data.description}", flush=True)

@@ -7,6 +7,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from vaelab import cli
+from vaelab.errors import UserError
 
 
 def export(cfg: DictConfig, _: Path) -> None:
@@ -18,7 +19,7 @@ def export(cfg: DictConfig, _: Path) -> None:
 
     torch.distributions.Distribution.set_default_validate_args(False)  # its checks cannot be traced
     if not isinstance(cfg.run, str) or not cfg.run:
-        raise ValueError(f"run={cfg.run}: the folder of a finished run is needed, such as run=logs/RUN")
+        raise UserError(f"run={cfg.run}: the folder of a finished run is needed, such as run=logs/RUN")
     run = Path(cfg.run)
     output = Path(cfg.output or run / "export")
     exports.check(output)

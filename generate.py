@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from vaelab import cli
+from vaelab.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,15 +60,15 @@ def check(cfg: DictConfig, chosen: list[str]) -> None:
     checks.whole(0, seed=cfg.seed)
     checks.whole(num=1 if cfg.num is None else cfg.num)
     if cfg.num is not None and cfg.num > 10_000:
-        raise ValueError(f"num={cfg.num}: a picture holds 10,000 images at most")
+        raise UserError(f"num={cfg.num}: a picture holds 10,000 images at most")
     for key in chosen:
         if key not in KINDS[cfg.kind]:
             takes = " and ".join(KINDS[cfg.kind]) or "no such setting"
-            raise ValueError(f"{key}={cfg[key]} changes nothing in kind={cfg.kind}, which takes {takes}")
+            raise UserError(f"{key}={cfg[key]} changes nothing in kind={cfg.kind}, which takes {takes}")
     needed = 2 if cfg.kind == "ae_vs_vae" else 1
     if needed != (1 if cfg.run is None or isinstance(cfg.run, str) else len(cfg.run)):
         example = "two runs, 'run=[AUTOENCODER,VAE]'" if needed == 2 else "one run, run=logs/RUN"
-        raise ValueError(f"run={cfg.run}: kind={cfg.kind} draws {example}")
+        raise UserError(f"run={cfg.run}: kind={cfg.kind} draws {example}")
 
 
 def draw(cfg: DictConfig, run: "Run", *others: "Run") -> Any:
@@ -115,7 +116,7 @@ def samples(cfg: DictConfig, run: "Run") -> "tuple[Tensor, str]":
     if cfg.label is not None:
         figures.one_class(model, cfg.label)  # refused before a density is fitted
     elif num < model.num_classes:
-        raise ValueError(f"num={num}: this model draws its {model.num_classes} classes in turn, or one with label=3")
+        raise UserError(f"num={num}: this model draws its {model.num_classes} classes in turn, or one with label=3")
     if cfg.density:
         codes = densities.codes(model, run.data.train_dataloader(), cfg.seed)
         model.prior = densities.Fitted(getattr(densities, cfg.density)(codes, cfg.seed))

@@ -31,7 +31,7 @@ def train(cfg: DictConfig, folder: Path) -> float:
 
     data = instantiate(cfg.data, _convert_="all")
     module = runs.build(cfg)
-    checkpoint, step = runs.last_checkpoint(folder, module, cfg.trainer.max_epochs) if cfg.resume else (None, None)
+    checkpoint, step = runs.last_checkpoint(folder, module, cfg) if cfg.resume else (None, None)
 
     data.setup()
     runs.check_data(module.model, data)
@@ -50,10 +50,12 @@ def train(cfg: DictConfig, folder: Path) -> float:
     tensorboard.add_layout(logger)
     trainer.fit(module, data, ckpt_path=checkpoint)
     seconds = time.perf_counter() - started
-    best = saved_by(trainer, BestCheckpoint)  # None: nothing was validated, and the last weights are kept
-    measure(trainer, module, data, best or saved_by(trainer, LastCheckpoint) or checkpoint)
+    runs.announce_end(trainer, step)
+    best, last = saved_by(trainer, BestCheckpoint), saved_by(trainer, LastCheckpoint)
+    kept = (best.kind, best.step) if best else ("last", trainer.global_step)  # where nothing was validated
+    measure(trainer, module, data, best.path if best else last.path if last else checkpoint)
 
-    runs.finish(folder, module, data.protocol, trainer, seconds, "best" if best else "last")
+    runs.finish(folder, module, data.protocol, trainer, seconds, kept)
     tensorboard.add_hyperparameters(logger, cfg, module.metrics.latest, trainer.global_step)
     for note in runs.notes(cfg, data):
         log.warning(note)

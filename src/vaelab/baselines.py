@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.distributions import LowRankMultivariateNormal
 
+from vaelab.errors import UserError
+
 
 def pca(images: Tensor, latent_dim: int) -> dict[str, Tensor]:
     """Principal component analysis, z = U_q'(x - mean) and x' = U_q z + mean, for model/posterior=point_mass.
@@ -38,7 +40,7 @@ def ppca(images: Tensor, latent_dim: int) -> dict[str, Tensor]:
     mean, eigenvalues, basis = _principal_components(images, latent_dim)
     kept, variance = eigenvalues[:latent_dim], eigenvalues[latent_dim:].mean()
     if variance <= torch.finfo(eigenvalues.dtype).eps * eigenvalues[0]:
-        raise ValueError(f"latent_dim={latent_dim} leaves no variance for the noise of {len(images):,} images")
+        raise UserError(f"latent_dim={latent_dim} leaves no variance for the noise of {len(images):,} images")
     decoder = basis * (kept - variance).sqrt()
     state = _state_dict(decoder, mean, (decoder / kept).T, (variance / kept).log())
     return state | {"likelihood.log_scale": 0.5 * variance.log().float()}
@@ -73,7 +75,7 @@ def _principal_components(images: Tensor, latent_dim: int) -> tuple[Tensor, Tens
     x = images.flatten(1)
     pixels = x.shape[1]
     if type(latent_dim) is not int or not 0 < latent_dim < pixels:
-        raise ValueError(f"latent_dim={latent_dim}: a closed form needs fewer dimensions than the {pixels} pixels")
+        raise UserError(f"latent_dim={latent_dim}: a closed form needs fewer dimensions than the {pixels} pixels")
     mean = x.mean(0, dtype=torch.float64)
     covariance = torch.zeros(pixels, pixels, dtype=torch.float64, device=x.device)
     for chunk in x.split(8192):  # all of MNIST in float64 would take 376 MB, twice

@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from vaelab.errors import UserError
+
 
 def whole(least: int = 1, **values: Any) -> None:
     """Whole numbers, at least `least`."""
@@ -42,4 +44,4 @@ def widths(least: int = 0, **values: Any) -> None:
 def _check(values: dict[str, Any], fits: Callable[[Any], bool], needed: str) -> None:
     for name, value in values.items():
         if not fits(value):
-            raise ValueError(f"{name}={value}: {needed}")
+            raise UserError(f"{name}={value}: {needed}")

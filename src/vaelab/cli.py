@@ -15,12 +15,13 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, InstantiationException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vaelab import runs
+from vaelab.errors import UserError, refused_by_library
 
 TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"
 Task = Callable[[DictConfig, Path], Any]  # config, the run's folder
@@ -98,19 +99,19 @@ def _launch(task: Task, config_dir: Path, config_name: str) -> None:
         if started or isinstance(error, HydraException):
             raise
         why = f"the run's folder {error.filename} cannot be made: {error.strerror}"
-        raise ValueError(f"{why}; hydra.run.dir=FOLDER chooses another place") from error
+        raise UserError(f"{why}; hydra.run.dir=FOLDER chooses another place") from error
 
 
 def _resume(task: Task, folder: str) -> None:
     overrides = [argument for argument in sys.argv[1:] if not argument.startswith("resume=")]
     if not folder:
-        raise ValueError("resume= needs a run's folder, such as resume=logs/RUN")
+        raise UserError("resume= needs a run's folder, such as resume=logs/RUN")
     groups = [override for override in overrides if "/" in override.split("=")[0]]
     if groups:
-        raise ValueError(f"{groups[0]} chooses another part, and a resumed run keeps its parts: start a new run")
+        raise UserError(f"{groups[0]} chooses another part, and a resumed run keeps its parts: start a new run")
     flags = [override for override in overrides if override.startswith("-")]
     if flags:
-        raise ValueError(f"resume={folder} goes on with one run and takes overrides only, not {flags[0]}")
+        raise UserError(f"resume={folder} goes on with one run and takes overrides only, not {flags[0]}")
     cfg = runs.saved_config(Path(folder), overrides)
     OmegaConf.update(cfg, "resume", folder)
     task(cfg, Path(folder).absolute())
@@ -132,13 +133,18 @@ def sentence(error: BaseException) -> str | None:
         return f"{missing[1]}/{missing[2]}: the {missing[1]} that was chosen has no {missing[2]} to choose"
     if isinstance(error, HydraException) and isinstance(cause, OmegaConfBaseException):
         text = f"{error}: {cause}"
-    elif isinstance(error, HydraException) and cause is not None and "Error in call to target" in text:
+    elif isinstance(error, InstantiationException) and cause is not None:
         key = re.search(r"full_key: (\S+)", text)
+        if located := re.match(r"Error locating target '(\S+)'", text):
+            why = str(cause.__cause__ or cause).strip().splitlines()[-1]
+            return f"{key[1] if key else 'a _target_'}: {located[1]} cannot be imported: {why}"
+        if not isinstance(cause, UserError) and not refused_by_library(cause):
+            return None
         text = f"{key[1]}: {cause}" if key else str(cause)
     elif isinstance(error, OSError) and error.strerror:
         mend = "; make room, then go on with resume=<the run's folder>" if error.errno == errno.ENOSPC else ""
         text = f"{error.filename or 'a file'} cannot be read or written: {error.strerror}{mend}"
-    mendable = HydraException | OmegaConfBaseException | OSError | ValueError | ArithmeticError | NotImplementedError
+    mendable = UserError | HydraException | OmegaConfBaseException | OSError
     if isinstance(error, mendable) or type(error).__name__ == "MisconfigurationException":
         return " ".join(text.split())
     return None
@@ -159,4 +165,5 @@ def _unknown_key(error: BaseException | None) -> str | None:
     close = below[:3] or difflib.get_close_matches(str(error.key), beside, n=1, cutoff=0.5)
     names = [parent + key for key in close or beside]
     hint = f"did you mean {' or '.join(names)}?" if close else f"it can be one of {', '.join(names)}"
-    return f"there is no setting {error.full_key}; {hint}"
+    plus = f" A setting that is not listed takes a plus: +{error.full_key}=..." if parent else ""
+    return f"there is no setting {error.full_key}; {hint}{plus}"

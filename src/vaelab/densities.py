@@ -22,6 +22,7 @@ from torch.distributions import (
 )
 
 from vaelab import flows
+from vaelab.errors import UserError
 from vaelab.trace import GenerativeModel
 
 
@@ -44,11 +45,11 @@ def codes(model: GenerativeModel, batches: Iterable[tuple[Tensor, Tensor]], seed
     """
     device = next(model.parameters()).device
     if model.prior is None:
-        raise ValueError("the codes of a VQ-VAE are maps of indices: no density of vectors fits them")
+        raise UserError("the codes of a VQ-VAE are maps of indices: no density of vectors fits them")
     p = model.prior(model.infer)
     for block in getattr(p, "factors", [p]):
         if hasattr(block, "space"):
-            raise ValueError(f"the codes of this model lie on {block.space}, not in R^D, where this needs them")
+            raise UserError(f"the codes of this model lie on {block.space}, not in R^D, where this needs them")
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         draws = [model.infer(x.to(device), y.to(device) if model.num_classes else None).sample() for x, y in batches]

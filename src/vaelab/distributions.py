@@ -17,6 +17,8 @@ from torch.distributions import (
 )
 from torch.distributions.kl import register_kl
 
+from vaelab.errors import NotOfferedError, UserError
+
 _ONE = Size()  # the shape of a single draw
 
 
@@ -151,7 +153,7 @@ class Categoricals(_Vector):
 
     def log_prob(self, value: Tensor) -> Tensor:
         if self.temperature is not None:
-            raise NotImplementedError("a relaxed categorical sample has no probability; the analytic ELBO needs none")
+            raise NotOfferedError("a relaxed categorical sample has no probability; the analytic ELBO needs none")
         return (value.unflatten(-1, self.logits.shape[-2:]) * self.logits).sum((-2, -1))
 
 
@@ -163,7 +165,7 @@ def _kl_categoricals(p: Categoricals, q: Categoricals) -> Tensor:
 def categorical_sizes(latent_dim: int, num_categories: int) -> tuple[int, int]:
     """(N, C) with N * C = latent_dim; raises ValueError where C does not divide it."""
     if type(num_categories) is not int or num_categories < 2 or latent_dim % num_categories:
-        raise ValueError(f"num_categories={num_categories} does not divide latent_dim={latent_dim} into variables")
+        raise UserError(f"num_categories={num_categories} does not divide latent_dim={latent_dim} into variables")
     return latent_dim // num_categories, num_categories
 
 
@@ -274,5 +276,5 @@ def path_log_prob(q: Distribution, z: Tensor) -> Tensor:
 @register_kl(MultivariateNormal, Independent)
 def _kl_full_diagonal(p: MultivariateNormal, q: Independent) -> Tensor:
     if not isinstance(q.base_dist, Normal):
-        raise NotImplementedError(f"no closed form of KL({type(p).__name__} || {q})")
+        raise NotOfferedError(f"no closed form of KL({type(p).__name__} || {q})")
     return kl_divergence(p, MultivariateNormal(q.mean, scale_tril=torch.diag_embed(q.stddev)))

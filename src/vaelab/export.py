@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Independent, Normal
 
+from vaelab.errors import NotOfferedError, UserError
 from vaelab.files import write_atomically
 
 TOLERANCE = 1e-3  # of ONNX against torch, in units of code and pixel, or of their largest value where that is above 1
@@ -79,9 +80,9 @@ def check(folder: Path) -> None:
     """Raise ValueError where a package for ONNX is missing, or `folder` holds something else than an export."""
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
     if missing:
-        raise ValueError(f"an export needs {', '.join(missing)}, not installed here: pip install -e '.[export]'")
+        raise UserError(f"an export needs {', '.join(missing)}, not installed here: pip install -e '.[export]'")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "config.json").is_file():
-        raise ValueError(f"{folder} holds something else than an export: output=FOLDER chooses another place")
+        raise UserError(f"{folder} holds something else than an export: output=FOLDER chooses another place")
 
 
 def write(folder: Path, files: dict[str, bytes]) -> None:
@@ -142,7 +143,7 @@ def decoder(model: Any, z: Tensor, y: Tensor | None = None) -> tuple[Tensor, ...
 
 def _posterior(model: Any, x: Tensor, y: Tensor | None = None) -> Any:
     """q(z | x), or None for a model that has none and encodes all the same."""
-    with contextlib.suppress(NotImplementedError):
+    with contextlib.suppress(NotOfferedError):
         return model.infer(x, y)
 
 
@@ -198,13 +199,13 @@ def _graph(function: Any, model: Any, inputs: dict[str, Tensor], outputs: list[s
         found = {size: session.run(outputs, {k: v[:size].numpy() for k, v in inputs.items()}) for size in expected}
     except Exception as error:
         why = " ".join(str(error).split())[:200]
-        raise ValueError(f"ONNX cannot express the {name}, so nothing was written: {why}") from error
+        raise UserError(f"ONNX cannot express the {name}, so nothing was written: {why}") from error
     difference = 0.0
     for size in found:
         for ours, theirs in zip(map(torch.from_numpy, found[size]), expected[size], strict=True):
             gap, most = (ours - theirs).abs().max().item(), theirs.abs().max().item()
             if not gap <= TOLERANCE * max(1.0, most):  # nor if it is no number
-                raise ValueError(f"as ONNX the {name} differs from torch by {gap:.1e}, so nothing was written")
+                raise UserError(f"as ONNX the {name} differs from torch by {gap:.1e}, so nothing was written")
             difference = max(difference, gap)
     return Graph(content, [*inputs], outputs, difference)
 
@@ -259,7 +260,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text()) if path.is_file() else {}
     except ValueError as error:
-        raise ValueError(f"{path} is no JSON: {error}") from error
+        raise UserError(f"{path} is no JSON: {error}") from error
 
 
 def _figures(metrics: dict[str, Any], evaluation: dict[str, Any]) -> Iterator[str]:

@@ -11,6 +11,7 @@ from torch.distributions import Independent
 
 from vaelab import densities
 from vaelab.distributions import PointMass
+from vaelab.errors import PartsError, UserError
 from vaelab.evaluation.latent import rate_per_dim
 from vaelab.trace import GenerativeModel
 
@@ -98,9 +99,9 @@ def samples(
 def one_class(model: GenerativeModel, label: int) -> Tensor:
     """A class as the model takes it, (); ValueError for one that it does not know."""
     if not model.num_classes:
-        raise ValueError(f"label={label}, but this model was trained without labels: model.num_classes=10 takes them")
+        raise UserError(f"label={label}, but this model was trained without labels: model.num_classes=10 takes them")
     if type(label) is not int or not 0 <= label < model.num_classes:
-        raise ValueError(f"label={label}: the classes of this model are 0 to {model.num_classes - 1}")
+        raise UserError(f"label={label}: the classes of this model are 0 to {model.num_classes - 1}")
     return torch.tensor(label, device=next(model.parameters()).device)
 
 
@@ -112,7 +113,7 @@ def manifold(model: GenerativeModel, steps: int = 20, label: int | None = None) 
     Raises ValueError if the latent space has not two dimensions, or its prior no quantiles, or classes no `label`.
     """
     if model.num_classes and label is None:
-        raise ValueError("each class of a conditional model has a manifold of its own: choose one, such as label=3")
+        raise UserError("each class of a conditional model has a manifold of its own: choose one, such as label=3")
     z = _quantiles(model, steps)
     return grid(model.decode(z, None if label is None else one_class(model, label)).mean, steps)
 
@@ -120,13 +121,13 @@ def manifold(model: GenerativeModel, steps: int = 20, label: int | None = None) 
 def _quantiles(model: GenerativeModel, steps: int) -> Tensor:
     """The manifold's codes, (steps^2, 2), row by row from the top left."""
     if model.latent_dim != 2:
-        raise ValueError(f"the manifold is a picture of two latent dimensions, not of {model.latent_dim}")
+        raise UserError(f"the manifold is a picture of two latent dimensions, not of {model.latent_dim}")
     device = next(model.parameters()).device
     axis = (torch.arange(steps, device=device) + 0.5) / steps
     quantiles = torch.stack(torch.meshgrid(axis, axis.flip(0), indexing="xy"), dim=-1)  # (rows, columns, 2)
     prior = model.prior(model.infer)
     if not isinstance(prior, Independent):
-        raise ValueError(f"the manifold needs quantiles of a factorised prior, which {type(prior).__name__} has not")
+        raise UserError(f"the manifold needs quantiles of a factorised prior, which {type(prior).__name__} has not")
     return prior.base_dist.icdf(quantiles).flatten(0, 1)
 
 
@@ -151,7 +152,7 @@ def interpolation(model: GenerativeModel, x: Tensor, y: Tensor, count: int = 5, 
     pairs = torch.arange(len(y) // 2 * 2, device=y.device).view(-1, 2)
     pairs = pairs[(y[pairs[:, 0]] == y[pairs[:, 1]]) == (model.num_classes > 0)][:count]
     if len(pairs) < count:
-        raise ValueError(f"{count} pairs of images were asked for, but {len(y):,} images give {len(pairs):,}")
+        raise UserError(f"{count} pairs of images were asked for, but {len(y):,} images give {len(pairs):,}")
     (first, last), labels = x[pairs.T], _given(model, y[pairs[:, 0]])
     a, b = model.encode(first, labels), model.encode(last, labels)
     t = torch.linspace(0, 1, steps, device=x.device).view(-1, 1, 1)
@@ -181,8 +182,8 @@ def rates(model: GenerativeModel, x: Tensor, y: Tensor) -> Tensor:
         parts = zip(x.split(1000), y.split(1000), strict=True)
         posteriors = [model.infer(images, _given(model, classes)) for images, classes in parts]
         return rate_per_dim(posteriors, model.prior(model.infer))
-    except TypeError as error:
-        raise ValueError(f"single dimensions of this latent space have no rate: {error}") from error
+    except PartsError as error:
+        raise UserError(f"single dimensions of this latent space have no rate: {error}") from error
 
 
 @torch.no_grad()
@@ -240,7 +241,7 @@ def _encoded(model: GenerativeModel, x: Tensor, y: Tensor) -> Tensor:
 def _project(z: Tensor, projection: str, seed: int) -> tuple[Tensor, list[str]]:
     """Codes (N, D) -> (N, 2), and what the two axes are; ValueError for fewer dimensions."""
     if z.shape[1] < 2:
-        raise ValueError("codes are drawn in two dimensions, and this latent space has only one")
+        raise UserError("codes are drawn in two dimensions, and this latent space has only one")
     if projection == "tsne":
         from sklearn.manifold import TSNE
 
@@ -276,7 +277,7 @@ def prior(model: GenerativeModel, x: Tensor, y: Tensor, seed: int = 0, most: int
     from matplotlib.figure import Figure
 
     if model.latent_dim < 2:
-        raise ValueError("the prior is drawn over two dimensions of the latent space, and this one has only one")
+        raise UserError("the prior is drawn over two dimensions of the latent space, and this one has only one")
     q = densities.codes(model, zip(x.split(1000), y.split(1000), strict=True), seed)
     with torch.random.fork_rng(range(torch.cuda.device_count())):
         torch.manual_seed(seed)
@@ -284,7 +285,7 @@ def prior(model: GenerativeModel, x: Tensor, y: Tensor, seed: int = 0, most: int
         p = torch.cat([density.sample(Size((1000,))) for _ in range(100)])  # a mixture draws from all components
     try:
         order, by = rates(model, x, y).argsort(descending=True)[:most], "rate"
-    except ValueError:
+    except UserError:
         order, by = q.var(0).argsort(descending=True)[:most], "variance"
     q, p, order = q.cpu(), p.cpu(), order.cpu()
     figure = Figure(figsize=(10 + 0.2 * len(order), 5.8), layout="constrained", dpi=100)

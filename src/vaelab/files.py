@@ -5,6 +5,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from vaelab.errors import UserError
+
 
 def write_atomically(path: Path, content: bytes | memoryview) -> None:
     """Write beside `path`, then rename: a full disk or a crash leaves what stood there. An OSError names `path`."""
@@ -40,4 +42,4 @@ def read_plain(path: Path) -> Any:
         try:
             return torch.load(file, weights_only=True, map_location="cpu")
         except Exception as error:  # whatever the reader stumbles over; torch's own text tells how to run the file
-            raise ValueError(f"{path} holds more than plain data, or is damaged: none of it was run") from error
+            raise UserError(f"{path} holds more than plain data, or is damaged: none of it was run") from error

@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from vaelab.distributions import Product
+from vaelab.errors import UserError
 
 
 class Joint(nn.Module):
@@ -18,7 +19,7 @@ class Joint(nn.Module):
         super().__init__()
         *in_features, latent_dim = sizes
         if len(dims) != len(blocks) or sum(dims) != latent_dim:
-            raise ValueError(f"dims={list(dims)}: {len(blocks)} sizes are needed that add up to {latent_dim=}")
+            raise UserError(f"dims={list(dims)}: {len(blocks)} sizes are needed that add up to {latent_dim=}")
         self.blocks = nn.ModuleList(block(*in_features, dim) for block, dim in zip(blocks, dims, strict=True))
 
     def forward(self, given: Any) -> Product:

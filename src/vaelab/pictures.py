@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vaelab.errors import UserError
 from vaelab.files import write_atomically
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def training(folder: Path) -> list["Image"]:
     events.Reload()
     tag = next((tag for tag in ("samples", "reconstructions") if tag in events.Tags()["images"]), None)
     if tag is None:
-        raise ValueError(f"{folder} has no event files with pictures of its training, of which the animation is made")
+        raise UserError(f"{folder} has no event files with pictures of its training, of which the animation is made")
     metrics = json.loads((folder / "metrics.json").read_text())
     epochs, steps = metrics["epochs"], metrics["steps"]
     drawn = {event.step: event.encoded_image_string for event in events.Images(tag)}

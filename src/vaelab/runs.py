@@ -28,6 +28,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from vaelab import checks
+from vaelab.errors import UserError
 from vaelab.files import read_plain, write_atomically, write_plain
 
 if TYPE_CHECKING:
@@ -92,46 +93,49 @@ def check_config(cfg: DictConfig) -> None:
     import torch
 
     if type(cfg.seed) is not int or not 0 <= cfg.seed < 2**32:
-        raise ValueError(f"seed={cfg.seed}: the seed is a whole number from 0 to 2^32 - 1")
+        raise UserError(f"seed={cfg.seed}: the seed is a whole number from 0 to 2^32 - 1")
     checks.whole(steps=cfg.steps)
     for name, place in OWN.items():
         if name in cfg.trainer:
-            raise ValueError(f"trainer.{name} is chosen elsewhere: {place}")
+            raise UserError(f"trainer.{name} is chosen elsewhere: {place}")
     for name in ("max_epochs", "log_every_n_steps", "accumulate_grad_batches", "limit_train_batches"):
         value = cfg.trainer.get(name)
-        fraction = name == "limit_train_batches" and type(value) is float and 0 < value <= 1
-        if value is not None and not fraction:
+        if name == "limit_train_batches" and type(value) is float:
+            checks.share(**{f"trainer.{name}": value})
+        elif value is not None and not (name == "max_epochs" and value == -1 and cfg.trainer.max_steps > 0):
             checks.whole(**{f"trainer.{name}": value})
     if str(cfg.trainer.precision) not in ("32", "16", "64", "bf16"):  # Lightning's short forms
         checks.one_of(PRECISIONS, **{"trainer.precision": cfg.trainer.precision})
     gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
     if str(cfg.trainer.precision).startswith("16") and (not gpu or cfg.trainer.accelerator == "cpu"):
-        raise ValueError(f"trainer.precision={cfg.trainer.precision} needs a GPU: use bf16-mixed on a CPU")
+        raise UserError(f"trainer.precision={cfg.trainer.precision} needs a GPU: use bf16-mixed on a CPU")
     for part, value in cfg.model.items():
         if isinstance(value, str) and part in PARTS:
-            raise ValueError(f"model.{part}={value}: a part is chosen with a slash, model/{part}={value}")
+            raise UserError(f"model.{part}={value}: a part is chosen with a slash, model/{part}={value}")
     accelerator = cfg.trainer.accelerator
     if accelerator in ("gpu", "cuda") and not gpu:
-        raise ValueError(
+        raise UserError(
             f"trainer.accelerator={accelerator}, but torch {torch.__version__} finds no GPU on this machine: "
             "use trainer.accelerator=cpu or auto, or install a GPU's driver and a torch that fits it"
         )
     sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
     if sweep and cfg.trainer.get("strategy") == "ddp":
-        raise ValueError(
+        raise UserError(
             "trainer.strategy=ddp starts its processes with the command line of the whole sweep: "
             "start each run with a command of its own"
         )
     if _rank() > 0 and processes(cfg) == 1:
-        raise ValueError(
+        raise UserError(
             f"this is process {_rank()} of several, but trainer.devices={cfg.trainer.devices} trains in one: use "
             "trainer=ddp with trainer.devices=PROCESSES of each node and trainer.num_nodes=NODES"
         )
     zeros = [key for key in ("data.val_size", "trainer.limit_val_batches") if OmegaConf.select(cfg, key) == 0]
     for name, callback in cfg.callbacks.items():
+        if isinstance(callback, str):
+            raise UserError(f"callbacks.{name}={callback}: a class is named by callbacks.{name}._target_={callback}")
         monitor = str((callback or {}).get("monitor"))
         if zeros and (monitor == "auto" or monitor.startswith("val/")):
-            raise ValueError(
+            raise UserError(
                 f"callbacks.{name} has monitor={monitor}, but {zeros[0]}=0 leaves no validation images: "
                 f"leave it out, or set {zeros[0]} above zero"
             )
@@ -140,13 +144,13 @@ def check_config(cfg: DictConfig) -> None:
 def check_data(model: "GenerativeModel", data: "MNISTDataModule") -> None:
     """Raise ValueError for a model that was built for images of another shape, or for fewer classes."""
     if tuple(model.image_shape) != data.image_shape:
-        raise ValueError(
+        raise UserError(
             f"model.image_shape={list(model.image_shape)} does not fit the images of {data.name}, "
             f"{list(data.image_shape)}: leave it out, and it follows data.image_shape"
         )
     labels = 1 + max(int(y.max()) for _, y in data.splits.values() if len(y))
     if 0 < model.num_classes < labels:
-        raise ValueError(f"model.num_classes={model.num_classes}, but {data.name} has {labels} classes")
+        raise UserError(f"model.num_classes={model.num_classes}, but {data.name} has {labels} classes")
 
 
 def processes(cfg: DictConfig) -> int:
@@ -165,20 +169,23 @@ def build(cfg: DictConfig, kind: Any = None) -> Any:
 
 
 def callbacks(cfg: DictConfig) -> list[Any]:
-    """The callbacks that a config lists; of a resumed run without a tuner, whose find is in its checkpoint.
+    """The callbacks that a config lists, but those that a flag of the Trainer or a resumed run leaves out.
 
     Raises ValueError for what is no callback, and for a tuner that no run can be resumed with.
     """
-    from lightning.pytorch.callbacks import BatchSizeFinder, Callback, LearningRateFinder
+    from lightning.pytorch.callbacks import BatchSizeFinder, Callback, Checkpoint, LearningRateFinder, ProgressBar
 
     made = {name: each for name, each in hydra.utils.instantiate(cfg.callbacks, _convert_="all").items() if each}
     for name, each in made.items():
         if isinstance(each, BatchSizeFinder):
             why = "changes data.batch_size within a run, whose length and checkpoints depend on it"
-            raise ValueError(f"callbacks.{name} {why}: set data.batch_size")
+            raise UserError(f"callbacks.{name} {why}: set data.batch_size")
         if not isinstance(each, Callback):
-            raise ValueError(f"callbacks.{name} is no callback: callbacks.{name}._target_ has to name a class")
-    return [each for each in made.values() if not (cfg.resume and isinstance(each, LearningRateFinder))]
+            raise UserError(f"callbacks.{name} is no callback: callbacks.{name}._target_ has to name a class")
+    absent: list[Any] = [LearningRateFinder] if cfg.resume else []  # its find is in the checkpoint
+    absent += [Checkpoint] if cfg.trainer.get("enable_checkpointing") is False else []
+    absent += [ProgressBar] if cfg.trainer.get("enable_progress_bar") is False else []
+    return [each for each in made.values() if not isinstance(each, tuple(absent))]
 
 
 def fill_in(cfg: DictConfig, data: "MNISTDataModule", callbacks: Sequence[Any]) -> None:
@@ -197,16 +204,20 @@ def batches(cfg: DictConfig, count: int) -> int:
 
 
 def epochs(cfg: DictConfig, batches: int, callbacks: Sequence[Any] = ()) -> int:
-    """trainer.max_epochs, or if it is null or `steps` was typed, whole epochs that hold so many optimiser steps."""
+    """trainer.max_epochs, or if it is null or `steps` was typed, whole epochs that hold so many optimiser steps.
+
+    They have no end (-1) where trainer.max_steps alone is given.
+    """
     from vaelab.training.module import accumulation, steps_of
 
     typed = HydraConfig.get().overrides.task if HydraConfig.initialized() and not cfg.resume else []
     asked = {override.split("=")[0].lstrip("+") for override in typed} & {"steps", "trainer.max_epochs"}
     if cfg.trainer.max_epochs is not None and asked != {"steps"}:
         return cfg.trainer.max_epochs
-    needed = cfg.steps if "steps" in asked or cfg.trainer.max_steps <= 0 else cfg.trainer.max_steps
+    if "steps" not in asked and cfg.trainer.max_steps > 0:
+        return -1  # without end: trainer.max_steps rules
     factor, number, steps = accumulation(callbacks, cfg.trainer.accumulate_grad_batches), 0, 0
-    while steps < needed:
+    while steps < cfg.steps:
         steps, number = steps + steps_of(batches, factor(number)), number + 1
     return number
 
@@ -252,14 +263,14 @@ def _git_state() -> dict[str, Any] | None:
     return {"commit": lines[0].split()[-1], "modified": not all(line.startswith("#") for line in lines)}
 
 
-def last_checkpoint(folder: Path, module: "VAEModule", max_epochs: int) -> tuple[Path, int]:
+def last_checkpoint(folder: Path, module: "VAEModule", cfg: DictConfig) -> tuple[Path, int]:
     """The last checkpoint of a run that has something left to do, and the number of its next step.
 
     Raises ValueError if there is none, it cannot be read, it holds another model, or the run is complete.
     """
     path = folder / "checkpoints" / "last.ckpt"
     if not path.is_file():
-        raise ValueError(
+        raise UserError(
             f"{folder} cannot be resumed: it has no checkpoints/last.ckpt (runs trained together never have)"
         )
     checkpoint = read_plain(path)
@@ -268,39 +279,71 @@ def last_checkpoint(folder: Path, module: "VAEModule", max_epochs: int) -> tuple
         step, state = checkpoint["global_step"], checkpoint["state_dict"]
         saved = {name: tuple(weight.shape) for name, weight in state.items()}
     except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is no checkpoint of this program: {error}") from error
+        raise UserError(f"{path} is no checkpoint of this program: {error}") from error
     if saved != {name: tuple(weight.shape) for name, weight in module.state_dict().items()}:
-        raise ValueError(f"{path} holds the weights of another model than {folder}/config.yaml describes")
-    if epoch >= max_epochs and (folder / "metrics.json").exists():
-        raise ValueError(
-            f"{shown(folder)} is complete, all of its {epoch} epochs: "
-            f"ask for more to go on, trainer.max_epochs={2 * epoch}"
-        )
+        raise UserError(f"{path} holds the weights of another model than {folder}/config.yaml describes")
+    epochs, steps = cfg.trainer.max_epochs, cfg.trainer.max_steps
+    ends = {"max_epochs": (epoch, epochs), "max_steps": (step, steps)}
+    for name, (done, most) in ends.items():
+        if 0 < most <= done and (folder / "metrics.json").exists():
+            what = f"all of its {done:,} {name.removeprefix('max_')}"
+            raise UserError(f"{shown(folder)} is complete, {what}: ask for more to go on, trainer.{name}={2 * done}")
     return path, step + 1
 
 
 def announce(folder: Path, cfg: DictConfig, data: "MNISTDataModule", module: "VAEModule", trainer: Any) -> None:
     """The first lines of a run's log."""
     parameters = sum(parameter.numel() for parameter in module.model.parameters())
-    where = trainer.strategy.root_device
-    epochs, count = cfg.trainer.max_epochs, batches(cfg, len(data.train_dataloader()))
-    end = f", or {trainer.max_steps:,} steps" if trainer.max_steps > 0 else ""
     log.info("run      %s", shown(folder))
     log.info("data     %s", data.description)
-    log.info("model    %s, %s parameters, on %s", type(module.model).__name__, f"{parameters:,}", where)
-    log.info(
-        "length   %s epoch%s of %s batch%s%s", f"{epochs:,}", "s" * (epochs > 1), f"{count:,}", "es" * (count > 1), end
-    )
+    kind, where = type(module.model).__name__, trainer.strategy.root_device
+    log.info("model    %s, %s parameters, on %s", kind, f"{parameters:,}", where)
+    log.info("length   %s", length(cfg, trainer, batches(cfg, len(data.train_dataloader()))))
     for note in notes(cfg, data):
         log.warning(note)
 
 
+def length(cfg: DictConfig, trainer: Any, count: int) -> str:
+    """How long a run is, with `count` batches in an epoch."""
+    if trainer.fast_dev_run:
+        return "trainer.fast_dev_run: a batch of everything"
+    epoch = f"{count:,} batch{'es' * (count > 1)}"
+    if cfg.trainer.max_epochs == -1:
+        return f"{trainer.max_steps:,} steps, in epochs of {epoch}"
+    end = f", or {trainer.max_steps:,} steps" if trainer.max_steps > 0 else ""
+    return f"{cfg.trainer.max_epochs:,} epoch{'s' * (cfg.trainer.max_epochs > 1)} of {epoch}{end}"
+
+
+def announce_end(trainer: Any, first: int | None) -> None:
+    """Say why a fit, which went on with step `first` if it was resumed, ended before its length."""
+    from lightning.pytorch.callbacks import EarlyStopping, Timer
+
+    steps, done = trainer.global_step, trainer.current_epoch == trainer.max_epochs
+    if first == steps + 1:
+        log.warning("no step was left to take")
+    if done or steps == trainer.max_steps or trainer.fast_dev_run:
+        return
+    reasons = ["something set trainer.should_stop"]
+    for callback in trainer.callbacks:
+        if isinstance(callback, EarlyStopping) and callback.stopped_epoch:
+            reasons.insert(0, f"{callback.monitor} has not improved for {callback.wait_count} validations")
+        if isinstance(callback, Timer) and (callback.time_remaining() or 0) <= 0:
+            reasons.insert(0, "the time that trainer.max_time gives to all starts of the run is over")
+    log.info("ended    in epoch %s at step %s: %s", f"{trainer.current_epoch:,}", f"{steps:,}", reasons[0])
+
+
 def finish(
-    folder: Path, module: "VAEModule", protocol: dict[str, Any], trainer: Any, seconds: float, weights: str
+    folder: Path,
+    module: "VAEModule",
+    protocol: dict[str, Any],
+    trainer: Any,
+    seconds: float,
+    kept: tuple[str, int],  # which weights the module holds, "best", "average" or "last", and of which step
 ) -> None:
-    """Write weights.pt, the state dict of the model as the module holds it, and metrics.json."""
+    """Write weights.pt, the state dict of the model, and metrics.json."""
     if _rank() > 0:
         return
+    weights, step = kept
     if weights == "last" and module.monitor:
         log.info("weights  the last weights are kept: no epoch was validated, or nothing saves the best")
     write_plain(folder / "weights.pt", module.model.state_dict())
@@ -312,13 +355,13 @@ def finish(
         "protocol": protocol,
         "unit": "nats per image: sums over pixels and latent dimensions, means over images; squared_error in squared "
         "pixel values, perplexity in codes, principal_angle in degrees",
-        "weights": {"train": "changing, over the last epoch", "val": weights, "test": weights},
+        "weights": {"train": "changing, over the last epoch", "val": weights, "test": weights, "step": step},
         **figures,
         "epochs": trainer.current_epoch,
         "steps": trainer.global_step,
         "fit_seconds": seconds,
         "device": str(trainer.strategy.root_device),
-        "best_checkpoint": "checkpoints/best.ckpt" if weights == "best" else None,
+        "best_checkpoint": "checkpoints/best.ckpt" if weights != "last" else None,
     }
     write_json(folder / "metrics.json", content)
 
@@ -386,11 +429,11 @@ def open_run(folder: Any, root: str | None = None, device: str = "auto") -> Run:
     from vaelab import hardware
 
     if not isinstance(folder, str) or not folder:
-        raise ValueError(f"run={folder}: the folder of a finished run is needed, such as run=logs/RUN")
+        raise UserError(f"run={folder}: the folder of a finished run is needed, such as run=logs/RUN")
     gpu = torch.cuda.is_available()
     checks.one_of(("auto", "cpu", "cuda"), device=device)
     if device == "cuda" and not gpu:
-        raise ValueError(f"device=cuda, but torch {torch.__version__} finds no GPU on this machine: use device=cpu")
+        raise UserError(f"device=cuda, but torch {torch.__version__} finds no GPU on this machine: use device=cpu")
     where = torch.device("cuda" if gpu and device != "cpu" else "cpu")
     hardware.tune(where)
     model = load_run(folder).to(where)
@@ -419,7 +462,7 @@ def load_run(folder: str | Path) -> Any:
         wrong = ", ".join(
             f"{name} {shapes.get(name, 'missing')} for {needed.get(name, 'none')}" for name in differing[:3]
         )
-        raise ValueError(
+        raise UserError(
             f"{path} does not fit the model of {folder}'s config in vaelab {metadata.version('vaelab')} ({wrong}): the "
             "config was changed, or another version wrote it, which run.json names"
         )
@@ -433,7 +476,7 @@ def _built(part: DictConfig, folder: Path) -> Any:
         return hydra.utils.instantiate(part, _convert_="all", _partial_=False)
     except Exception as error:  # Hydra's, which names a class and hides the sentence
         why = " ".join(str(error.__cause__ or error).split())
-        raise ValueError(f"the config of {folder} builds no {part._target_}: {why}") from error
+        raise UserError(f"the config of {folder} builds no {part._target_}: {why}") from error
 
 
 def _read_weights(folder: Path) -> "tuple[Path, dict[str, Tensor]]":
@@ -448,14 +491,14 @@ def _read_weights(folder: Path) -> "tuple[Path, dict[str, Tensor]]":
         try:
             return path, load_file(path)
         except SafetensorError as error:
-            raise ValueError(f"{path} is damaged: {error}") from error
+            raise UserError(f"{path} is damaged: {error}") from error
     path = folder / "weights.pt"
     if not path.is_file():
-        raise ValueError(f"{folder} is not finished, it has no weights.pt: python train.py resume={folder} goes on")
+        raise UserError(f"{folder} is not finished, it has no weights.pt: python train.py resume={folder} goes on")
     state = read_plain(path)
     named = isinstance(state, dict) and all(isinstance(name, str) for name in state)
     if not named or not all(isinstance(weight, torch.Tensor) for weight in state.values()):
-        raise ValueError(f"{path} holds no weights by name")
+        raise UserError(f"{path} holds no weights by name")
     return path, state
 
 
@@ -475,22 +518,23 @@ def read_config(folder: Path, resuming: bool = False) -> DictConfig:
     if not path.is_file() and (folder / "config.json").is_file():
         path = folder / "config.json"  # JSON is YAML
     if not path.is_file():
-        raise ValueError(f"{folder} is no run: " + ("it has no config.yaml" if folder.is_dir() else "no such folder"))
+        why = "it has no config.yaml" if folder.is_dir() else "it is a file" if folder.exists() else "no such folder"
+        raise UserError(f"{folder} is no run: {why}; the folder of a run is needed, such as logs/RUN")
     try:
         cfg = OmegaConf.load(path)
     except Exception as error:  # of YAML, of OmegaConf, of the file
-        raise ValueError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+        raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
     plain: Any = OmegaConf.to_container(cfg)
     wholes = [plain.get(part) for part in ("model", "data")] if isinstance(cfg, DictConfig) else [None]
     if not isinstance(cfg, DictConfig) or not all(isinstance(part, dict) and "_target_" in part for part in wholes):
-        raise ValueError(f"{path} is not the config of a run: it has no model and data")
+        raise UserError(f"{path} is not the config of a run: it has no model and data")
     for key, value in settings(plain):
         if key in ("defaults", "hydra") or (isinstance(value, str) and "${" in value):  # could bring in a `_target_`
-            raise ValueError(f"{path} is not the config of a run: its {key} is {value}, and a run writes plain values")
+            raise UserError(f"{path} is not the config of a run: its {key} is {value}, and a run writes plain values")
         built = key.startswith(("model.", "data.", "objective."))
         if key.endswith("_target_") and (built or resuming):
             if value == "vaelab.training.FastTrainer":
-                raise ValueError(f"{path} is of vaelab 0.1, whose Trainer is gone: this run cannot be resumed here")
+                raise UserError(f"{path} is of vaelab 0.1, whose Trainer is gone: this run cannot be resumed here")
             _check_target(value, path, MODULES.get(key, ALLOWED[:1] if built else ALLOWED))
     return cfg
 
@@ -503,7 +547,7 @@ def saved_config(folder: Path, overrides: Sequence[str] = ()) -> DictConfig:
     """
     saved = read_config(folder, resuming=True)
     if not (folder / "config.yaml").is_file():
-        raise ValueError(f"{folder} is an exported model, which has no checkpoints to go on from")
+        raise UserError(f"{folder} is an exported model, which has no checkpoints to go on from")
     with initialize_config_dir(str(folder.absolute()), version_base="1.3"):
         cfg = compose("config", list(overrides))
     before, after = dict(settings(saved)), dict(settings(cfg))
@@ -512,18 +556,18 @@ def saved_config(folder: Path, overrides: Sequence[str] = ()) -> DictConfig:
         if old == new or (isinstance(old, dict) and isinstance(new, dict)):
             continue
         if key.endswith("_target_"):
-            raise ValueError(f"{key}={new}: a resumed run keeps its parts: start a new run")
+            raise UserError(f"{key}={new}: a resumed run keeps its parts: start a new run")
         if isinstance(old, dict) and key == group:
-            raise ValueError(
+            raise UserError(
                 f"{key}={new} would replace a whole group of {folder}: a resumed run takes overrides of single "
                 f"values, such as trainer.max_epochs=200; start a new run to change {key}"
             )
         scheduled = bool(cfg.get("scheduler")) and key == "optimizer.lr"
         if scheduled or (group in ("seed", "steps", "name", "model", "objective", "data") and key != "data.root"):
-            because = " by a scheduler" if scheduled else ""
-            raise ValueError(
-                f"{key} was {old} in {folder} and cannot become {new} in the middle of a run whose {key} is "
-                f"set{because}: start a new run to change it"
+            because = ", since a scheduler sets it" if scheduled else ""
+            raise UserError(
+                f"{key} was {old} in {folder} and cannot become {new}: a resumed run keeps it{because}. "
+                "Start a new run to change it"
             )
     return cfg
 
@@ -546,4 +590,4 @@ def _check_target(target: Any, path: Path, allowed: tuple[str, ...]) -> None:
         with contextlib.suppress(Exception):  # whatever stops the import: there is nothing of that name
             found = getattr(importlib.import_module(module), name)
     if not isinstance(found, type) or not f"{found.__module__}.".startswith(allowed):
-        raise ValueError(f"{path} names {target}, which is none of {', '.join(allowed)}: it is not run")
+        raise UserError(f"{path} names {target}, which is none of {', '.join(allowed)}: it is not run")

@@ -16,6 +16,7 @@ from torch import Size, Tensor
 from torch.distributions import Distribution, Independent, MixtureSameFamily, Normal, kl_divergence
 
 from vaelab.distributions import Product
+from vaelab.errors import NotOfferedError, PartsError
 
 
 class Latent(NamedTuple):
@@ -44,7 +45,7 @@ class Latent(NamedTuple):
             return torch.atleast_2d(kl_divergence(self.q, self.p))
         except NotImplementedError:
             pair = f"KL({type(self.q).__name__} || {type(self.p).__name__})"
-            raise NotImplementedError(f"{pair} has no closed form here: kl=sample estimates it") from None
+            raise NotOfferedError(f"{pair} has no closed form here: kl=sample estimates it") from None
 
     def gaussians(self) -> tuple[Normal, Normal]:
         """The factors of q and p, batch shapes broadcast to (K, B, D); TypeError if one is no factorised Gaussian."""
@@ -54,7 +55,7 @@ class Latent(NamedTuple):
         if not (factorised and self.given_above):
             got = f"q = {type(q).__name__} and p = {type(p).__name__}"
             drawn = "" if self.given_above else " of a layer above that was drawn from it"
-            raise TypeError(f"a KL per latent dimension needs factorised Gaussians, got {got}{drawn}")
+            raise PartsError(f"a KL per latent dimension needs factorised Gaussians, got {got}{drawn}")
         return q.base_dist, p.base_dist
 
     def kl_per_dim(self) -> Tensor:
@@ -71,9 +72,9 @@ def draw(q: Distribution, p: Distribution, shape: Size) -> tuple[Latent, ...]:
     if isinstance(q, Product) and isinstance(p, Product) and q.sizes == p.sizes:
         return tuple(latent for pair in zip(q.factors, p.factors, strict=True) for latent in draw(*pair, shape))
     if _space(q) != _space(p):
-        raise TypeError(f"the posterior lies on {_space(q)}, but the prior on {_space(p)}: choose both together")
+        raise PartsError(f"the posterior lies on {_space(q)}, but the prior on {_space(p)}: choose both together")
     if isinstance(q, Product):
-        raise TypeError("a posterior of independent blocks needs a prior of the same blocks, such as model/prior=joint")
+        raise PartsError("a posterior of blocks needs a prior of the same blocks, such as model/prior=joint")
     if hasattr(q, "rsample_and_log_prob"):
         z, log_q = q.rsample_and_log_prob(shape)
         return (Latent(z, q, p, log_q),)

@@ -16,6 +16,7 @@ import torchvision
 from conftest import write_idx
 
 from vaelab.data import MNISTDataModule, mnist
+from vaelab.errors import UserError
 
 
 @pytest.fixture(autouse=True)
@@ -169,7 +170,7 @@ def test_last_resort_is_split_by_digit_without_overlap(tmp_path: Path, digits: t
 
 
 def test_last_resort_can_be_forbidden(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError) as error:
+    with pytest.raises(UserError) as error:
         ready(tmp_path, allow_subset=False, md5={"train-images-idx3-ubyte": "6bbc9ace"})
     message = str(error.value)
     assert str(tmp_path / "MNIST" / "raw") in message
@@ -183,7 +184,7 @@ def test_last_resort_can_be_forbidden(tmp_path: Path) -> None:
 def test_other_data_sets_have_no_last_resort(tmp_path: Path, dataset: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torchvision.datasets.FashionMNIST, "mirrors", ["http://127.0.0.1:9/"])
     with pytest.raises(
-        FileNotFoundError, match=f"{dataset} cannot be had .*: put these files into .*: train-images-idx3-ubyte"
+        UserError, match=f"{dataset} cannot be had .*: put these files into .*: train-images-idx3-ubyte"
     ):
         ready(tmp_path, dataset=dataset)
 
@@ -247,7 +248,7 @@ def test_a_mirror_with_wrong_content_is_refused(
     wrong = [(name, "0" * 32) for name, _ in torchvision.datasets.MNIST.resources]
     monkeypatch.setattr(torchvision.datasets.MNIST, "resources", wrong)
     caplog.set_level(logging.DEBUG)
-    with pytest.raises(FileNotFoundError, match="MNIST cannot be had"):
+    with pytest.raises(UserError, match="MNIST cannot be had"):
         ready(tmp_path, allow_subset=False)
 
 

@@ -55,7 +55,7 @@ def assert_same(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
         ["optimizer=sgd", "scheduler=iwae", "objective=iwae", "objective.num_samples=3"],
         ["trainer.limit_train_batches=8", "data.binarization=none", "objective=factor"],
         ["scheduler=plateau", "scheduler.scheduler.patience=0", "+scheduler.scheduler.threshold=1.0"],
-        ["trainer.max_steps=21"],
+        ["trainer.max_steps=23"],
         [*STEPWISE, "+scheduler.frequency=3"],
         ["trainer.precision=bf16-mixed"],
         ["trainer.precision=64-true", "model/likelihood=bernoulli_at_mean"],

@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from train import train
 from vaelab import load_run, runs
-from vaelab.training import VAEModule
+from vaelab.training import Progress, VAEModule
 
 SMALL = ["model.encoder.hidden=[16]", "model.decoder.hidden=[16]", "model.latent_dim=2", "callbacks.figures.count=0"]
 PLAIN_SGD = ["optimizer=sgd", "optimizer.momentum=0", "optimizer.nesterov=false"]
@@ -66,11 +66,12 @@ def agree(cfg: Any, folder: Path, weights: str) -> None:
     """weights.pt, best.ckpt and metrics.json are of the same weights, which a plain Trainer measures again."""
     content, best = metrics(folder), folder / "checkpoints" / "best.ckpt"
     assert content["weights"]["test"] == content["weights"]["val"] == weights
-    assert content["best_checkpoint"] == ("checkpoints/best.ckpt" if weights == "best" else None)
+    assert content["best_checkpoint"] == (None if weights == "last" else "checkpoints/best.ckpt")
     kept = {f"model.{name}": weight for name, weight in load_run(folder).state_dict().items()}
-    if weights == "best":
-        saved = checkpoint(folder, "best")["state_dict"]
-        assert equal(kept, {name: saved[name] for name in kept})
+    if weights != "last":
+        saved = checkpoint(folder, "best")
+        assert equal(kept, {name: saved["state_dict"][name] for name in kept})
+        assert content["weights"]["step"] == saved["global_step"]
     else:
         assert not best.exists()
     torch.distributions.Distribution.set_default_validate_args(False)
@@ -157,7 +158,7 @@ def test_a_stochastic_average_is_kept(config: Compose, tmp_path: Path, recorded:
     starts = Recorder.starts[1:]
     average = {name: torch.stack([start[name] for start in starts]).mean(0) for name in starts[0]}
     torch.testing.assert_close(dict(checkpoint(tmp_path, "best")["state_dict"]), average)
-    agree(cfg, tmp_path, "best")
+    agree(cfg, tmp_path, "average")
 
 
 def test_averages_without_validation_images_are_kept(config: Compose, tmp_path: Path, recorded: str) -> None:
@@ -239,22 +240,23 @@ def test_accumulation_may_change_with_the_epoch(config: Compose, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("settings", "steps", "epochs"),
+    ("settings", "steps", "epochs", "said"),
     [
-        (["steps=20", "trainer.limit_train_batches=5"], 20, 4),
-        (["steps=20", "trainer.limit_train_batches=0.5"], 20, 4),
-        (["steps=20", "+trainer.overfit_batches=2"], 20, 10),
-        (["steps=14", WHOLE, "trainer.accumulate_grad_batches=3"], 16, 4),
-        (["trainer.max_steps=14", WHOLE], 14, 2),
-        (["trainer.max_steps=4", WHOLE], 4, 1),
+        (["steps=20", "trainer.limit_train_batches=5"], 20, 4, "4 epochs of 5 batches"),
+        (["steps=20", "trainer.limit_train_batches=0.5"], 20, 4, "4 epochs of 5 batches"),
+        (["steps=20", "+trainer.overfit_batches=2"], 20, 10, "10 epochs of 2 batches"),
+        (["steps=14", WHOLE, "trainer.accumulate_grad_batches=3"], 16, 4, "4 epochs of 10 batches"),
+        (["trainer.max_steps=14", WHOLE], 14, 2, "14 steps, in epochs of 10 batches"),
+        (["trainer.max_steps=4", WHOLE], 4, 1, "4 steps, in epochs of 10 batches"),
+        (["trainer.max_steps=4", "trainer.max_epochs=1", WHOLE], 4, 1, "1 epoch of 10 batches, or 4 steps"),
     ],
 )
 def test_the_length_follows_what_is_really_taken(
-    config: Compose, tmp_path: Path, settings: list[str], steps: int, epochs: int
+    config: Compose, tmp_path: Path, settings: list[str], steps: int, epochs: int, said: str
 ) -> None:
     train(config(*SMALL, "trainer.max_epochs=null", *settings), tmp_path)
     assert (metrics(tmp_path)["steps"], metrics(tmp_path)["epochs"]) == (steps, epochs)
-    assert f"length   {epochs} epoch" in (tmp_path / "train.log").read_text()
+    assert f"length   {said}\n" in (tmp_path / "train.log").read_text()
 
 
 def test_overfit_batches_are_the_same_each_epoch(config: Compose, tmp_path: Path, recorded: str) -> None:
@@ -282,23 +284,33 @@ def test_a_time_limit_ends_the_run_and_a_resumed_run_goes_on(config: Compose, tm
     assert metrics(tmp_path)["epochs"] > before["epochs"]
 
 
-def test_an_epoch_that_ended_early_is_over_when_resuming(
-    config: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("end", ["should_stop", "max_steps"])
+def test_a_run_that_ended_within_an_epoch_goes_on_there(
+    config: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str
 ) -> None:
-    """Lightning counts it as an epoch; the next has all of its ten batches."""
+    """As the run that never ended, bit for bit: what a time limit and a limit of steps leave behind."""
 
-    def on_train_batch_end(self: Any, *args: Any) -> None:
-        original(self, *args)
-        self.trainer.should_stop = self.trainer.global_step == 13
+    def on_train_batch_start(_: Any, trainer: Any, *__: Any) -> None:
+        trainer.should_stop = trainer.global_step == 12
 
-    original = VAEModule.on_train_batch_end
-    monkeypatch.setattr(VAEModule, "on_train_batch_end", on_train_batch_end)
-    train(config(*SMALL, WHOLE, "trainer.max_epochs=4"), tmp_path)
-    assert (metrics(tmp_path)["steps"], metrics(tmp_path)["epochs"]) == (13, 2)
-    cfg = runs.saved_config(tmp_path)
-    cfg.resume = str(tmp_path)
-    train(cfg, tmp_path)
-    assert (metrics(tmp_path)["steps"], metrics(tmp_path)["epochs"]) == (33, 4)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    for folder in (whole, parts):
+        folder.mkdir()
+    length, more = (["trainer.max_steps=13"], ["trainer.max_steps=30"]) if end == "max_steps" else ([], [])
+    settings = [*SMALL, WHOLE, "trainer.max_epochs=3", "scheduler=iwae"]
+    train(config(*settings, *more), whole)
+    with monkeypatch.context() as patch:
+        if end == "should_stop":
+            patch.setattr(Progress, "on_train_batch_start", on_train_batch_start)
+        train(config(*settings, *length), parts)
+    assert (metrics(parts)["steps"], metrics(parts)["epochs"]) == (13, 2)
+    assert ("something set trainer.should_stop" in (parts / "train.log").read_text()) == (end == "should_stop")
+    cfg = runs.saved_config(parts, more)
+    cfg.resume = str(parts)
+    train(cfg, parts)
+    for part in ("state_dict", "optimizer_states", "lr_schedulers", "global_step"):
+        assert equal(checkpoint(parts)[part], checkpoint(whole)[part]), part
+    assert metrics(parts)["test"] == metrics(whole)["test"]
 
 
 def test_validation_every_third_epoch(config: Compose, tmp_path: Path) -> None:
@@ -416,6 +428,23 @@ def test_precision(
     load_run(tmp_path)
 
 
+def test_callbacks_see_the_metrics_of_the_epoch_that_ends(
+    config: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As they do where a LightningModule logs in its steps."""
+    seen: dict[str, list[float]] = {"val": [], "train": [], "test": []}
+    for hook, split in (("validation_epoch", "val"), ("train_epoch", "train"), ("test_epoch", "test")):
+        monkeypatch.setattr(
+            Progress, f"on_{hook}_end",
+            lambda _, trainer, __, s=split: seen[s].append(float(trainer.callback_metrics[f"{s}/loss"])),
+        )  # fmt: skip
+    train(config(*SMALL), tmp_path)
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert seen["val"][:2] == pytest.approx([event.value for event in events.Scalars("val/loss")])
+    assert seen["train"][1] == pytest.approx(metrics(tmp_path)["train"]["loss"])
+    assert seen["test"] == pytest.approx([metrics(tmp_path)["test"]["loss"]])
+
+
 # Callbacks of Lightning's ---------------------------------------------------------------------------------------------
 
 
@@ -454,6 +483,10 @@ def test_the_learning_rate_finder_chooses_the_rate(config: Compose, tmp_path: Pa
     if "cosine" not in option:
         (tmp_path / "plain").mkdir()
         train(config(*SMALL, option, f"optimizer.lr={found}", WHOLE), tmp_path / "plain")
+        losses = [
+            EventAccumulator(str(folder)).Reload().Scalars("val/loss") for folder in (tmp_path, tmp_path / "plain")
+        ]
+        assert [event.value for event in losses[0]] == [event.value for event in losses[1]]
         assert equal(checkpoint(tmp_path)["state_dict"], checkpoint(tmp_path / "plain")["state_dict"])
     cfg = runs.saved_config(tmp_path, ["trainer.max_epochs=3"])
     cfg.resume = str(tmp_path)

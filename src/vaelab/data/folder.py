@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vaelab.errors import UserError
 from vaelab.files import write_atomically
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
@@ -24,10 +25,10 @@ def read_images(folder: str | Path, image_shape: Sequence[int]) -> tuple[list[st
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise ValueError(f"images={folder}: there is no such folder")
+        raise UserError(f"images={folder}: there is no such folder")
     paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in SUFFIXES)
     if not paths:
-        raise ValueError(f"images={folder}: there are no images, files that end in {', '.join(SUFFIXES)}")
+        raise UserError(f"images={folder}: there are no images, files that end in {', '.join(SUFFIXES)}")
     images = np.stack([_read(path, *image_shape[1:]) for path in paths])
     return [path.name for path in paths], torch.from_numpy(images).unsqueeze(1)
 
@@ -41,12 +42,12 @@ def _read(path: Path, height: int, width: int) -> np.ndarray:
             if size == (height, width):  # before anything is unpacked
                 grey = np.array(image.convert("L"))
     except Exception as error:  # whatever a decoder stumbles over
-        raise ValueError(f"{path} cannot be read as an image: {error}") from error
+        raise UserError(f"{path} cannot be read as an image: {error}") from error
     if size != (height, width):
         needed = f"the model's images have {height} x {width}"
-        raise ValueError(f"{path} has {size[0]} x {size[1]} pixels (height x width), but {needed}")
+        raise UserError(f"{path} has {size[0]} x {size[1]} pixels (height x width), but {needed}")
     if mode.startswith(("I", "F")):
-        raise ValueError(f"{path} has more than 8 bits a pixel, most of which would be lost: save it with 8")
+        raise UserError(f"{path} has more than 8 bits a pixel, most of which would be lost: save it with 8")
     return grey
 
 
@@ -58,7 +59,7 @@ def write_codes(model: Any, data: Any, folder: str | Path, path: Path) -> int:
     for a model that needs labels.
     """
     if model.num_classes:
-        raise ValueError(f"images={folder}: this model encodes an image together with its label, which a folder lacks")
+        raise UserError(f"images={folder}: this model encodes an image together with its label, which a folder lacks")
     names, images = read_images(folder, model.image_shape)
     device = next(model.parameters()).device
     batches = data.fixed(images, "test").split(data.eval_batch_size)

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from vaelab.errors import UserError
+
 
 def thresholds(images: Tensor) -> Tensor:
     """257 * pixel - 2^15 of uint8 pixels, as int16: what `binarize` compares with its noise."""
@@ -60,7 +62,7 @@ class Loader:
         limit: float | None = None,  # batches after which an epoch is over, or as a float a share of all batches
     ) -> None:
         if 0 < len(images) < world_size:
-            raise ValueError(f"{world_size} processes cannot share {len(images)} images: each needs one at least")
+            raise UserError(f"{world_size} processes cannot share {len(images)} images: each needs one at least")
         self.images, self.labels, self.batch_size = images, labels, batch_size
         self.shuffle, self.dynamic, self.seed = shuffle, dynamic, seed
         self.rank, self.world_size, self.limit = rank, world_size, limit

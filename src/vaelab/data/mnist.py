@@ -23,6 +23,7 @@ from torch import Tensor
 
 from vaelab import checks
 from vaelab.data.loader import Loader, binarize, seeded, thresholds
+from vaelab.errors import UserError
 
 BINARIZATIONS = ("none", "threshold", "static", "dynamic")
 SPLITS = ("train", "val", "test")
@@ -68,7 +69,7 @@ class MNISTDataModule(L.LightningDataModule):
         checks.whole(batch_size=batch_size, eval_batch_size=eval_batch_size, train_size=train)
         checks.whole(0, val_size=val_size)
         if isinstance(image_shape, int | str) or [type(size) for size in image_shape] != 3 * [int]:
-            raise ValueError(f"image_shape={image_shape}: three whole numbers are needed, such as [1,28,28]")
+            raise UserError(f"image_shape={image_shape}: three whole numbers are needed, such as [1,28,28]")
         self.root, self.dataset, self.image_shape = Path(root), dataset, tuple(image_shape)
         self.folder = self.root / dataset / "raw"
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
@@ -108,7 +109,7 @@ class MNISTDataModule(L.LightningDataModule):
             return
         why = self._download()
         if not self._files_exist() and not (self.allow_subset and self.dataset == "MNIST"):
-            raise FileNotFoundError(self._missing(why))
+            raise UserError(self._missing(why))
 
     def setup(self, stage: str | None = None) -> None:
         """Prepare, read, check, split and binarise."""
@@ -117,7 +118,7 @@ class MNISTDataModule(L.LightningDataModule):
         self.prepare_data()
         self.name = self.dataset if self._files_exist() else SUBSET
         if self.used not in (None, self.name):
-            raise ValueError(
+            raise UserError(
                 f"this run was trained on {self.used}, but {self.name} is what data.root={self.root} gives now: point "
                 f"data.root at the files of {self.used}, or start a new run"
             )
@@ -127,7 +128,7 @@ class MNISTDataModule(L.LightningDataModule):
             parts = *self._split(*self._read("train")), self._read("t10k")
         shape = list(parts[0][0].shape[1:])
         if shape != list(self.image_shape):
-            raise ValueError(f"data.image_shape={list(self.image_shape)}, but the images of {self.name} are {shape}")
+            raise UserError(f"data.image_shape={list(self.image_shape)}, but the images of {self.name} are {shape}")
         for split, (images, labels) in zip(SPLITS, parts, strict=True):
             self.splits[split] = self.fixed(images, split), labels
 
@@ -174,7 +175,7 @@ class MNISTDataModule(L.LightningDataModule):
         """(N, 1, H, W) uint8 images and (N,) int64 labels of one official split."""
         images, labels = (self._read_idx(name) for name in FILES if name.startswith(prefix))
         if len(images) != len(labels):
-            raise ValueError(f"{self.folder}: {len(images)} {prefix} images, but {len(labels)} labels")
+            raise UserError(f"{self.folder}: {len(images)} {prefix} images, but {len(labels)} labels")
         return images.unsqueeze(1), labels.long()
 
     def _read_idx(self, name: str) -> Tensor:
@@ -196,7 +197,7 @@ class MNISTDataModule(L.LightningDataModule):
             fault = f"{len(content):,} bytes, but an IDX file of {axes} axes with sizes {shape} has {sound}"
         if fault:
             mend = "move it away, and it will be downloaded again, or put a sound copy in its place"
-            raise ValueError(f"{path} is corrupt: {fault}; {mend}")
+            raise UserError(f"{path} is corrupt: {fault}; {mend}")
         return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=header).view(shape)
 
     def _split(self, images: Tensor, labels: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
@@ -205,7 +206,7 @@ class MNISTDataModule(L.LightningDataModule):
         train_size = rest if self.train_size is None else self.train_size
         if not 0 < train_size <= rest:
             sizes = f"data.val_size={self.val_size} and data.train_size={self.train_size}"
-            raise ValueError(f"{sizes} do not fit into the {len(images):,} training images of {self.dataset}")
+            raise UserError(f"{sizes} do not fit into the {len(images):,} training images of {self.dataset}")
         return (images[:train_size], labels[:train_size]), (images[rest:], labels[rest:])
 
     def _split_subset(self, images: Tensor, labels: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:

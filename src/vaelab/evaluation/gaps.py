@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
 from vaelab.distributions import path_log_prob
+from vaelab.errors import UserError
 from vaelab.trace import GenerativeModel
 
 STEPS, NUM_SAMPLES = 1000, 100
@@ -74,4 +75,4 @@ def _gaussian(model: GenerativeModel, x: Tensor, y: Tensor | None) -> Distributi
     if isinstance(q, Independent) and isinstance(q.base_dist, Normal):
         return model.infer(x, y)
     found = f"q = {type(q).__name__}" if q else f"{len(latents)} latents" if latents else "no density"
-    raise ValueError(f"refining q(z | x) for each image needs one factorised Gaussian, but this model has {found}")
+    raise UserError(f"refining q(z | x) for each image needs one factorised Gaussian, but this model has {found}")

@@ -20,6 +20,7 @@ from torch import Size, Tensor
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 
 from vaelab.distributions import PointMass, Product
+from vaelab.errors import NotOfferedError, PartsError
 from vaelab.trace import GenerativeModel, Latent
 
 ACTIVE = 0.01  # variance of the posterior mean, above which a unit is active
@@ -76,7 +77,7 @@ def latent_statistics(
     try:
         posteriors = [model.infer(*batch) for batch in batches]
         units, why = _units(posteriors[0]), _unknown(posteriors[0])
-    except NotImplementedError as error:  # a VQ-VAE, or a ladder inferred bottom_up, whose code has a prior
+    except NotOfferedError as error:  # a VQ-VAE, or a ladder inferred bottom_up, whose code has a prior
         units, why = [model.prior is not None] * len(variances), str(error)
     collapsed = [d for d, unit in enumerate(units) if unit and variances[d] <= ACTIVE]
     if any(units):
@@ -89,7 +90,7 @@ def latent_statistics(
     prior = model.prior(model.infer)
     try:
         rates = rate_per_dim(posteriors, prior)
-    except TypeError as error:
+    except PartsError as error:
         absent["rate_per_dim"] = str(error)
     with torch.random.fork_rng([x.device] if x.device.type == "cuda" else []):
         torch.manual_seed(seed)

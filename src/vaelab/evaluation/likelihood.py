@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from vaelab import checks
 from vaelab.distributions import PointMass
+from vaelab.errors import NotOfferedError
 from vaelab.trace import GenerativeModel, Trace
 
 
@@ -77,7 +78,7 @@ def _rows(model: GenerativeModel, x: Tensor, y: Tensor | None) -> int:
     with _Largest() as largest, torch.random.fork_rng([x.device] if x.device.type == "cuda" else []):
         trace = model(x, y, num_samples=probe)
         if not isinstance(trace, Trace) or any(isinstance(latent.q, PointMass) for latent in trace.latents):
-            raise NotImplementedError(f"{type(model).__name__} with a point as its code has no density to estimate")
+            raise NotOfferedError(f"{type(model).__name__} with a point as its code has no density to estimate")
         trace.log_weight(x)
     budget = torch.cuda.get_device_properties(x.device).total_memory / 100 if x.device.type == "cuda" else 2 * 2**20
     return max(256, int(budget * probe / largest.bytes))

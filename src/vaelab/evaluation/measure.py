@@ -11,6 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vaelab import checks
+from vaelab.errors import NotOfferedError, UserError
 from vaelab.evaluation.gaps import NUM_SAMPLES, STEPS, refine
 from vaelab.evaluation.latent import latent_statistics
 from vaelab.evaluation.likelihood import exact_log_likelihood, importance_weighted
@@ -43,7 +44,7 @@ def protocol(model: GenerativeModel, data: Any, num_samples: int, num_images: in
     checks.whole(2, num_images=images if num_images is None else num_images)  # a standard error needs two
     checks.whole(0, seed=seed)
     if num_images is not None and num_images > images:
-        raise ValueError(f"num_images={num_images}, but {data.name} has {images:,} test images")
+        raise UserError(f"num_images={num_images}, but {data.name} has {images:,} test images")
     return {
         "dataset": data.name,
         "train_images": len(data.splits["train"][1]),
@@ -94,7 +95,7 @@ def measure(
     try:
         drawn, pairs = _samples(model, data, x, train_x, seed)
         figures |= drawn
-    except NotImplementedError as error:
+    except NotOfferedError as error:
         absent["sample_distance"] = str(error)
     for name in [name for name, value in figures.items() if not math.isfinite(value)]:
         absent[name] = f"it is {figures.pop(name)}"
@@ -121,7 +122,7 @@ def _densities(
     try:
         with _bar("log p(x)", len(x), "image") as bar:
             estimate = importance_weighted(model, x, y, num_samples, seed, bar.update)
-    except NotImplementedError as error:
+    except NotOfferedError as error:
         return {}, {"log_likelihood": str(error)}
     figures = {**estimate._asdict(), "inference_gap": estimate.log_likelihood - estimate.elbo}
     figures["low_ess_share"] = (estimate.ess < min(LOW_ESS, num_samples)).double()
@@ -131,7 +132,7 @@ def _densities(
     try:
         with _bar("refining q(z | x)", STEPS + NUM_SAMPLES, "step") as bar:
             before, after = refine(model, *few, seed=seed, progress=bar.update)
-    except ValueError as error:
+    except UserError as error:
         return figures, {"amortization_gap": str(error)}
     figures["amortization_gap"] = (after - before).double()
     figures["approximation_gap"] = estimate.log_likelihood[: len(after)] - after

@@ -4,6 +4,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vaelab.errors import UserError
+
 NATS, PIXELS = "nats per image", "L2 over pixels in [0, 1]"
 # section -> figure -> unit and meaning; figures that a model has not are left out
 FIGURES = {
@@ -53,7 +55,7 @@ def check_protocols(protocols: Mapping[str, Mapping[str, Any]]) -> None:
     (first, agreed), *others = protocols.items()
     for name, protocol in others:
         if differing := [f"{key} {agreed[key]} and {protocol[key]}" for key in agreed if agreed[key] != protocol[key]]:
-            raise ValueError(
+            raise UserError(
                 f"{first} and {name} have figures that do not compare ({', '.join(differing)}): "
                 "across_protocols=true puts them into one table nevertheless"
             )

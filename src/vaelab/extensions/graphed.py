@@ -9,7 +9,7 @@ import logging
 import math
 from collections.abc import Iterable, Iterator
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import lightning as L
@@ -24,6 +24,7 @@ from lightning.pytorch.callbacks import (
 from torch import Tensor
 
 from vaelab.data.loader import Loader
+from vaelab.errors import UserError
 from vaelab.extensions import configured, step_schedules
 from vaelab.training import LastCheckpoint, Progress, VAEModule
 
@@ -41,7 +42,7 @@ WARM_UP = 3  # steps before the capture; they allocate the memory that the graph
 
 
 class Windows:
-    """A loader whose items are lists of up to `size` batches, each as the index (B,) of its images."""
+    """A loader whose items are iterators over up to `size` batches, each as the index (B,) of its images."""
 
     def __init__(self, loader: Loader, size: int) -> None:
         self.loader, self.size = loader, size
@@ -49,10 +50,10 @@ class Windows:
     def __len__(self) -> int:
         return math.ceil(self.loader.taken / self.size)
 
-    def __iter__(self) -> Iterator[list[Tensor]]:
+    def __iter__(self) -> Iterator[Iterator[Tensor]]:
         indices = self.loader.indices()
-        while window := list(islice(indices, self.size)):
-            yield window
+        for first in indices:
+            yield chain([first], islice(indices, self.size - 1))
 
     def state_dict(self) -> dict[str, Any]:
         return self.loader.state_dict()
@@ -120,7 +121,7 @@ class GraphedModule(VAEModule):
             elif _has(callback, WINDOW_HOOKS) and not isinstance(callback, LastCheckpoint | Progress):
                 seeing.append(name)
         if refused:
-            raise ValueError(f"trainer=gpu_fast does not go with {refused[0]}, which trainer=gpu takes")
+            raise UserError(f"trainer=gpu_fast does not go with {refused[0]}, which trainer=gpu takes")
         every = f"one batch for every {trainer.log_every_n_steps} steps"
         log.info("steps    callbacks see %s%s", every, f": {', '.join(seeing)}" * bool(seeing))
 
@@ -131,19 +132,21 @@ class GraphedModule(VAEModule):
         steps = self.trainer.max_epochs * self.trainer.train_dataloader.loader.taken
         return steps if self.trainer.max_steps == -1 else min(steps, self.trainer.max_steps)
 
-    def training_step(self, batch: list[Tensor], batch_idx: int) -> None:
+    def training_step(self, batch: Iterator[Tensor], batch_idx: int) -> None:
         """Take a step on each batch of a window."""
         counter = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
-        for number, index in enumerate(batch, batch_idx * self.trainer.log_every_n_steps):
-            if self.trainer.global_step == self.trainer.max_steps:
-                return
+        size = self.trainer.log_every_n_steps
+        for number, index in enumerate(batch, batch_idx * size):
             self._take_step(index, number)
             self._taken += 1
             counter.increment_ready()
             counter.increment_completed()
             step_schedules(self.schedules, "step", number + 1)
-            if self.trainer.global_step % self.trainer.log_every_n_steps == 0:
+            if self.trainer.global_step % size == 0:
                 self.log_window()
+            if self.trainer.global_step == self.trainer.max_steps:
+                self.resumable = (number + 1) % size == 0  # Lightning counts a window that is cut as a whole one
+                return
 
     def on_train_batch_end(self, *args: Any) -> None:
         if self.trainer.is_last_batch:
@@ -159,7 +162,7 @@ class GraphedModule(VAEModule):
         super().on_load_checkpoint(checkpoint)
         size = self._restored["steps_per_window"]
         if size != self.trainer.log_every_n_steps:
-            raise ValueError(f"trainer=gpu_fast goes on with trainer.log_every_n_steps={size}, with which it began")
+            raise UserError(f"trainer=gpu_fast goes on with trainer.log_every_n_steps={size}, with which it began")
 
     def _take_step(self, index: Tensor, batch_idx: int) -> None:
         full = len(index) == self.trainer.train_dataloader.loader.batch_size
@@ -193,7 +196,7 @@ class GraphedModule(VAEModule):
             self._captured_settings = settings
             self._capture(index, batch_idx, groups)
         if settings != self._captured_settings:
-            raise ValueError("the scheduler changes more than learning rates, which a CUDA graph keeps as they were")
+            raise UserError("the scheduler changes more than learning rates, which a CUDA graph keeps as they were")
         self._index.copy_(index)
         for rate, group in zip(self._rates, groups, strict=True):
             rate.fill_(group["lr"])
@@ -213,7 +216,7 @@ class GraphedModule(VAEModule):
         except Exception as error:
             what = f"{type(self.model).__name__} with {type(self.objective).__name__}"
             why = str(error.__context__ or error).strip().splitlines()[0]  # ending the capture fails as well
-            raise ValueError(f"a step of {what} cannot be captured as a CUDA graph, use trainer=gpu: {why}") from error
+            raise UserError(f"a step of {what} cannot be captured as a CUDA graph, use trainer=gpu: {why}") from error
         finally:
             for group, settings in zip(groups, before, strict=True):
                 group |= settings

@@ -12,6 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from vaelab import runs
+from vaelab.errors import UserError
 
 log = logging.getLogger("vaelab.train")
 BATCHED = ("model", "objective", "optimizer", "scheduler")
@@ -22,7 +23,7 @@ ALONE = "; without hydra/launcher=together each run trains by itself"
 def check(configs: Sequence[DictConfig]) -> None:
     """Raise ValueError unless the configs are those of train.py and differ in what can be batched."""
     if "objective" not in configs[0]:
-        raise ValueError("hydra/launcher=together trains: it goes with python train.py -m")
+        raise UserError("hydra/launcher=together trains: it goes with python train.py -m")
     first = dict(_leaves(configs[0]))
     for other in (dict(_leaves(config)) for config in configs[1:]):
         for key in first | other:
@@ -31,20 +32,20 @@ def check(configs: Sequence[DictConfig]) -> None:
                 continue
             differ = f"hydra/launcher=together: {key} is {values[0]} and {values[1]}"
             if key.split(".")[0] not in BATCHED:
-                raise ValueError(f"{differ}, and all runs share their {key.split('.')[0]}{ALONE}")
+                raise UserError(f"{differ}, and all runs share their {key.split('.')[0]}{ALONE}")
             if any(type(value) not in (int, float) for value in values):
-                raise ValueError(f"{differ}, and runs that train as one differ in numbers and seeds alone{ALONE}")
+                raise UserError(f"{differ}, and runs that train as one differ in numbers and seeds alone{ALONE}")
     trainer, module = configs[0].trainer, configs[0].module
     if runs.processes(configs[0]) > 1:
-        raise ValueError(f"hydra/launcher=together trains in one process, and trainer.devices={trainer.devices}{ALONE}")
+        raise UserError(f"hydra/launcher=together trains in one process, and trainer.devices={trainer.devices}{ALONE}")
     if module.compile or not module._target_.endswith(".VAEModule"):
-        raise ValueError(f"hydra/launcher=together has a training step of its own: module is for single runs{ALONE}")
+        raise UserError(f"hydra/launcher=together has a training step of its own: module is for single runs{ALONE}")
     if trainer.precision == "16-mixed":
         why = "scales all losses alike, and members would feel each other's overflow: bf16-mixed does not"
-        raise ValueError(f"hydra/launcher=together: trainer.precision=16-mixed {why}")
+        raise UserError(f"hydra/launcher=together: trainer.precision=16-mixed {why}")
     for name, callback in configs[0].callbacks.items():
         if callback and name not in CALLBACKS:
-            raise ValueError(f"hydra/launcher=together: callbacks.{name} follows one run, not several{ALONE}")
+            raise UserError(f"hydra/launcher=together: callbacks.{name} follows one run, not several{ALONE}")
 
 
 def _leaves(config: DictConfig) -> Any:
@@ -78,8 +79,8 @@ def train(cfgs: Sequence[DictConfig], folders: Sequence[Path], contexts: Sequenc
         members.append(member)
     try:
         together = Together(members)
-    except ValueError as error:
-        raise ValueError(f"hydra/launcher=together: {error}{ALONE}") from error
+    except UserError as error:
+        raise UserError(f"hydra/launcher=together: {error}{ALONE}") from error
     data = instantiate(cfgs[0].data, _convert_="all")
     data.setup()
     runs.check_data(members[0].model, data)
@@ -94,8 +95,8 @@ def train(cfgs: Sequence[DictConfig], folders: Sequence[Path], contexts: Sequenc
         tensorboard.add_layout(member.own_logger)
     callbacks = runs.callbacks(cfgs[0])
     bars = [callback for callback in callbacks if isinstance(callback, ProgressBar)]
-    options: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "_convert_": "all"}
-    trainer = instantiate(cfgs[0].trainer, callbacks=bars, **options)
+    options: dict[str, Any] = {"enable_checkpointing": False, "_convert_": "all"}
+    trainer = instantiate(cfgs[0].trainer, callbacks=bars, logger=False, **options)
     hardware.tune(trainer.strategy.root_device)
     parent = runs.shown(folders[0].parent)
     log.info("runs     %d in %s", len(members), parent)
@@ -118,16 +119,17 @@ def train(cfgs: Sequence[DictConfig], folders: Sequence[Path], contexts: Sequenc
         if member.error:
             outcomes.append(member.error)
             continue
-        best, own = member.folder / "weights.pt", {"logger": member.own_logger, "default_root_dir": member.folder}
+        best = member.folder / "weights.pt"
         if best.exists():
             member.model.load_state_dict(read_plain(best))
-        alone = instantiate(cfg.trainer, **{**options, **own})
+        own = {"logger": member.own_logger, "default_root_dir": member.folder, "enable_progress_bar": False}
+        alone = instantiate(cfg.trainer, **options, **own)
         measure(alone, member, data, None)
         for figures in callbacks:
             if isinstance(figures, Figures) and figures.count:
                 figures.draw(alone, member)
-        weights = "best" if best.exists() else "last"
-        runs.finish(member.folder, member, data.protocol, trainer, seconds, weights)
+        kept = ("best", member.best_step) if best.exists() else ("last", trainer.global_step)
+        runs.finish(member.folder, member, data.protocol, trainer, seconds, kept)
         tensorboard.add_hyperparameters(member.own_logger, cfg, member.metrics.latest, trainer.global_step)
         log.info("done     %s: %s", member.folder.name, runs.summary(member.metrics.latest, data.description))
         outcomes.append(member.metrics.latest[member.monitor or "train/loss"])

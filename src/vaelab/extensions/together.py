@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 from torch.optim import Optimizer
 
+from vaelab.errors import UserError
 from vaelab.extensions import configured, step_schedules
 from vaelab.files import write_plain
 from vaelab.training import NonFiniteLossError, VAEModule
@@ -40,6 +41,7 @@ class Member(VAEModule):
     seed: int
     stream: Tensor  # torch's random state once it was built
     best = float("inf")  # of the monitored metric
+    best_step = 0  # of weights.pt
     error: Exception | None = None  # what stopped it
 
     @property
@@ -63,7 +65,7 @@ class Member(VAEModule):
             return
         score = self.metrics.latest[str(self.monitor)]
         if score < self.best:
-            self.best = score
+            self.best, self.best_step = score, self.trainer.global_step
             write_plain(self.folder / "weights.pt", {name: w.clone() for name, w in self.model.state_dict().items()})
 
 
@@ -78,7 +80,7 @@ class Stack:
         for other in shapes[1:]:
             for name in shapes[0] | other:
                 if shapes[0].get(name) != other.get(name):
-                    raise ValueError(f"{name} is {shapes[0].get(name)} and {other.get(name)}, which makes no stack")
+                    raise UserError(f"{name} is {shapes[0].get(name)} and {other.get(name)}, which makes no stack")
         self.module = modules[0]
         self.weights, self.buffers = stack_module_state(modules)
         # Buffers that are not saved are constants. If all members have the same value, it is not stacked
@@ -154,6 +156,10 @@ class Together(L.LightningModule):
         return self.running[0].metrics
 
     @property
+    def measured(self) -> dict[str, float]:
+        return self.running[0].measured
+
+    @property
     def total_steps(self) -> float:
         return self.running[0].total_steps
 
@@ -214,8 +220,10 @@ class Together(L.LightningModule):
     def on_validation_start(self) -> None:
         self._tell("on_validation_start")
 
+    def on_validation_batch_end(self, *args: Any) -> None:
+        self._tell("on_validation_batch_end", *args)
+
     def on_validation_epoch_end(self) -> None:
-        self._tell("on_validation_epoch_end")
         self._tell("keep_best")
 
     def on_validation_end(self) -> None:
@@ -224,11 +232,11 @@ class Together(L.LightningModule):
     def on_train_epoch_end(self) -> None:
         self._tell("on_train_epoch_end")
 
-    def _tell(self, hook: str) -> None:
+    def _tell(self, hook: str, *args: Any) -> None:
         """Call a method of each member that is running; the loss of a member that is not a finite number stops it."""
         for member in self.running:
             try:
-                getattr(member, hook)()
+                getattr(member, hook)(*args)
             except NonFiniteLossError as error:
                 member.error = error
                 log.error("%s: %s; the others go on", member.folder.name, error)
@@ -260,7 +268,7 @@ def _rehearse(members: list[Member]) -> None:
                     if training:
                         terms["loss"].mean(1).sum().backward()
                 except Exception as error:
-                    raise ValueError(_refusal(error)) from error
+                    raise UserError(_refusal(error)) from error
                 for i, module in enumerate(alone):
                     torch.manual_seed(0)
                     own = module(batch, step)
@@ -296,4 +304,4 @@ def _compare(stack: Stack, i: int, module: Member, terms: dict[str, Tensor], own
         got, wanted = got.detach().float(), wanted.detach().float()
         if not torch.allclose(got, wanted, rtol=1e-3, atol=1e-4 * (1 + wanted.abs().max().item()), equal_nan=True):
             why = "a number that is no buffer, or a gradient that is taken inside the step, does not reach it"
-            raise ValueError(f"{name} would not be that of a run by itself: {why}")
+            raise UserError(f"{name} would not be that of a run by itself: {why}")

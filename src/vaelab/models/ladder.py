@@ -7,6 +7,7 @@ from torch import Size, Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
 from vaelab import checks
+from vaelab.errors import NotOfferedError, UserError
 from vaelab.models.vae import Decoder, Encoder, Prior, parameter_shape
 from vaelab.posteriors import DiagonalGaussian
 from vaelab.trace import Latent, Trace, draw
@@ -53,7 +54,7 @@ class LadderVAE(nn.Module):
         self.prior = prior(self.latent_dim)
         if inference == "bottom_up" and len(dims) > 1 and getattr(self.prior, "made_of_posteriors", False):
             name = f"{type(self.prior).__name__} is made of q(z | image) of the top layer"
-            raise ValueError(f"{name}, given lower layers in bottom_up: inference=top_down goes with it")
+            raise UserError(f"{name}, given lower layers in bottom_up: inference=top_down goes with it")
         self.decoder = decoder(dims[0], parameter_shape(likelihood, self.image_shape))
         self.likelihood = likelihood
 
@@ -99,7 +100,7 @@ class LadderVAE(nn.Module):
     def infer(self, x: Tensor, y: Tensor | None = None) -> Distribution:
         """q(z_L | x), batch shape (B,); NotImplementedError for several layers inferred bottom_up, which have none."""
         if self.inference == "bottom_up" and len(self.posteriors) > 1:
-            raise NotImplementedError("inference=bottom_up has no density of the top code given the image alone")
+            raise NotOfferedError("inference=bottom_up has no density of the top code given the image alone")
         return self.posteriors[-1](self._features(x)[-1])
 
     def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:

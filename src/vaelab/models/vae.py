@@ -12,6 +12,7 @@ from torch import Size, Tensor, nn
 from torch.distributions import Distribution
 
 from vaelab import checks
+from vaelab.errors import UserError
 from vaelab.trace import Trace, draw, point_estimate
 
 Encoder = Callable[[Size], nn.Module]  # (C, H, W) -> module: (B, C, H, W) -> (B, F), has .out_features
@@ -49,7 +50,7 @@ class VAE(nn.Module):
         self.posterior = posterior(features + num_classes, latent_dim)
         self.prior = prior(latent_dim)
         if num_classes and getattr(self.prior, "made_of_posteriors", False):
-            raise ValueError(f"{type(self.prior).__name__} has no labels for its pseudo-inputs: num_classes must be 0")
+            raise UserError(f"{type(self.prior).__name__} has no labels for its pseudo-inputs: num_classes must be 0")
         parameters = parameter_shape(likelihood, self.image_shape)
         self.decoder = decoder(latent_dim + num_classes, parameters)
         self.likelihood = likelihood
@@ -88,9 +89,9 @@ class VAE(nn.Module):
         if self.num_classes == 0 and y is None:
             return code
         if self.num_classes == 0:
-            raise ValueError("labels were given to a model without class conditioning (num_classes=0)")
+            raise UserError("labels were given to a model without class conditioning (num_classes=0)")
         if y is None:
-            raise ValueError(f"this model is conditioned on {self.num_classes} classes: give it labels y")
+            raise UserError(f"this model is conditioned on {self.num_classes} classes: give it labels y")
         one_hot = F.one_hot(y, self.num_classes).to(code.dtype)
         return torch.cat([code, one_hot.expand(*code.shape[:-1], -1)], dim=-1)
 
@@ -107,9 +108,10 @@ def check_shape(network: nn.Module, in_shape: Size, out_shape: Size) -> None:
     network.eval()
     try:
         got = network(torch.zeros(1, *in_shape)).shape[1:]
-    except RuntimeError as error:
-        raise ValueError(f"{name} does not fit an input of shape {tuple(in_shape)}: {error}") from error
+    except Exception as error:
+        error.add_note(f"This happened when {name} got one blank input of shape {tuple(in_shape)}.")
+        raise
     network.train()
     if got != out_shape:
         wrong = f"{name} turns an input of shape {tuple(in_shape)} into {tuple(got)}"
-        raise ValueError(f"{wrong}, but the model needs {tuple(out_shape)}")
+        raise UserError(f"{wrong}, but the model needs {tuple(out_shape)}")

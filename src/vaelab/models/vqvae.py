@@ -16,6 +16,7 @@ from torch.distributions import Distribution
 
 from vaelab import checks
 from vaelab.distributions import at_least_float32
+from vaelab.errors import NotOfferedError, UserError
 from vaelab.models.vae import Encoder, check_shape, parameter_shape
 from vaelab.trace import Quantized
 
@@ -56,7 +57,7 @@ class VQVAE(nn.Module):
         map_shape: Size | None = getattr(self.encoder, "map_shape", None)
         if map_shape is None:
             needed = "model/network=conv with model.encoder.hidden=[]"
-            raise ValueError(f"VQVAE quantises a feature map, which {type(self.encoder).__name__} lacks: take {needed}")
+            raise UserError(f"VQVAE quantises a feature map, which {type(self.encoder).__name__} lacks: take {needed}")
         self.map_shape, self.code_shape = map_shape, Size((embedding_dim, *map_shape[1:]))
         self.latent_dim = self.code_shape.numel()
         self.project = nn.Conv2d(map_shape[0], embedding_dim, 1)
@@ -111,10 +112,10 @@ class VQVAE(nn.Module):
         return self.likelihood(parameters.unflatten(0, z.shape[:-1]))
 
     def infer(self, x: Tensor, y: Tensor | None = None) -> NoReturn:
-        raise NotImplementedError("a VQ-VAE has no q(z | x): its code is a point, which encode returns")
+        raise NotOfferedError("a VQ-VAE has no q(z | x): its code is a point, which encode returns")
 
     def sample(self, num_samples: int, y: Tensor | None = None) -> NoReturn:
-        raise NotImplementedError("a VQ-VAE has nothing to sample from until a prior over its codes is learned")
+        raise NotOfferedError("a VQ-VAE has nothing to sample from until a prior over its codes is learned")
 
     def _embed(self, x: Tensor) -> Tensor:
         """z_e(x), (B, D, h, w)."""

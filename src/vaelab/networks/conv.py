@@ -11,6 +11,7 @@ from typing import Any
 from torch import Size, Tensor, nn
 
 from vaelab import checks
+from vaelab.errors import UserError
 from vaelab.networks.mlp import ACTIVATIONS, hidden_layers
 
 
@@ -73,7 +74,7 @@ class ConvDecoder(nn.Module):
             layers = _convolution(nn.Conv2d, in_features[0], channels[0], 3, norm, padding=1)
         else:
             grown = f"a map of {tuple(smallest)} into images of {tuple(out_shape[1:])}"
-            raise ValueError(f"channels={list(channels)} turns {grown}, and the map is {tuple(in_features[1:])}")
+            raise UserError(f"channels={list(channels)} turns {grown}, and the map is {tuple(in_features[1:])}")
         for before, after, (height, width) in zip(channels, (*channels[1:], out_shape[0]), sizes, strict=True):
             layers += _residual_blocks(before, num_blocks, activation, norm)
             last = (height, width) == out_shape[1:]
@@ -126,5 +127,5 @@ def _sizes(shape: Size, channels: Sequence[int], num_blocks: int, activation: st
     height, width = shape[1:]
     sizes = [(height >> i, width >> i) for i in range(len(channels) + 1)]
     if 0 in sizes[-1]:
-        raise ValueError(f"channels={list(channels)} halve {len(channels)} times, too often for {height} x {width}")
+        raise UserError(f"channels={list(channels)} halve {len(channels)} times, too often for {height} x {width}")
     return sizes

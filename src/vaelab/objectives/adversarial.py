@@ -13,6 +13,7 @@ from torch import Size, Tensor, nn
 
 from vaelab import checks
 from vaelab.distributions import at_least_float32
+from vaelab.errors import UserError
 from vaelab.objectives.objective import Objective, defined_terms, elbo_terms, only_latent
 from vaelab.trace import GenerativeModel, Trace
 
@@ -34,7 +35,7 @@ class _Adversarial(Objective):
         checks.number(weight=weight, lr=lr)
         checks.share(**{f"betas.{i}": beta for i, beta in enumerate(betas)})
         if not latent_dim:
-            raise ValueError(f"{type(self).__name__} is defined for the code of model=vae, and this model has another")
+            raise UserError(f"{type(self).__name__} is defined for the code of model=vae, and this model has another")
         features = discriminator(Size((latent_dim,)))
         size: int = features.out_features  # type: ignore[assignment]
         self.discriminator = nn.Sequential(features, nn.Linear(size, 1), nn.Flatten(0))

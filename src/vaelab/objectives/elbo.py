@@ -8,6 +8,7 @@ from torch import Tensor
 
 from vaelab import checks
 from vaelab.distributions import path_log_prob
+from vaelab.errors import PartsError, UserError
 from vaelab.objectives.objective import Objective, elbo_terms, value_at
 from vaelab.trace import Latent, Trace
 
@@ -44,7 +45,7 @@ class ELBO(Objective):
         checks.one_of((True, False), sticking_the_landing=sticking_the_landing)
         kl = "sample" if sticking_the_landing else kl
         if free_bits and kl == "sample":
-            raise ValueError("free_bits needs the KL of each latent dimension, so it goes with kl=analytic only")
+            raise UserError("free_bits needs the KL of each latent dimension, so it goes with kl=analytic only")
         self.hold(beta=beta, free_bits=free_bits)
         self.num_samples, self.kl, self.sticking_the_landing = num_samples, kl, sticking_the_landing
         self.has_free_bits = free_bits > 0
@@ -86,7 +87,7 @@ class Capacity(Objective):
 
     def terms(self, trace: Trace, x: Tensor, step: Tensor | None) -> dict[str, Tensor]:
         if len(trace.latents) != len(self.names):
-            raise TypeError(f"objective.capacity has {len(self.names)} entries for {len(trace.latents)} latents")
+            raise PartsError(f"objective.capacity has {len(self.names)} entries for {len(trace.latents)} latents")
         terms = elbo_terms(trace, x)
         rates = [term for name, term in terms.items() if name.startswith("rate_")] or [terms["rate"]]
         targets = [value_at(getattr(self, name), step) for name in self.names]

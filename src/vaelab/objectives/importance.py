@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vaelab import checks
 from vaelab.distributions import path_log_prob
+from vaelab.errors import UserError
 from vaelab.objectives.objective import Objective, only_latent
 from vaelab.trace import Trace
 
@@ -53,7 +54,7 @@ class DReG(IWAE):
 
     def log_weight(self, trace: Trace, x: Tensor) -> Tensor:
         if len(trace.latents) > 1:
-            raise ValueError(f"DReG is biased beyond one stochastic layer, and this model has {len(trace.latents)}")
+            raise UserError(f"DReG is biased beyond one stochastic layer, and this model has {len(trace.latents)}")
         z, q, p = trace.latents[0][:3]
         log_w = trace.likelihood.log_prob(x) + p.log_prob(z) - path_log_prob(q, z)
         if z.requires_grad:
@@ -131,7 +132,7 @@ class Renyi(IWAE):
     def __init__(self, alpha: float = 0.5, num_samples: int = 50) -> None:
         super().__init__(num_samples)
         if type(alpha) not in (int, float) or alpha == 1:
-            raise ValueError(f"alpha={alpha}: a number but 1 is needed, which is objective=elbo objective.kl=sample")
+            raise UserError(f"alpha={alpha}: a number but 1 is needed, which is objective=elbo objective.kl=sample")
         self.hold(alpha=alpha)
 
     def bound(self, log_w: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Size, Tensor
 
 from vaelab import checks
+from vaelab.errors import UserError
 from vaelab.objectives.objective import Objective, defined_terms, only_latent
 from vaelab.trace import Trace
 
@@ -64,7 +65,7 @@ class MMD(Objective):
         checks.number(weight=weight)
         checks.positive(bandwidth=1 if bandwidth is None else bandwidth)
         if not (isinstance(alpha, int | float) and alpha <= 1 and alpha + weight >= 1):
-            raise ValueError(f"alpha={alpha} and weight={weight}: alpha <= 1 and alpha + weight >= 1 are needed")
+            raise UserError(f"alpha={alpha} and weight={weight}: alpha <= 1 and alpha + weight >= 1 are needed")
         self.hold(alpha=alpha, weight=weight, **({} if bandwidth is None else {"bandwidth": bandwidth}))
         self.kernel, self.has_bandwidth, self.has_rate = KERNELS[kernel], bandwidth is not None, alpha < 1
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vaelab.distributions import PointMass
+from vaelab.errors import PartsError
 from vaelab.trace import GenerativeModel, Latent, Trace
 
 
@@ -36,7 +37,7 @@ class Objective(nn.Module):
         trace: object = model(x, y, self.num_samples)
         if not isinstance(trace, self.scores):
             left = f"{self.scores.__name__}, and the model leaves a {type(trace).__name__}"
-            raise TypeError(f"{type(self).__name__} scores a {left}: objective=vq and model=vqvae belong together")
+            raise PartsError(f"{type(self).__name__} scores a {left}: objective=vq and model=vqvae belong together")
         return trace
 
     def hold(self, **values: Any) -> None:
@@ -88,5 +89,5 @@ def defined_terms(trace: Trace, x: Tensor) -> dict[str, Tensor]:
 def only_latent(trace: Trace, objective: Objective) -> Latent:
     """The latent of a model with one stochastic layer; TypeError if there are several."""
     if len(trace.latents) != 1:
-        raise TypeError(f"{type(objective).__name__} is defined for one code, and this model has {len(trace.latents)}")
+        raise PartsError(f"{type(objective).__name__} is defined for one code, and this model has {len(trace.latents)}")
     return trace.latents[0]

@@ -50,19 +50,21 @@ class Progress(ProgressBar):
             self._reported = tenth
             self._bar.clear()
             epoch, step = trainer.current_epoch + 1, trainer.global_step
-            log.info("epoch %d, step %s: %s", epoch, f"{step:,}", _losses(pl_module))
+            log.info("epoch %d, step %s: %s", epoch, f"{step:,}", _losses(pl_module.measured))
 
     def _redraw(self, trainer: Any, module: Any) -> None:
+        """The latest losses, and what is logged with prog_bar=True."""
+        own = [f"{name} {float(value):.4g}" for name, value in trainer.progress_bar_metrics.items()]
+        shown = [f"epoch {trainer.current_epoch + 1}", _losses(module.metrics.latest), *own]
         self._bar.n = trainer.global_step
-        self._bar.set_postfix_str(f"epoch {trainer.current_epoch + 1}, {_losses(module)}")
+        self._bar.set_postfix_str(", ".join(filter(None, shown)))
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         self._bar.close()
 
 
-def _losses(module: Any) -> str:
-    shown = ((split, module.metrics.latest.get(f"{split}/loss")) for split in ("train", "val"))
-    return ", ".join(f"{split}/loss {value:.2f}" for split, value in shown if value is not None)
+def _losses(metrics: dict[str, float]) -> str:
+    return ", ".join(f"{name} {metrics[name]:.2f}" for name in ("train/loss", "val/loss") if name in metrics)
 
 
 class Figures(Callback):

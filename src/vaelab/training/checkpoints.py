@@ -69,6 +69,8 @@ class BestCheckpoint(Checkpoint):
 
     def __init__(self) -> None:
         self.path: Path | None = None  # of what was saved
+        self.kind = "best"  # or "average"
+        self.step = 0
         self._score = float("inf")
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
@@ -86,32 +88,36 @@ class BestCheckpoint(Checkpoint):
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         for callback in trainer.callbacks:
             if isinstance(callback, StochasticWeightAveraging) and trainer.current_epoch > callback.swa_end:
-                log.info("weights  the average of StochasticWeightAveraging is kept as the best")
+                log.info("weights  the average of StochasticWeightAveraging takes the place of the best")
+                self.kind = "average"
                 self._save(trainer)
 
     def _save(self, trainer: Any) -> None:
         if not trainer.fast_dev_run:
+            self.path, self.step = self._file, trainer.global_step
             trainer.save_checkpoint(self._file, weights_only=False)
-            self.path = self._file
 
     def state_dict(self) -> dict[str, Any]:
-        return {"score": self._score, "saved": self.path is not None}
+        return {"score": self._score, "saved": self.path is not None, "step": self.step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The file lies in the run's folder as it is now."""
-        self._score, self.path = state_dict["score"], self._file if state_dict["saved"] else None
+        self._score, self.step = state_dict["score"], state_dict["step"]
+        self.path = self._file if state_dict["saved"] else None
 
 
 class LastCheckpoint(Checkpoint):
-    """last.ckpt: the end of the latest epoch, or the step at which Ctrl-C or SIGTERM stopped the run.
+    """last.ckpt: the end of the latest epoch, or the step within an epoch at which the run was stopped or ended.
 
-    A signal is answered between two steps, so that the resumed run goes on bit for bit: Interrupted is raised after the
-    checkpoint is written. A second Ctrl-C gives that up and stops at once. A signal that the process was started to
-    ignore, as a shell's background processes ignore Ctrl-C, stays ignored.
+    A signal is answered between two steps, and so are trainer.max_steps and trainer.max_time, so that the resumed run
+    goes on bit for bit. After a signal, Interrupted is raised once the checkpoint is written. A second Ctrl-C gives
+    that up and stops at once. A signal that the process was started to ignore, as a shell's background processes
+    ignore Ctrl-C, stays ignored.
     """
 
     def __init__(self) -> None:
         self.path: Path | None = None  # of what was saved
+        self.step = 0
         self._signal: int | None = None
         self._handlers: dict[int, Any] = {}
 
@@ -129,19 +135,24 @@ class LastCheckpoint(Checkpoint):
         log.info("%s: saving, then stopping", signal.Signals(signum).name)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if not trainer.is_last_batch and _resumable(trainer, batch_idx) and self._stop(trainer):
+        if trainer.is_last_batch or not (pl_module.resumable and _resumable(trainer, batch_idx)):
+            return
+        stopped = self._stop(trainer)
+        if stopped or _ends(trainer):
             self._save(trainer)
+        if stopped:
             self._interrupt(trainer)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        self._save(trainer)
+        if self.step != trainer.global_step:  # otherwise the run ended within the epoch, where it can go on
+            self._save(trainer)
         if self._stop(trainer) and trainer.current_epoch + 1 != trainer.max_epochs:
             self._interrupt(trainer)
 
     def _save(self, trainer: Any) -> None:
         if not trainer.fast_dev_run:
             trainer.save_checkpoint(self._file, weights_only=False)
-            self.path = self._file
+            self.path, self.step = self._file, trainer.global_step
 
     def _interrupt(self, trainer: Any) -> None:
         trainer.strategy.checkpoint_io.teardown()  # which waits until all is written
@@ -168,7 +179,8 @@ class LastCheckpoint(Checkpoint):
         except OSError as error:  # what ended the run is not hidden by it
             log.error("a checkpoint could not be written: %s", error)
         if isinstance(exception, ArithmeticError):
-            log.error("the last good checkpoint is %s", self.path or "none: nothing was saved before")
+            good = f"the last good checkpoint is {self.path}" if self.path else "no checkpoint was saved before"
+            log.error(good)
 
     def _restore_handlers(self) -> None:
         """Before Lightning restores those that it had found."""
@@ -192,9 +204,15 @@ def _resumable(trainer: Any, batch_idx: int) -> bool:
     return (batch_idx + 1) % trainer.accumulate_grad_batches == 0 and not validates and not averages
 
 
-def saved_by(trainer: Any, kind: type[BestCheckpoint | LastCheckpoint]) -> Path | None:
-    """The checkpoint that a fit has saved, best or last; None if it saved none."""
-    return next((callback.path for callback in trainer.checkpoint_callbacks if isinstance(callback, kind)), None)
+def _ends(trainer: Any) -> bool:
+    """Whether the run ends after this step, because of trainer.max_steps or of what asked the trainer to stop."""
+    lasted = trainer.current_epoch >= (trainer.min_epochs or 0) and trainer.global_step >= (trainer.min_steps or 0)
+    return trainer.global_step == trainer.max_steps or (trainer.should_stop and lasted)
+
+
+def saved_by(trainer: Any, kind: type[BestCheckpoint | LastCheckpoint]) -> Any:
+    """The callback that has saved a checkpoint, the best or the last; None if there is none, or it saved nothing."""
+    return next((each for each in trainer.checkpoint_callbacks if isinstance(each, kind) and each.path), None)
 
 
 def measure(trainer: Any, module: Any, data: Any, checkpoint: Path | None) -> None:

@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from vaelab import baselines, checks
+from vaelab.errors import UserError
 from vaelab.likelihoods import Gaussian
 from vaelab.objectives import ELBO
 from vaelab.priors import StandardNormal
@@ -30,11 +31,11 @@ class AverageLoss(Callback):
         plain = isinstance(objective, ELBO) and objective.beta == 1 and not objective.free_bits
         if not (fixed and plain and math.isclose(2 * log_scale, -math.log(2), rel_tol=1e-5)):
             needed = "model/likelihood=gaussian with scale sqrt(1/2), objective=elbo, beta 1 and no free bits"
-            raise ValueError(f"callbacks.average_loss turns nats into squared error + KL, which needs {needed}")
+            raise UserError(f"callbacks.average_loss turns nats into squared error + KL, which needs {needed}")
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         pixels = math.prod(pl_module.model.image_shape)
-        average = pl_module.metrics.epoch("train", trainer)["train/loss"] - pixels / 2 * math.log(math.pi)
+        average = pl_module.measured["train/loss"] - pixels / 2 * math.log(math.pi)
         pl_module.record({"train/average_loss": average})
         log.info("epoch %d: average loss %.4f (squared error + KL per image)", trainer.current_epoch + 1, average)
 
@@ -59,7 +60,7 @@ class ClosedForm(Callback):
         linear = isinstance(model.likelihood, Gaussian) and model.likelihood.mean == "identity"
         standard = isinstance(model.prior, StandardNormal) and bool((model.prior.std == 1).all())
         if not (linear and standard and shapes == needed):
-            raise ValueError(
+            raise UserError(
                 f"callbacks.closed_form with method={self.method} needs model/network=linear, model/posterior="
                 f"{'diagonal_gaussian' if vae else 'point_mass'}, model/prior=standard_normal of scale 1 and model/"
                 f"likelihood=gaussian with mean=identity and {'scale=learned' if vae else 'a number as its scale'}"
@@ -83,7 +84,7 @@ class PrincipalAngle(Callback):
         shapes = [part.shape for part in pl_module.model.decoder.parameters()]
         if shapes != [self._principal.shape, bias.shape]:
             needed = "model/network=linear, one likelihood parameter per pixel and no labels"
-            raise ValueError(f"callbacks.principal_angle looks at the columns of one matrix: it needs {needed}")
+            raise UserError(f"callbacks.principal_angle looks at the columns of one matrix: it needs {needed}")
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         weight, _ = pl_module.model.decoder.parameters()
@@ -95,5 +96,5 @@ class PrincipalAngle(Callback):
 def _training_images(trainer: Any) -> torch.Tensor:
     """(N, C, H, W) in [0, 1], on the CPU."""
     if trainer.datamodule.binarization == "dynamic":
-        raise ValueError("data.binarization=dynamic redraws the images; a closed form needs fixed ones: choose none")
+        raise UserError("data.binarization=dynamic redraws the images; a closed form needs fixed ones: choose none")
     return trainer.datamodule.splits["train"][0].float().div_(255)

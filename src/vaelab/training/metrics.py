@@ -6,8 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vaelab.errors import UserError
 
-class NonFiniteLossError(ArithmeticError):
+
+class NonFiniteLossError(UserError, ArithmeticError):
     """A term of the loss became NaN or infinite."""
 
 
@@ -64,6 +66,11 @@ class Metrics:
     def __init__(self) -> None:
         self.sums = {split: Sums() for split in ("train", "val", "test")}
         self.latest: dict[str, float] = {}
+
+    def restart(self) -> None:
+        """A fit begins: forget what another one, or a tuner's search, has left on the device."""
+        self.sums["train"].forget()
+        self.sums |= {"val": Sums(), "test": Sums()}
 
     def add(self, split: str, terms: dict[str, Tensor], step: Tensor) -> None:
         """Add the terms of one batch to a split. See `Sums.add`."""

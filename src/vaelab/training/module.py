@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from vaelab.errors import UserError
 from vaelab.objectives import Objective
 from vaelab.trace import GenerativeModel
 from vaelab.training.metrics import Metrics, NonFiniteLossError
@@ -61,7 +62,8 @@ class VAEModule(L.LightningModule):
         self._initialized = self._tuning = False
         self._settings: list[dict[str, Any]] = []  # the optimiser's, as the config has them, by parameter group
         self._restored: dict[str, Any] = {}  # what a checkpoint held
-        self._measured: dict[str, float] = {}  # metrics of the epoch under way
+        self.resumable = True  # whether a checkpoint within an epoch can be gone on from
+        self.measured: dict[str, float] = {}  # the means of this epoch, and of the validations in it
         self._logged_step, self._clock = 0, 0.0
 
     # The step ---------------------------------------------------------------------------------------------------------
@@ -116,8 +118,8 @@ class VAEModule(L.LightningModule):
 
         Raises ValueError if nothing logs the metric.
         """
-        validated = any(name.startswith("val/") for name in self._measured)
-        metrics = {**self.trainer.callback_metrics, **self._measured}
+        validated = any(name.startswith("val/") for name in self.measured)
+        metrics = {**self.trainer.callback_metrics, **self.measured}
         for config in self.schedules:
             if not config.reduce_on_plateau or config.interval != "epoch":
                 continue
@@ -126,7 +128,7 @@ class VAEModule(L.LightningModule):
                 continue
             if config.monitor not in metrics:
                 known = ", ".join(sorted(metrics))
-                raise ValueError(f"scheduler.monitor={config.monitor}: nothing logs this metric; there are {known}")
+                raise UserError(f"scheduler.monitor={config.monitor}: nothing logs this metric; there are {known}")
             config.scheduler.step(float(metrics[config.monitor]))
 
     @property
@@ -169,6 +171,7 @@ class VAEModule(L.LightningModule):
         self._tuning = False
         self._initialize()
         if self.lr is not None:
+            log.info("rate     %g, as LearningRateFinder found it", self.lr)
             for group in self.groups:
                 group |= {"lr": self.lr, "initial_lr": self.lr}
             for config in self.schedules:
@@ -185,7 +188,7 @@ class VAEModule(L.LightningModule):
 
     def on_train_start(self) -> None:
         self._initialize()  # a tuner starts without on_fit_start
-        self.metrics.sums["train"].forget()
+        self.metrics.restart()
         if self._tuning:
             return
         self._logged_step = self.trainer.global_step
@@ -202,13 +205,15 @@ class VAEModule(L.LightningModule):
             group |= {name: value for name, value in wanted.items() if value != before.get(name)}
 
     def on_train_epoch_start(self) -> None:
-        self._measured, self._clock = {}, time.perf_counter()
+        self.measured, self._clock = {}, time.perf_counter()
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         self.step.fill_(self.trainer.global_step)
 
     def on_train_batch_end(self, *_: Any) -> None:
         self.log_due()
+        if self.trainer.is_last_batch or self.trainer.global_step == self.trainer.max_steps:
+            self._end_epoch("train")  # now, so that callbacks see its means in on_train_epoch_end
 
     def log_due(self) -> None:
         """Add a point to the training curves if one is due: every `log_every_n_steps` steps, and at an epoch's end."""
@@ -241,27 +246,32 @@ class VAEModule(L.LightningModule):
     def on_validation_end(self) -> None:
         self._clock = time.perf_counter()
 
-    def on_validation_epoch_end(self) -> None:
-        means = self._end_epoch("val")
-        if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
-            self.record(means)
+    def on_validation_batch_end(self, outputs: Any, batch: Any, batch_idx: int, *_: Any) -> None:
+        trainer = self.trainer
+        batches = trainer.num_sanity_val_batches if trainer.sanity_checking else trainer.num_val_batches
+        if batch_idx + 1 == batches[0]:
+            self._end_epoch("val")
 
-    def on_test_epoch_end(self) -> None:
-        self._end_epoch("test")
+    def on_test_batch_end(self, outputs: Any, batch: Any, batch_idx: int, *_: Any) -> None:
+        if batch_idx + 1 == self.trainer.num_test_batches[0]:
+            self._end_epoch("test")
 
     def on_train_epoch_end(self) -> None:
-        self.log_window()
-        self._end_epoch("train")
+        if "train/loss" not in self.measured:  # something ended the epoch before its last batch
+            self.log_window()
+            self._end_epoch("train")
         self.step_plateau()
 
-    def _end_epoch(self, split: str) -> dict[str, float]:
-        """Hand the means of the epoch to Lightning, for what watches them: outside a fit, for its loggers, too."""
+    def _end_epoch(self, split: str) -> None:
+        """Hand the means of an epoch to Lightning, for what watches them, and those of a validation to the curves."""
         if self._tuning:
-            return {}
+            return
         means = self.metrics.end_epoch(split, self.trainer)
-        self._measured |= means
-        self.log_dict(means, logger=self.trainer.state.fn != "fit")
-        return means
+        self.measured |= means
+        fitting = self.trainer.state.fn == "fit"
+        self.log_dict(means, on_step=False, on_epoch=True, logger=not fitting, batch_size=1)
+        if fitting and split == "val" and not self.trainer.sanity_checking:
+            self.record(means)
 
     # Checkpoints ------------------------------------------------------------------------------------------------------
 
@@ -276,9 +286,13 @@ class VAEModule(L.LightningModule):
         if self.device.type == "cuda":
             rng_state["cuda"] = torch.cuda.get_rng_state(self.device)
         checkpoint["vaelab"] = {
-            "rng_state": rng_state, "window": dict(sums.window), "epoch": dict(sums.epoch),
-            "latest": dict(self.metrics.latest), "settings": self._settings, "initialized": self._initialized,
-        }  # fmt: skip
+            "rng_state": rng_state,
+            "window": dict(sums.window),
+            "epoch": dict(sums.epoch),
+            "latest": self.metrics.latest | self.metrics.epoch("train", self.trainer),
+            "settings": self._settings,
+            "initialized": self._initialized,
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._restored = checkpoint["vaelab"]

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
+from vaelab.errors import UserError, refused_by_library
 from vaelab.objectives import Objective
 
 
@@ -16,11 +17,13 @@ def build_optimizer(factory: Callable[..., Optimizer], model: Any, objective: Ob
     try:
         optimizer = factory(groups)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"the optimizer cannot be built: {error}") from error
+        if not refused_by_library(error):
+            raise
+        raise UserError(f"the optimizer cannot be built: {error}") from error
     unknown = {setting for group in groups for setting in group} - {"params", *optimizer.defaults}
     if unknown:
         own = f"{type(objective).__name__} sets its parameters' {', '.join(sorted(unknown))}"
-        raise ValueError(f"{own}, which optimizer {type(optimizer).__name__} has not: optimizer=adam has")
+        raise UserError(f"{own}, which optimizer {type(optimizer).__name__} has not: optimizer=adam has")
     return optimizer
 
 
@@ -35,16 +38,19 @@ def rehearse(model: Any, objective: Objective) -> None:
     with torch.random.fork_rng([]):
         try:
             terms = objective(model, x, y, torch.zeros(()))
-        except (TypeError, ValueError, RuntimeError, IndexError) as error:
-            raise ValueError(f"{pair}: {error or type(error).__name__}") from error
+        except UserError as error:
+            raise UserError(f"{pair}: {error}") from error
+        except Exception as error:
+            error.add_note("This happened when two blank images were scored, before any data is read.")
+            raise
     if "loss" not in terms or any(term.shape != (2,) for term in terms.values()):
         shapes = ", ".join(f"{name} {tuple(term.shape)}" for name, term in terms.items())
-        raise ValueError(f"{pair}: a loss and one value of each term for each of two images are needed, not {shapes}")
+        raise UserError(f"{pair}: a loss and one value of each term for each of two images are needed, not {shapes}")
     for name, term in terms.items():
         if not term.isfinite().all():
             why = ": a point mass has no density, which this objective needs" if "PointMass" in names else ""
-            raise ValueError(f"{pair}: its {name} is {term[0].item()}{why}")
+            raise UserError(f"{pair}: its {name} is {term[0].item()}{why}")
     terms["loss"].mean().backward()
     idle = [name for name, weight in model.named_parameters() if weight.requires_grad and weight.grad is None]
     if idle:
-        raise ValueError(f"{pair}: no gradient reaches its {', '.join(idle)}, which would never learn")
+        raise UserError(f"{pair}: no gradient reaches its {', '.join(idle)}, which would never learn")
