@@ -22,8 +22,8 @@ FIGURES = {
     },
     "gaps": {
         "inference_gap": f"{NATS}, log_likelihood - elbo",
-        "approximation_gap": f"{NATS}, left of it once q(z|x) is refined for each image; below 0: K too small",
-        "amortization_gap": f"{NATS}, won of it by that, on at most 1,000 images",
+        "approximation_gap": f"{NATS}, what remains of it after q(z|x) is refined for each image; below 0: K is too small",
+        "amortization_gap": f"{NATS}, what that refinement gains, on at most 1,000 images",
         "generalization_gap": f"{NATS}, ELBO of at most 10,000 training images - that of the test images",
     },
     "latent space": {
