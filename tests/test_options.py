@@ -160,7 +160,7 @@ def test_class_conditioning_from_the_command_line(config: Compose, tmp_path: Pat
             ["objective=reconstruction", "model/posterior=point_mass", "model/prior=mixture"],
             "no gradient reaches its prior.logits, prior.mean, prior.log_std",
         ),
-        (["model/posterior=joint", "model/prior=vampprior"], "VampPrior.*: a posterior of independent blocks needs"),
+        (["model/posterior=joint", "model/prior=vampprior"], "VampPrior.*: a posterior of blocks needs"),
         (["model/posterior=point_mass"], "a point mass has no density, which this objective needs"),
         (["objective=factor", "optimizer=sgd"], "FactorVAE sets its parameters' betas, which optimizer SGD has not"),
         (["model/prior=vampprior", "model.num_classes=10"], "has no labels for its pseudo-inputs"),

@@ -143,7 +143,13 @@ def test_a_checkpoint_that_names_files_elsewhere(
     checkpoint = torch.load(last, weights_only=True)
     places = dict.fromkeys(("path", "_file", "best_model_path", "kth_best_model_path", "last_model_path"), elsewhere)
     for name in ("BestCheckpoint", "LastCheckpoint"):
-        checkpoint["callbacks"][name] = {**places, "dirpath": str(run / "checkpoints"), "score": score, "saved": True}
+        checkpoint["callbacks"][name] = {
+            **places,
+            "dirpath": str(run / "checkpoints"),
+            "score": score,
+            "saved": True,
+            "step": 2,
+        }
     torch.save(checkpoint, last)
     resume(run)
     assert json.loads((run / "metrics.json").read_text())["best_checkpoint"] == "checkpoints/best.ckpt"
@@ -359,7 +365,7 @@ def test_damaged_weights(run: Path, exported: Path, size: int) -> None:
 
 
 def test_what_is_no_run_or_not_finished(run: Path, exported: Path) -> None:
-    assert refused(load_run, "nowhere") == "nowhere is no run: no such folder"
+    assert refused(load_run, "nowhere").startswith("nowhere is no run: no such folder; the folder of a run is needed")
     assert refused(load_run, run / "checkpoints") == f"{run}/checkpoints is no run: it has no config.yaml"
     (run / "weights.pt").unlink()
     assert refused(load_run, run) == (

@@ -74,8 +74,9 @@ def test_a_network_that_does_not_fit_says_so() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.layer(x.flatten(1))
 
-    with pytest.raises(ValueError, match=r"Fixed does not fit an input of shape \(2, 6, 5\)"):
+    with pytest.raises(RuntimeError, match="cannot be multiplied") as error:
         build(encoder=Fixed)
+    assert error.value.__notes__ == ["This happened when Fixed got one blank input of shape (2, 6, 5)."]
     with pytest.raises(
         ValueError, match=r"turns an input of shape \(3,\) into \(2, 7, 5\), but the model needs \(2, 6, 5\)"
     ):
