@@ -365,8 +365,9 @@ def test_damaged_weights(run: Path, exported: Path, size: int) -> None:
 
 
 def test_what_is_no_run_or_not_finished(run: Path, exported: Path) -> None:
-    assert refused(load_run, "nowhere").startswith("nowhere is no run: no such folder; the folder of a run is needed")
-    assert refused(load_run, run / "checkpoints") == f"{run}/checkpoints is no run: it has no config.yaml"
+    needed = "the folder of a run is needed, such as logs/RUN"
+    assert refused(load_run, "nowhere") == f"nowhere is no run: no such folder; {needed}"
+    assert refused(load_run, run / "checkpoints") == f"{run}/checkpoints is no run: it has no config.yaml; {needed}"
     (run / "weights.pt").unlink()
     assert refused(load_run, run) == (
         f"{run} is not finished, it has no weights.pt: python train.py resume={run} goes on"

@@ -22,7 +22,7 @@ FIGURES = {
     },
     "gaps": {
         "inference_gap": f"{NATS}, log_likelihood - elbo",
-        "approximation_gap": f"{NATS}, what remains of it after q(z|x) is refined for each image; below 0: K is too small",
+        "approximation_gap": f"{NATS}, what remains of it once q(z|x) is refined for each image; below 0: raise K",
         "amortization_gap": f"{NATS}, what that refinement gains, on at most 1,000 images",
         "generalization_gap": f"{NATS}, ELBO of at most 10,000 training images - that of the test images",
     },
