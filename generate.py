@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from vaelab import cli
 from vaelab.errors import UserError
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from vaelab.runs import Run
 
-KINDS: dict[str, tuple[str, ...]] = {  # and the settings that change its picture, beside the run
+KINDS: dict[str, tuple[str, ...]] = {  # each kind with the settings that change its picture
     "samples": ("label", "density", "num", "seed"),
     "reconstructions": ("num", "seed"),
     "interpolation": ("num", "seed"),
@@ -43,14 +43,13 @@ def generate(cfg: DictConfig, _: Path) -> None:
     path = run.folder / "generated" / f"{name}.{'gif' if cfg.kind == 'training' else cfg.format}"
     about = "; ".join(f"{each.folder.name}: {each.data.description}" for each in (run, *others))
     pictures.save(picture, path, shlex.join(["python", *sys.argv]), about)
-    unfitted = OmegaConf.select(run.cfg, "objective._target_") == "vaelab.objectives.Reconstruction"
-    if cfg.kind == "samples" and unfitted and not cfg.density:
-        print("nothing fits an autoencoder's codes to its prior, whose samples are noise: try density=gmm or flow")
+    for caveat in runs.find_caveats(run.model, run.cfg) if cfg.kind == "samples" and not cfg.density else ():
+        print(caveat)
     print(runs.shown(path))
 
 
 def check(cfg: DictConfig, chosen: list[str]) -> None:
-    """Raise ValueError for a setting that is out of its range, or that the kind does not take."""
+    """Raise UserError for a setting that is out of its range, or that the kind does not take."""
     from vaelab import checks
 
     checks.one_of(tuple(KINDS), kind=cfg.kind)
@@ -73,7 +72,8 @@ def check(cfg: DictConfig, chosen: list[str]) -> None:
 
 def draw(cfg: DictConfig, run: "Run", *others: "Run") -> Any:
     """The picture: a matplotlib Figure, or the frames of an animation."""
-    from vaelab import figures, pictures
+    from vaelab import pictures
+    from vaelab.interfaces import labels
 
     model, given = run.model, "" if cfg.label is None else f", class {cfg.label}"
     x, y = images(run, cfg.seed)
@@ -82,53 +82,56 @@ def draw(cfg: DictConfig, run: "Run", *others: "Run") -> Any:
             picture, source = samples(cfg, run)
             classes = range(model.num_classes if cfg.label is None else 0)
             title, axis = f"Samples: E[x | z{given}], z from {source}", "class" if classes else ""
-            return figures.framed(picture, title, columns=[str(k) for k in classes], xlabel=axis)
+            return pictures.framed(picture, title, columns=[str(k) for k in classes], xlabel=axis)
         case "reconstructions":
             few = slice(min(cfg.num or 32, len(x)))
-            pairs = figures.reconstructions(model, x[few], y[few] if model.num_classes else None)
-            return figures.framed(pairs, "Test images, and right of each E[x | z] at its code")
+            pairs = pictures.reconstructions(model, x[few], labels(model, y[few]))
+            return pictures.framed(pairs, "Test images, and right of each E[x | z] at its code")
         case "interpolation":
-            return figures.interpolation(model, x, y, cfg.num or 5)
+            return pictures.interpolation(model, x, y, cfg.num or 5)
         case "traversal":
-            return figures.traversal(model, x, y)
+            return pictures.traversal(model, x, y)
         case "manifold":
             steps = [f"{(i + 0.5) / 20:.1%}" for i in range(20)]
-            return figures.framed(
-                figures.manifold(model, len(steps), cfg.label), f"E[x | z{given}] at the prior's quantiles",
+            return pictures.framed(
+                pictures.manifold(model, len(steps), cfg.label), f"E[x | z{given}] at the prior's quantiles",
                 steps[::-1], steps, xlabel="$z_0$, by quantile of its prior", ylabel="$z_1$, by quantile of its prior",
             )  # fmt: skip
         case "codes":
             few = slice(cfg.num or 5000)
-            return figures.codes(model, x[few], y[few], cfg.projection, cfg.seed)
+            return pictures.codes(model, x[few], y[few], cfg.projection, cfg.seed)
         case "prior":
-            return figures.prior(model, x, y, cfg.seed)
+            return pictures.prior(model, x, y, cfg.seed)
         case "training":
             return pictures.training(run.folder)
     panels = [(each.folder.name, each.model, *(part[:5000] for part in images(each, 0))) for each in (run, *others)]
-    return figures.ae_vs_vae(panels)
+    return pictures.ae_vs_vae(panels)
 
 
 def samples(cfg: DictConfig, run: "Run") -> "tuple[Tensor, str]":
-    """Draws of the prior, or of a density of the training images' codes in its place; and which of the two."""
-    from vaelab import densities, figures
+    """Samples at draws of the prior, or of a density that is fitted to codes; and the name of that source."""
+    from vaelab import pictures
+    from vaelab.evaluation import densities
 
     model, num, source = run.model, cfg.num or 64, "p(z)"
     if cfg.label is not None:
-        figures.one_class(model, cfg.label)  # refused before a density is fitted
+        pictures.one_class(model, cfg.label)  # refused before a density is fitted
     elif num < model.num_classes:
         raise UserError(f"num={num}: this model draws its {model.num_classes} classes in turn, or one with label=3")
     if cfg.density:
         codes = densities.codes(model, run.data.train_dataloader(), cfg.seed)
         model.prior = densities.Fitted(getattr(densities, cfg.density)(codes, cfg.seed))
         source = f"a {'Gaussian mixture' if cfg.density == 'gmm' else 'flow'} fitted to codes"
-    return figures.samples(model, num, cfg.seed, math.isqrt(num - 1) + 1, cfg.label), source
+    return pictures.samples(model, num, cfg.seed, math.isqrt(num - 1) + 1, cfg.label), source
 
 
 def images(run: "Run", seed: int) -> "tuple[Tensor, Tensor]":
     """The test images and their classes, in an order that depends on the seed alone."""
     import torch
 
-    device = next(run.model.parameters()).device
+    from vaelab.interfaces import device_of
+
+    device = device_of(run.model)
     x, y = run.data.images("test")
     order = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))
     return x[order].to(device), y[order].to(device)

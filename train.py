@@ -16,13 +16,14 @@ def train(cfg: DictConfig, folder: Path) -> float:
     from vaelab import runs
 
     runs.check_config(cfg)  # before the imports that take seconds
+    runs.check_arguments(cfg)
 
     import lightning
     import torch
     from hydra.utils import instantiate
 
-    from vaelab import hardware
     from vaelab.training import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint, measure, saved_by, tensorboard
+    from vaelab.training.threads import tune
 
     runs.start_log(folder)
     torch.distributions.Distribution.set_default_validate_args(False)  # each check reads every value of every step
@@ -35,15 +36,15 @@ def train(cfg: DictConfig, folder: Path) -> float:
 
     data.setup()
     runs.check_data(module.model, data)
-    callbacks = runs.callbacks(cfg)
+    callbacks = runs.build_callbacks(cfg)
     runs.fill_in(cfg, data, callbacks)
 
     logger = instantiate(cfg.logger, save_dir=str(folder), purge_step=step)
     extras = {"logger": logger, "callbacks": callbacks, "plugins": [AtomicCheckpointIO()]}
     trainer = instantiate(cfg.trainer, _convert_="all", default_root_dir=folder, **extras)
 
-    hardware.tune(trainer.strategy.root_device)
-    runs.record(folder, cfg)
+    tune(trainer.strategy.root_device, trainer.num_devices)
+    runs.record_start(folder, cfg)
     runs.announce(folder, cfg, data, module, trainer)
 
     started = time.perf_counter()
@@ -57,11 +58,12 @@ def train(cfg: DictConfig, folder: Path) -> float:
 
     runs.finish(folder, module, data.protocol, trainer, seconds, kept)
     tensorboard.add_hyperparameters(logger, cfg, module.metrics.latest, trainer.global_step)
-    for note in runs.notes(cfg, data):
-        log.warning(note)
-    log.info("pictures %s/figures; curves: tensorboard --logdir logs", runs.shown(folder))
+    for caveat in runs.find_caveats(module.model, cfg):
+        log.warning(caveat)
+    log.info("pictures %s/pictures; curves: tensorboard --logdir logs", runs.shown(folder))
     log.info("done     %s", runs.summary(module.metrics.latest, data.description))
-    return module.metrics.latest[module.monitor or "train/loss"]
+    latest = module.metrics.latest
+    return latest.get(module.monitor or "train/loss", latest["test/loss"])  # the last where nothing was trained
 
 
 if __name__ == "__main__":

@@ -19,13 +19,13 @@ from typing import Any
 
 import torch
 
-from vaelab import hardware
 from vaelab.evaluation import likelihood
 from vaelab.likelihoods import Bernoulli
 from vaelab.models import VAE
 from vaelab.networks import MLPDecoder, MLPEncoder
 from vaelab.posteriors import DiagonalGaussian
 from vaelab.priors import StandardNormal
+from vaelab.training import threads
 
 STATUS = Path("/proc/self/status")  # Linux alone tells
 
@@ -93,7 +93,7 @@ def main() -> None:
     parser.add_argument("--scaling", action="store_true")
     options = parser.parse_args()
     torch.distributions.Distribution.set_default_validate_args(False)
-    hardware.tune(torch.device("cpu"))  # as evaluate.py does, and for both
+    threads.tune(torch.device("cpu"))  # as evaluate.py does, and for both
     print(
         f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}\n"
     )

@@ -1,8 +1,8 @@
 """What the parts do, side by side: experiments on 5,000 digits with the same small budget, as a Markdown table.
 
-    python benchmarks/family.py                                     # the README's table, eight minutes on 2 cores
-    python benchmarks/family.py vae "iwae objective.num_samples=5"  # any experiments, each with overrides of its own
-    python benchmarks/family.py default vae --steps 100             # default: python train.py, without an experiment
+    python benchmarks/family.py                                           # the README's table, eight minutes on 2 cores
+    python benchmarks/family.py beta_vae "iwae objective.num_samples=5"   # experiments, each with overrides of its own
+    python benchmarks/family.py default vae_iwae_protocol --steps 100     # default: python train.py, no experiment
 
 Each run is a process of its own, `python train.py experiment=NAME data=mnist_5k ...`: batches of 100 images at the
 experiment's own learning rate, without its schedule. Figures are nats per test image, of one seed.
@@ -21,7 +21,7 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 EXPERIMENTS = (
     "default",
-    "vae",
+    "vae_iwae_protocol",
     "iwae objective.num_samples=10",
     "dreg objective.num_samples=10",
     "conv_vae",
@@ -48,7 +48,7 @@ COLLAPSED = 0.1  # nats: a code, or a layer of it, that says less has forgotten 
 def run(entry: str, steps: int, folder: Path) -> dict[str, Any]:
     """metrics.json of one run, or {"error": its sentence}."""
     name, *overrides = entry.split()
-    budget = [f"steps={steps}", "trainer.max_epochs=null", "scheduler=none", "callbacks.figures.count=0"]
+    budget = [f"steps={steps}", "trainer.max_epochs=null", "scheduler=none", "callbacks.pictures.count=0"]
     data = ["data=mnist_5k", "data.batch_size=100", f"data.root={ROOT / 'data'}"]
     experiment = [] if name == "default" else [f"experiment={name}"]
     command = [sys.executable, str(ROOT / "train.py"), *experiment, *data, *budget, *overrides]

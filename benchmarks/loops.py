@@ -287,8 +287,8 @@ if __name__ == "__main__":
     options = argparse.Namespace(**json.loads(sys.argv[1]))
     options.folder = Path(options.folder)
     if options.loop in ("tuned", "graph", "parts", "products"):
-        from vaelab import hardware
+        from vaelab.training import threads
 
         torch.set_flush_denormal(True)
-        hardware.tune(torch.device(options.device))  # as train.py does: what the machine can, not what torch would
+        threads.tune(torch.device(options.device))  # as train.py does: what the machine can, not what torch would
     LOOPS[options.loop](options, Stopwatch(options.folder, options.device))

@@ -17,7 +17,7 @@ All are served the same digits, those of data/MNIST or else 5,000 over and over.
     fast       the same with each step as one CUDA graph, trainer=gpu_fast, with --device cuda alone
     bare       by hand: images in memory as thresholds for random bits, the likelihood on logits, fused Adam, no log. It
                binarises as train.py does, and for all but mlp takes the project's model and objective
-    tuned      the same with the libraries and memory that train.py chooses (src/vaelab/hardware.py)
+    tuned      the same with the libraries and memory that train.py chooses (src/vaelab/training/threads.py)
     graph      the same with each step as one CUDA graph, with --device cuda alone
     parts      the tuned loop with the project's model and objective, for mlp, to tell them from the Trainer
     tutorial   torchvision's data set, ToTensor, DataLoader, sigmoid and binary_cross_entropy, Adam, .item() each step

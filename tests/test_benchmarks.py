@@ -23,17 +23,19 @@ def test_a_row_shows_the_bound_that_was_optimised() -> None:
 
 
 def test_a_collapsed_code_is_named() -> None:
-    assert "COLLAPSED: rate is below 0.1" in family.row("vae", metrics(elbo=-200.0, rate=0.05, distortion=200.0))
+    assert "COLLAPSED: rate is below 0.1" in family.row(
+        "vae_iwae_protocol", metrics(elbo=-200.0, rate=0.05, distortion=200.0)
+    )
     layers = family.row("ladder_vae", metrics(elbo=-99.0, rate=19.0, rate_1=0.01, rate_2=18.99, distortion=80.0))
     assert "COLLAPSED: rate_1 is below 0.1" in layers
     assert "COLLAPSED: rate_2" not in layers
 
 
 def test_runs_experiments_by_name_and_says_why_one_failed(tmp_path: Path) -> None:
-    done = family.run("vae trainer.limit_test_batches=1", 3, tmp_path / "run")
+    done = family.run("vae_iwae_protocol trainer.limit_test_batches=1", 3, tmp_path / "run")
     assert done["protocol"]["dataset"] == "MNIST-5k"
     assert done["steps"] >= 3
-    assert "| `vae` | -" in family.row("vae", done)
+    assert "| `vae_iwae_protocol` | -" in family.row("vae_iwae_protocol", done)
     failed = family.row("nonsense", family.run("nonsense", 3, tmp_path / "other"))
     assert "FAILED: error: experiment=nonsense: choose one of" in failed
 
@@ -84,7 +86,7 @@ def test_ratios_are_to_the_bare_loop_of_the_same_round() -> None:
 def test_trains_and_compares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     where = ["--root", str(tmp_path / "nowhere"), f"out={tmp_path / 'speed'}", "--loops", "train,fast,bare,graph"]
     size = ["--batch-size", "16", "images=200", "rounds=1"]  # either way to write an option
-    monkeypatch.setattr(sys, "argv", ["speed.py", "callbacks.figures.count=0", *where, *size])
+    monkeypatch.setattr(sys, "argv", ["speed.py", "callbacks.pictures.count=0", *where, *size])
     speed.main()
     said = capsys.readouterr()
     assert "without graph: it needs --device cuda" in said.err
@@ -92,10 +94,10 @@ def test_trains_and_compares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
     assert written["images"] == 192
     assert written["data"] == "MNIST-5k"
     assert [*written["loops"]] == ["train", "bare"]
-    for loop, figures in written["loops"].items():
-        assert speed.row(loop, figures) in said.out
-        assert figures["startup"][0] > 0.5  # python and torch alone take longer
-        assert figures["memory"][0] > 2**26
+    for loop, measured in written["loops"].items():
+        assert speed.row(loop, measured) in said.out
+        assert measured["startup"][0] > 0.5  # python and torch alone take longer
+        assert measured["memory"][0] > 2**26
     assert (tmp_path / "speed.png").stat().st_size > 5000
 
 

@@ -10,8 +10,8 @@ import torch
 from torch.distributions import Independent, Normal, OneHotCategorical, kl_divergence
 
 from vaelab import posteriors
-from vaelab.distributions import Categoricals, PowerSpherical, Product, UniformSphere, path_log_prob
-from vaelab.posteriors import Categorical, DiagonalGaussian, Flow, FullCovarianceGaussian
+from vaelab.distributions import Categoricals, HypersphericalUniform, PowerSpherical, Product, path_log_prob
+from vaelab.posteriors import Categorical, DiagonalGaussian, FlowPosterior, FullCovarianceGaussian
 from vaelab.trace import draw
 
 
@@ -50,7 +50,7 @@ def test_power_spherical_at_the_first_axis_needs_no_reflection() -> None:
 
 def test_power_spherical_divergence_from_uniform() -> None:
     for dim in (2, 3, 20):
-        q, p = power_spherical(dim, 12.0), UniformSphere(torch.zeros(dim))
+        q, p = power_spherical(dim, 12.0), HypersphericalUniform(torch.zeros(dim))
         z = q.rsample((100_000,))
         estimate = q.log_prob(z) - p.log_prob(z)
         error = 5 * estimate.std().item() / 100_000**0.5
@@ -71,7 +71,7 @@ def test_power_spherical_is_reparameterised() -> None:
 
 def test_uniform_sphere() -> None:
     for dim, area in ((2, 2 * math.pi), (3, 4 * math.pi), (4, 2 * math.pi**2)):
-        p = UniformSphere(torch.zeros(dim))
+        p = HypersphericalUniform(torch.zeros(dim))
         z = p.sample((50_000,))
         torch.testing.assert_close(p.log_prob(z).exp(), torch.full((50_000,), 1 / area))
         torch.testing.assert_close(z.norm(dim=-1), torch.ones(50_000))
@@ -124,7 +124,7 @@ def test_product_puts_independent_blocks_side_by_side() -> None:
 
 @pytest.mark.parametrize("kind", ["diagonal", "full", "flow"])
 def test_path_density_keeps_its_value_and_the_gradient_of_z_alone(kind: str) -> None:
-    build = {"diagonal": DiagonalGaussian, "full": FullCovarianceGaussian, "flow": Flow}[kind]
+    build = {"diagonal": DiagonalGaussian, "full": FullCovarianceGaussian, "flow": FlowPosterior}[kind]
     h = torch.randn(3, 4, requires_grad=True)
     z = torch.randn(6, 3, 2, requires_grad=True)
     q = build(4, 2)(h)
@@ -138,8 +138,8 @@ def test_path_density_keeps_its_value_and_the_gradient_of_z_alone(kind: str) -> 
 
 @pytest.mark.parametrize(
     "build",
-    [DiagonalGaussian, FullCovarianceGaussian, partial(Categorical, num_categories=2), posteriors.PowerSpherical]
-    + [partial(Flow, kind=kind) for kind in ("iaf", "maf", "spline")],
+    [DiagonalGaussian, FullCovarianceGaussian, partial(Categorical, num_categories=2), posteriors.Hyperspherical]
+    + [partial(FlowPosterior, kind=kind) for kind in ("iaf", "maf", "spline")],
 )
 def test_densities_stay_in_float32_under_autocast(build: Callable[..., torch.nn.Module]) -> None:
     """The same density to float32's digits, though the networks that parametrise it ran in bfloat16."""

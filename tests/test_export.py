@@ -1,11 +1,13 @@
 """An export: the same model in other formats, and a card that says what the run's files say."""
 
+import importlib.util
 import json
 import re
 import shutil
 import sys
 from collections.abc import Callable
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +25,11 @@ from export import export
 from train import train
 from vaelab import cli, load_run
 from vaelab import export as exports
+from vaelab.export import files
 from vaelab.likelihoods import Bernoulli, ContinuousBernoulli, Gaussian
 from vaelab.models import VAE, VQVAE, LadderVAE
 from vaelab.networks import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
-from vaelab.posteriors import DiagonalGaussian, Flow
+from vaelab.posteriors import DiagonalGaussian, FlowPosterior
 from vaelab.priors import StandardNormal
 
 SHAPE = (1, 6, 5)
@@ -91,7 +94,7 @@ def onnx(graph: exports.Graph, *inputs: torch.Tensor) -> list[torch.Tensor]:
 
 def test_export(run: Path, command: Callable, data_root: Path) -> None:
     """Twice, the second time with an evaluation: weights bit for bit, graphs near, no trace of this machine."""
-    evaluation = {"protocol": {"num_samples": 17}, "figures": {"log_likelihood": -3.25}, "standard_errors": {}}
+    evaluation = {"protocol": {"num_samples": 17}, "metrics": {"log_likelihood": -3.25}, "standard_errors": {}}
     for again in (False, True):
         if again:
             (run / "evaluation.json").write_text(json.dumps(evaluation))
@@ -100,7 +103,7 @@ def test_export(run: Path, command: Callable, data_root: Path) -> None:
         assert code is None, printed
         assert len(printed.splitlines()) == 10, printed
     folder = run / "export"
-    ours = {"README.md", "config.json", "model.safetensors", "encoder.onnx", "decoder.onnx", *exports.PICTURES}
+    ours = {"README.md", "config.json", "model.safetensors", "encoder.onnx", "decoder.onnx", *files.PICTURES}
     assert {path.name for path in folder.iterdir()} == {*ours, "notes.txt"}
     for name in ours:
         content = (folder / name).read_bytes()
@@ -113,7 +116,7 @@ def test_export(run: Path, command: Callable, data_root: Path) -> None:
     assert torch.equal(model.infer(x).stddev, loaded.infer(x).stddev)
     assert torch.equal(model.reconstruct(x).mean, loaded.reconstruct(x).mean)
     with safe_open(folder / "model.safetensors", "pt") as file:
-        assert file.metadata() == {"format": "pt", "vaelab": "0.1.0"}
+        assert file.metadata() == {"format": "pt", "vaelab": version("vaelab")}
     expected, config = OmegaConf.load(run / "config.yaml"), json.loads((folder / "config.json").read_text())
     expected.data.root = "data"
     assert config == OmegaConf.to_container(expected)
@@ -130,8 +133,8 @@ def test_export(run: Path, command: Callable, data_root: Path) -> None:
     assert "num_samples 17" in card
     assert "| log_likelihood | -3.25 |" in card
     assert "| encoder | MLPEncoder(hidden=[8], activation=relu, gated=False, norm=none) |" in card
-    assert all(f"]({name})" in card for name in exports.PICTURES)
-    assert (folder / "samples.png").read_bytes() == (run / "figures" / "samples.png").read_bytes()
+    assert all(f"]({name})" in card for name in files.PICTURES)
+    assert (folder / "samples.png").read_bytes() == (run / "pictures" / "samples.png").read_bytes()
 
 
 # ONNX -----------------------------------------------------------------------------------------------------------------
@@ -175,7 +178,7 @@ def test_graphs_agree_with_torch(make: Callable[[], Any], outputs: list[str]) ->
 
 def test_a_posterior_without_a_mean_has_no_encoder() -> None:
     torch.distributions.Distribution.set_default_validate_args(False)
-    model = build(posterior=partial(Flow, num_transforms=1, hidden=[4]))
+    model = build(posterior=partial(FlowPosterior, num_transforms=1, hidden=[4]))
     graphs = exports.graphs(model)
     assert list(graphs) == ["decoder.onnx"]
     card = exports.card(Path("nowhere"), config_of(), model, graphs)
@@ -184,7 +187,7 @@ def test_a_posterior_without_a_mean_has_no_encoder() -> None:
 
 
 def test_graphs_that_differ_are_refused(run: Path, command: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exports, "TOLERANCE", -1.0)
+    monkeypatch.setattr("vaelab.export.onnx.TOLERANCE", -1.0)
     code, _ = command(f"run={run}")
     assert re.fullmatch(r"error: as ONNX the encoder differs from torch by \S+, so nothing was written", code)
     assert not (run / "export").exists()
@@ -226,8 +229,8 @@ def test_refusals(run: Path, command: Callable, arguments: list[str], sentence: 
 
 
 def test_missing_packages_are_named_first(run: Path, command: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    find = exports.importlib.util.find_spec
-    monkeypatch.setattr(exports.importlib.util, "find_spec", lambda name: None if "onnxs" in name else find(name))
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if "onnxs" in name else find(name))
     code, _ = command(f"run={run}")
     assert code == "error: an export needs onnxscript, not installed here: pip install -e '.[export]'"
     assert not (run / "export").exists()
@@ -237,14 +240,14 @@ def test_a_full_disk_leaves_nothing_that_loads(run: Path, command: Callable, mon
     monkeypatch.setattr(exports, "graphs", lambda _: GRAPHS)
     assert command(f"run={run}")[0] is None
     assert load_run(run / "export").latent_dim == 3
-    write = exports.write_atomically
+    write = files.write_atomically
 
     def full(path: Path, content: bytes) -> None:
         if path.name == "README.md":
             raise OSError(28, "No space left on device", str(path))
         write(path, content)
 
-    monkeypatch.setattr(exports, "write_atomically", full)
+    monkeypatch.setattr(files, "write_atomically", full)
     assert "export/README.md cannot be read or written: No space left on device" in command(f"run={run}")[0]
     with pytest.raises(ValueError, match="export is no run: it has no config"):
         load_run(run / "export")
@@ -265,11 +268,15 @@ def config_of(*overrides: str) -> dict[str, Any]:
     [
         ([], "one seeded draw", "grey levels is no density"),
         (["data.binarization=none"], "grey levels is no density", "one seeded draw"),
-        (["experiment=autoencoder"], "Nothing fitted the codes to the prior", "one seeded draw"),
-        (["experiment=wae_mmd"], "likelihood | Gaussian(scale=", "Nothing fitted the codes"),
-        (["data=mnist_5k"], "figures on it compare with no published one", "Nothing fitted"),
-        (["experiment=joint_vae"], "blocks=[DiagonalGaussian(), Categorical(num_categories=10, ", "published one"),
-        (["model.num_classes=10"], "model.sample(16, y).mean` makes new ones. Labels y (B,)", "published one"),
+        (["experiment=autoencoder"], "Nothing fits the codes of an autoencoder to the prior", "one seeded draw"),
+        (["experiment=wae_mmd"], "likelihood | Gaussian(scale=", "Nothing fits the codes"),
+        (["data=mnist_5k"], "no published figure compares", "Nothing fits"),
+        (
+            ["experiment=joint_vae"],
+            "blocks=[DiagonalGaussian(), Categorical(num_categories=10, ",
+            "published figure",
+        ),
+        (["model.num_classes=10"], "model.sample(16, y).mean` makes new ones. Labels y (B,)", "published figure"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -288,15 +295,20 @@ def test_the_card_says_what_holds(overrides: list[str], present: str, absent: st
 def test_the_card_of_a_vq_vae_promises_no_samples() -> None:
     card = exports.card(Path("nowhere"), config_of("experiment=vq_vae"), vq(), GRAPHS)
     assert "model.sample" not in card
-    assert "nothing to sample from until a prior over the codes is learned" in card
+    assert "so that there is nothing to sample from" in card
 
 
 def test_the_command_on_the_card_is_of_any_machine(run: Path) -> None:
     record = json.loads((run / "run.json").read_text())
-    record["starts"][0]["overrides"] = ["data.root=/home/me", "experiment=vae", "hydra.run.dir=/home/me/x", "seed=3"]
+    record["starts"][0]["overrides"] = [
+        "data.root=/home/me",
+        "experiment=vae_iwae_protocol",
+        "hydra.run.dir=/home/me/x",
+        "seed=3",
+    ]
     (run / "run.json").write_text(json.dumps(record))
     card = exports.card(run, config_of(), build(), GRAPHS)
-    assert "`python train.py experiment=vae seed=3`" in card
+    assert "`python train.py experiment=vae_iwae_protocol seed=3`" in card
     assert "/home/me" not in card
 
 

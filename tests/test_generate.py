@@ -17,11 +17,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from generate import KINDS, generate
 from train import train
-from vaelab import cli, densities, runs
+from vaelab import cli, runs
+from vaelab.evaluation import densities
 
 Command = Callable[..., tuple[str | int | None, str]]
 Draw = Callable[..., str | None]
-SMALL = ("model.encoder.hidden=[16]", "callbacks.figures.num_samples=4")
+SMALL = ("model.encoder.hidden=[16]", "callbacks.pictures.num_samples=4")
 MODELS = {  # of the runs that are drawn
     "deep": ("model.latent_dim=5",),
     "plane": ("model.latent_dim=2",),
@@ -56,7 +57,7 @@ def finished(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             train(cfg, run)
         else:
             torch.manual_seed(0)
-            runs.record(run, cfg)
+            runs.record_start(run, cfg)
             torch.save(instantiate(cfg.model, _convert_="all").state_dict(), run / "weights.pt")
     return folder
 
@@ -255,7 +256,7 @@ REFUSALS = [
     ("run=deep kind=manifold", "the manifold is a picture of two latent dimensions, not of 5"),
     (
         "run=mixture kind=manifold",
-        "the manifold needs quantiles of a factorised prior, which MixtureSameFamily has not",
+        "the manifold needs the quantiles of a factorised prior, and MixtureSameFamily has none",
     ),
     ("run=mixture kind=traversal", "single dimensions of this latent space have no rate: "),
     ("run=autoencoder kind=traversal", "single dimensions of this latent space have no rate: "),

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from train import train
 from vaelab import runs
-from vaelab.data import mnist
+from vaelab.data import files
 from vaelab.training import VAEModule
 
 CONFIGS = ROOT / "configs"
@@ -57,7 +57,7 @@ def trains(cfg: DictConfig, folder: Path) -> None:
     assert metrics["steps"] > 0
     assert all(math.isfinite(figure) for split in ("train", "test") for figure in metrics[split].values())
     pictures = {"reconstructions.png", *(["samples.png"] if "prior" in cfg.model else [])}
-    assert {path.name for path in (folder / "figures").iterdir()} >= pictures
+    assert {path.name for path in (folder / "pictures").iterdir()} >= pictures
 
 
 def resumes(folder: Path, epochs: int) -> None:
@@ -74,7 +74,7 @@ def test_option(
     overrides = [option, *COMPANIONS.get(option, [])]
     if option.startswith("data="):  # other data sets lie in other folders, and the small files have other checksums
         dataset = config(option).data.dataset
-        monkeypatch.setattr(mnist, "reachable", lambda *_: ())
+        monkeypatch.setattr(files, "reachable", lambda *_: ())
         if dataset not in ("MNIST", "MNIST-5k"):
             for path in (data_root / "MNIST" / "raw").iterdir():
                 target = tmp_path / "data" / dataset / "raw" / path.name

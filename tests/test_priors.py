@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal, kl_divergence
 
-from vaelab.distributions import PointMass as PointMassDistribution
+from vaelab.distributions import Delta
 from vaelab.objectives import ELBO
 from vaelab.posteriors import DiagonalGaussian, FullCovarianceGaussian, PointMass
 from vaelab.priors import GaussianMixture, StandardNormal, VampPrior
@@ -114,7 +114,7 @@ def test_a_point_mass_has_no_density_and_its_elbo_says_so() -> None:
     from oracle import LinearGaussian
 
     q = PointMass(4, 2)(torch.randn(3, 4))
-    assert isinstance(q, PointMassDistribution)
+    assert isinstance(q, Delta)
     assert torch.equal(q.rsample((5,)), q.mean.expand(5, 3, 2))
     assert q.log_prob(q.mean).tolist() == [float("inf")] * 3
     oracle = LinearGaussian()

@@ -1,6 +1,5 @@
 """The README is a test: its commands run (the long ones shortened), its Python runs, its part can be added."""
 
-import functools
 import importlib
 import json
 import re
@@ -23,7 +22,6 @@ from test_cli import Command, command  # noqa: F401
 
 from train import train
 from vaelab import posteriors
-from vaelab.evaluation import gaps, measure
 from vaelab.objectives import elbo
 
 README = (ROOT / "README.md").read_text()
@@ -96,9 +94,8 @@ def test_commands_for_a_finished_run(
     script, *settings = arguments
     name = script.removesuffix(".py")
     if name == "evaluate":
-        shortened = {"num_samples": "num_samples=3", "num_images": "num_images=60"}
-        settings = [word for word in settings if word.split("=")[0] not in shortened] + list(shortened.values())
-        monkeypatch.setattr(measure, "refine", functools.partial(gaps.refine, steps=1, num_samples=1))
+        short = ["num_samples=3", "num_images=60", "sizes.steps=2", "sizes.refined_samples=2"]
+        settings = [word for word in settings if not word.startswith("num_")] + short
     monkeypatch.chdir(finished)
     monkeypatch.setattr(sys, "argv", arguments)
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from train import train
 from vaelab import load_run, runs
 
-SMALL = ("model.encoder.hidden=[8]", "model.decoder.hidden=[8]", "model.latent_dim=3", "callbacks.figures=null")
+SMALL = ("model.encoder.hidden=[8]", "model.decoder.hidden=[8]", "model.latent_dim=3", "callbacks.pictures=null")
 MARKER = "payload_ran"
 
 
@@ -193,7 +193,7 @@ def put(key: str, value: Any) -> Callable[[dict], None]:
             {"_target_": "lightning.pytorch.loggers.TensorBoardLogger", "save_dir": "."},
             "TensorBoardLogger",
         ),
-        ("model.extra", {"_target_": "vaelab.data.mnist.L.pytorch.loggers.CSVLogger", "save_dir": "."}, "CSVLogger"),
+        ("model.extra", {"_target_": "vaelab.data.module.L.pytorch.loggers.CSVLogger", "save_dir": "."}, "CSVLogger"),
         ("model.extra", {"_target_": "vaelab.training.callbacks.ModelCheckpoint"}, "ModelCheckpoint"),
         ("model.extra", {"_target_": "planted.Thing"}, "planted.Thing"),
         ("model._target_", "vaelab.data.MNISTDataModule", "vaelab.data.MNISTDataModule"),

@@ -37,7 +37,7 @@ class _Vector(Distribution):
         super().__init__(batch_shape, Size((dim,)), validate_args=False)
 
 
-class PointMass(_Vector):
+class Delta(_Vector):
     """All mass at one point: the encoder of a plain autoencoder.
 
     It has no density: log_prob and the KL divergence to any density are +inf, so that its ELBO is -inf, loudly.
@@ -60,8 +60,8 @@ class PointMass(_Vector):
         return torch.where((value == self.point).all(-1), math.inf, -math.inf)
 
 
-@register_kl(PointMass, Distribution)
-def _kl_point_mass(p: PointMass, q: Distribution) -> Tensor:
+@register_kl(Delta, Distribution)
+def _kl_point_mass(p: Delta, q: Distribution) -> Tensor:
     shape = torch.broadcast_shapes(p.batch_shape, q.batch_shape)
     return p.point.sum(-1).expand(shape) * 0 + math.inf
 
@@ -77,7 +77,10 @@ class BernoulliImage(Independent):
         return (value * logits - F.softplus(logits)).sum((-3, -2, -1))
 
 
-class DiscretizedLogistic(Distribution):
+_LEVELS = 256  # grey levels k / 255
+
+
+class QuantizedLogistic(Distribution):
     """A logistic density of mean mu and scale s, integrated over the 256 bins of width 1/255 around k / 255.
 
         P(x = k / 255) = sigmoid((x - mu + 1/510) / s) - sigmoid((x - mu - 1/510) / s)
@@ -89,7 +92,6 @@ class DiscretizedLogistic(Distribution):
 
     arg_constraints: ClassVar = {"mu": constraints.real, "log_scale": constraints.real}
     support = constraints.unit_interval
-    levels = 256
 
     def __init__(self, mu: Tensor, log_scale: Tensor, validate_args: bool | None = None) -> None:
         self.mu, self.log_scale = torch.broadcast_tensors(mu, log_scale)
@@ -105,10 +107,10 @@ class DiscretizedLogistic(Distribution):
         with torch.no_grad():
             uniform = torch.rand(shape, dtype=self.mu.dtype, device=self.mu.device).clamp(1e-6, 1 - 1e-6)
             x = self.mu + self.log_scale.exp() * torch.logit(uniform)
-            return (x.clamp(0, 1) * (self.levels - 1)).round() / (self.levels - 1)
+            return (x.clamp(0, 1) * (_LEVELS - 1)).round() / (_LEVELS - 1)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        half_bin = 0.5 / (self.levels - 1)
+        half_bin = 0.5 / (_LEVELS - 1)
         precision = torch.exp(-self.log_scale)
         upper = (value - self.mu + half_bin) * precision
         lower = (value - self.mu - half_bin) * precision
@@ -169,7 +171,7 @@ def categorical_sizes(latent_dim: int, num_categories: int) -> tuple[int, int]:
     return latent_dim // num_categories, num_categories
 
 
-class UniformSphere(_Vector):
+class HypersphericalUniform(_Vector):
     """The uniform density on the unit sphere of R^D, 1 / area, area = 2 pi^(D/2) / Gamma(D/2): event (D,), D > 1."""
 
     space = "the unit sphere"
@@ -200,7 +202,7 @@ class PowerSpherical(_Vector):
     https://arxiv.org/abs/2006.04437
     """
 
-    space = UniformSphere.space
+    space = HypersphericalUniform.space
     has_rsample = True
 
     def __init__(self, mu: Tensor, kappa: Tensor) -> None:
@@ -235,8 +237,8 @@ class PowerSpherical(_Vector):
         return (a + b) * math.log(2) + b * math.log(math.pi) + torch.lgamma(a) - torch.lgamma(a + b)
 
 
-@register_kl(PowerSpherical, UniformSphere)
-def _kl_power_spherical_uniform(p: PowerSpherical, q: UniformSphere) -> Tensor:
+@register_kl(PowerSpherical, HypersphericalUniform)
+def _kl_power_spherical_uniform(p: PowerSpherical, q: HypersphericalUniform) -> Tensor:
     return -p.entropy() - q.log_prob(p.mu)
 
 
@@ -247,6 +249,11 @@ class Product(_Vector):
         self.factors = factors
         self.sizes = [factor.event_shape[0] for factor in factors]
         super().__init__(factors[0].batch_shape, sum(self.sizes))
+
+    @property
+    def space(self) -> str:
+        """The set that samples lie in."""
+        return f"blocks of {' + '.join(map(str, self.sizes))} dimensions"
 
     @property
     def mean(self) -> Tensor:

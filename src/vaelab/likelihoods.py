@@ -23,6 +23,7 @@ class Bernoulli(nn.Module):
     """
 
     num_parameters = 1
+    compares_as = "Bernoulli"  # whatever its logits start at
 
     def forward(self, parameters: Tensor) -> Distribution:
         return distributions.BernoulliImage(td.Bernoulli(logits=distributions.at_least_float32(parameters)), 3)
@@ -73,6 +74,7 @@ class DiscretizedLogistic(nn.Module):
     """
 
     num_parameters = 2
+    levels = 256
 
     def __init__(self, min_log_scale: float = -7.0) -> None:
         super().__init__()
@@ -81,7 +83,7 @@ class DiscretizedLogistic(nn.Module):
     def forward(self, parameters: Tensor) -> Distribution:
         mu, log_scale = distributions.at_least_float32(parameters).chunk(2, dim=-3)
         log_scale = log_scale.clamp(min=self.min_log_scale)
-        return Independent(distributions.DiscretizedLogistic(mu.sigmoid(), log_scale), 3)
+        return Independent(distributions.QuantizedLogistic(mu.sigmoid(), log_scale), 3)
 
 
 class _LocationScale(nn.Module):
@@ -107,6 +109,12 @@ class _LocationScale(nn.Module):
             self.log_scale = nn.Parameter(torch.zeros(()))
         elif not isinstance(scale, str):
             self.register_buffer("log_scale", torch.tensor(float(scale)).log(), persistent=False)
+
+    @property
+    def compares_as(self) -> str:
+        """The floor decides how high the density of a constant pixel can become, so it is part of the name."""
+        per_pixel = f" (a scale per pixel, at least {self.floor:.4g})" if self.num_parameters == 2 else ""
+        return type(self).__name__ + per_pixel
 
     def forward(self, parameters: Tensor) -> Distribution:
         parameters = distributions.at_least_float32(parameters)

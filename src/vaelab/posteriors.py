@@ -59,11 +59,11 @@ class PointMass(nn.Module):
         super().__init__()
         self.linear = nn.Linear(in_features, latent_dim)
 
-    def forward(self, h: Tensor) -> distributions.PointMass:
-        return distributions.PointMass(distributions.at_least_float32(self.linear(h)))
+    def forward(self, h: Tensor) -> distributions.Delta:
+        return distributions.Delta(distributions.at_least_float32(self.linear(h)))
 
 
-class Flow(nn.Module):
+class FlowPosterior(nn.Module):
     """q(z | x): a sample of N(mu(h), diag(sigma^2(h))) carried through transforms that are conditional on h.
 
     Rezende & Mohamed 2015, https://arxiv.org/abs/1505.05770. Without transforms it is the diagonal Gaussian.
@@ -105,7 +105,7 @@ class Categorical(nn.Module):
         return distributions.Categoricals(logits, self.temperature if self.training else None)
 
 
-class PowerSpherical(nn.Module):
+class Hyperspherical(nn.Module):
     """q(z | x) on the unit sphere, around mu(h) = Wh / |Wh| with concentration kappa(h) = 1 + softplus(w'h).
 
     De Cao & Aziz 2020, https://arxiv.org/abs/2006.04437; the hyperspherical VAE of Davidson et al. 2018,

@@ -68,7 +68,7 @@ class VampPrior(nn.Module):
         return MixtureSameFamily(Categorical(logits=u.new_zeros(len(u))), infer(u), validate_args=False)
 
 
-class Flow(nn.Module):
+class FlowPrior(nn.Module):
     """p(z): a standard normal sample carried through learned transforms. Chen et al. 2017, https://arxiv.org/abs/1611.02731
 
     Arguments as for the posterior. The density takes one pass of a "maf", two of a "spline", D of an "iaf".
@@ -109,5 +109,5 @@ class UniformSphere(nn.Module):
         checks.whole(2, latent_dim=latent_dim)
         self.register_buffer("zero", torch.zeros(latent_dim), persistent=False)
 
-    def forward(self, infer: Callable[..., Distribution]) -> distributions.UniformSphere:
-        return distributions.UniformSphere(self.zero)
+    def forward(self, infer: Callable[..., Distribution]) -> distributions.HypersphericalUniform:
+        return distributions.HypersphericalUniform(self.zero)

@@ -132,8 +132,8 @@ def vq_vae() -> VQVAE:
     ("build", "found"),
     [
         (partial(vae_with, posteriors.FullCovarianceGaussian), "q = MultivariateNormal"),
-        (partial(vae_with, posteriors.Flow), "q = Flow"),
-        (partial(vae_with, posteriors.PointMass), "q = PointMass"),
+        (partial(vae_with, posteriors.FlowPosterior), "q = Flow"),
+        (partial(vae_with, posteriors.PointMass), "q = Delta"),
         (partial(vae_with, Laplace), "q = Independent"),
         (joint, "2 latents"),
         (ladder, "2 latents"),

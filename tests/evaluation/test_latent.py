@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 
 from vaelab import posteriors, priors
-from vaelab.distributions import Categoricals, PointMass, PowerSpherical, Product, UniformSphere
+from vaelab.distributions import Categoricals, Delta, HypersphericalUniform, PowerSpherical, Product
 from vaelab.evaluation import latent
 from vaelab.evaluation.latent import latent_statistics
 from vaelab.likelihoods import Bernoulli
@@ -70,12 +70,12 @@ def test_one_dimension_against_quadrature() -> None:
     divergence = (aggregate * np.log(aggregate / p)).sum() * step
 
     x = numbers(5)
-    figures = latent_statistics(gaussians(mean[:, None], std[:, None], scale), x, num_samples=20_000).figures
-    assert figures["mutual_information"] == pytest.approx(information, abs=0.01)  # 4 standard errors
-    assert figures["aggregate_kl"] == pytest.approx(divergence, abs=0.01)
-    assert figures["mean_kl"] == pytest.approx(information + divergence, abs=0.01)
-    assert figures["mean_kl"] == pytest.approx(figures["mutual_information"] + figures["aggregate_kl"], abs=1e-6)
-    assert figures["total_correlation"] == pytest.approx(0, abs=1e-6)  # one dimension correlates with nothing
+    metrics = latent_statistics(gaussians(mean[:, None], std[:, None], scale), x, num_samples=20_000).metrics
+    assert metrics["mutual_information"] == pytest.approx(information, abs=0.01)  # 4 standard errors
+    assert metrics["aggregate_kl"] == pytest.approx(divergence, abs=0.01)
+    assert metrics["mean_kl"] == pytest.approx(information + divergence, abs=0.01)
+    assert metrics["mean_kl"] == pytest.approx(metrics["mutual_information"] + metrics["aggregate_kl"], abs=1e-6)
+    assert metrics["total_correlation"] == pytest.approx(0, abs=1e-6)  # one dimension correlates with nothing
 
 
 @pytest.mark.usefixtures("_small_blocks")
@@ -99,10 +99,10 @@ def test_two_dimensions_against_quadrature() -> None:
             "aggregate_kl": integral(aggregate, aggregate / p),
             "total_correlation": integral(aggregate, aggregate / independent),
         }
-    figures = latent_statistics(gaussians(mean, std), numbers(5), num_samples=20_000).figures
+    metrics = latent_statistics(gaussians(mean, std), numbers(5), num_samples=20_000).metrics
     assert expected["total_correlation"] > 0.3
     for name, value in expected.items():
-        assert figures[name] == pytest.approx(value, abs=0.015), name
+        assert metrics[name] == pytest.approx(value, abs=0.015), name
 
 
 @pytest.mark.usefixtures("_small_blocks")
@@ -115,9 +115,9 @@ def test_categoricals_against_enumeration() -> None:
     torch.testing.assert_close(q.sum(1), torch.ones(5).double(), rtol=1e-6, atol=0)
     aggregate = q.mean(0)
     found = latent_statistics(model, numbers(5), num_samples=20_000)
-    assert found.figures["mutual_information"] == pytest.approx(float((q * (q / aggregate).log()).sum() / 5), abs=0.01)
-    assert found.figures["aggregate_kl"] == pytest.approx(float((aggregate * (aggregate / p).log()).sum()), abs=0.01)
-    assert "active_units" not in found.figures
+    assert found.metrics["mutual_information"] == pytest.approx(float((q * (q / aggregate).log()).sum() / 5), abs=0.01)
+    assert found.metrics["aggregate_kl"] == pytest.approx(float((aggregate * (aggregate / p).log()).sum()), abs=0.01)
+    assert "active_units" not in found.metrics
     assert found.absent["active_units"] == "units are counted where q(z | x) is a density on R^D"
     assert found.absent["total_correlation"] == "the density of a single dimension is known of Gaussians alone"
     assert found.collapse() is None
@@ -132,24 +132,24 @@ def test_full_covariance_against_closed_form() -> None:
     found = latent_statistics(model_of(lambda _: q, p), numbers(1), num_samples=20_000)
     covariance = factor @ factor.T
     r = covariance[0, 1] / covariance.diagonal().prod().sqrt()
-    assert found.figures["total_correlation"] == pytest.approx(float(-0.5 * (1 - r**2).log()), abs=0.03)
-    assert found.figures["mutual_information"] == pytest.approx(0, abs=1e-6)
+    assert found.metrics["total_correlation"] == pytest.approx(float(-0.5 * (1 - r**2).log()), abs=0.03)
+    assert found.metrics["mutual_information"] == pytest.approx(0, abs=1e-6)
     assert found.rates is None
     assert "needs factorised Gaussians, got q = MultivariateNormal" in found.absent["rate_per_dim"]
 
 
 def test_one_image_has_no_information_and_factors_do_not_correlate() -> None:
-    figures = latent_statistics(gaussians(torch.randn(1, 4), torch.rand(1, 4)), numbers(1), num_samples=100).figures
-    assert figures["mutual_information"] == pytest.approx(0, abs=1e-6)
-    assert figures["total_correlation"] == pytest.approx(0, abs=1e-5)
-    assert figures["aggregate_kl"] == pytest.approx(figures["mean_kl"], abs=1e-5)
+    metrics = latent_statistics(gaussians(torch.randn(1, 4), torch.rand(1, 4)), numbers(1), num_samples=100).metrics
+    assert metrics["mutual_information"] == pytest.approx(0, abs=1e-6)
+    assert metrics["total_correlation"] == pytest.approx(0, abs=1e-5)
+    assert metrics["aggregate_kl"] == pytest.approx(metrics["mean_kl"], abs=1e-5)
 
 
 def test_information_reaches_the_logarithm_of_the_number_of_images() -> None:
     model = gaussians(100 * numbers(64).view(64, 1), torch.full((64, 1), 0.1))
-    figures = latent_statistics(model, numbers(64)).figures
-    assert figures["mutual_information"] == pytest.approx(math.log(64), abs=1e-5)
-    assert figures["mean_kl"] > 1000
+    metrics = latent_statistics(model, numbers(64)).metrics
+    assert metrics["mutual_information"] == pytest.approx(math.log(64), abs=1e-5)
+    assert metrics["mean_kl"] > 1000
 
 
 def test_rate_of_each_dimension() -> None:
@@ -163,11 +163,11 @@ def test_rate_of_each_dimension() -> None:
 def test_seed_alone_decides() -> None:
     model, x = gaussians(torch.randn(9, 2), 0.5 + torch.rand(9, 2)), numbers(9)
     before = torch.get_rng_state()
-    first = latent_statistics(model, x, seed=1).figures
+    first = latent_statistics(model, x, seed=1).metrics
     assert torch.equal(torch.get_rng_state(), before)
     torch.randn(1)
-    assert latent_statistics(model, x, seed=1).figures == first
-    assert latent_statistics(model, x, seed=2).figures != first
+    assert latent_statistics(model, x, seed=1).metrics == first
+    assert latent_statistics(model, x, seed=2).metrics != first
 
 
 def test_labels_go_with_their_images(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,7 +199,7 @@ def test_dead_units_are_those_that_the_model_ignores(digits: tuple[Tensor, Tenso
     x, vae = (digits[0][:200] > 127).float(), vae_that_ignores(1, 4)
     found = latent_statistics(vae, x)
     assert found.collapsed == [1, 4]
-    assert found.figures["active_units"] == 4
+    assert found.metrics["active_units"] == 4
     assert found.rates is not None
     assert found.rates[[1, 4]].tolist() == [0, 0]
     z = vae(x).latents[0].z[0]
@@ -214,7 +214,7 @@ def test_dead_units_are_those_that_the_model_ignores(digits: tuple[Tensor, Tenso
 @pytest.mark.parametrize(("variance", "active"), [(0.0099, 0), (0.0101, 1)])
 def test_a_unit_is_active_above_a_hundredth(variance: float, active: int) -> None:
     mean = math.sqrt(variance) * torch.tensor([[-1.0], [1.0], [1.0], [-1.0]])
-    assert latent_statistics(gaussians(mean, torch.ones(4, 1)), numbers(4)).figures["active_units"] == active
+    assert latent_statistics(gaussians(mean, torch.ones(4, 1)), numbers(4)).metrics["active_units"] == active
 
 
 def test_sentence_names_units_and_remedies(digits: tuple[Tensor, Tensor]) -> None:
@@ -274,7 +274,7 @@ def statistics_of(*overrides: str) -> latent.LatentStatistics:
 )
 def test_what_is_absent_has_a_reason(overrides: list[str], units: bool, why: str) -> None:
     found = statistics_of(*overrides)
-    assert set(found.figures) == ({"active_units"} if units else set())
+    assert set(found.metrics) == ({"active_units"} if units else set())
     assert all(why in found.absent[name] for name in ("rate_per_dim", "mutual_information", "total_correlation"))
     assert ("active_units" in found.absent) is not units
     assert found.rates is None
@@ -285,21 +285,21 @@ def test_blocks_count_their_real_units() -> None:
     p = Product(Independent(Normal(torch.zeros(2), 1), 1), Categoricals(torch.zeros(2, 3)))
     found = latent_statistics(model_of(lambda _: q, p), numbers(3))
     assert found.collapsed == [0, 1]
-    assert found.figures["active_units"] == 0
-    assert {"mutual_information", "aggregate_kl"} < set(found.figures)
+    assert found.metrics["active_units"] == 0
+    assert {"mutual_information", "aggregate_kl"} < set(found.metrics)
 
 
 def test_one_block_without_a_density_is_enough() -> None:
-    q = Product(PointMass(torch.zeros(3, 1)), Independent(Normal(torch.arange(3.0).view(3, 1), 1), 1))
+    q = Product(Delta(torch.zeros(3, 1)), Independent(Normal(torch.arange(3.0).view(3, 1), 1), 1))
     p = Independent(Normal(torch.zeros(2), 1), 1)
     found = latent_statistics(model_of(lambda _: q, p), numbers(3))
-    assert found.figures == {"active_units": 1}
+    assert found.metrics == {"active_units": 1}
     assert found.absent["mutual_information"] == "a point mass has no density"
 
 
 def test_a_sphere_has_information_but_no_units() -> None:
     mu = torch.nn.functional.normalize(torch.randn(4, 3), dim=-1)
-    model = model_of(lambda n: PowerSpherical(mu[n], torch.full((len(n),), 1e6)), UniformSphere(torch.zeros(3)))
-    figures = latent_statistics(model, numbers(4)).figures
-    assert figures["mutual_information"] == pytest.approx(math.log(4), abs=1e-4)
-    assert set(figures) == {"mean_kl", "mutual_information", "aggregate_kl"}
+    model = model_of(lambda n: PowerSpherical(mu[n], torch.full((len(n),), 1e6)), HypersphericalUniform(torch.zeros(3)))
+    metrics = latent_statistics(model, numbers(4)).metrics
+    assert metrics["mutual_information"] == pytest.approx(math.log(4), abs=1e-4)
+    assert set(metrics) == {"mean_kl", "mutual_information", "aggregate_kl"}

@@ -8,9 +8,9 @@ PROTOCOL = {
 }
 
 
-def record(**figures: float) -> dict:
-    errors = dict.fromkeys(figures, 0.5)
-    return {"protocol": PROTOCOL, "figures": figures, "standard_errors": errors, "absent": {}, "rate_per_dim": None,
+def record(**metrics: float) -> dict:
+    errors = dict.fromkeys(metrics, 0.5)
+    return {"protocol": PROTOCOL, "metrics": metrics, "standard_errors": errors, "absent": {}, "rate_per_dim": None,
             "collapse": None}  # fmt: skip
 
 
@@ -30,8 +30,8 @@ def test_a_table_names_protocol_figures_errors_and_what_is_absent() -> None:
     assert not any("bits_per_dim" in line for line in lines)
 
 
-def test_every_figure_has_a_meaning_and_columns_are_figures() -> None:
-    known = {name for meanings in report.FIGURES.values() for name in meanings}
+def test_every_column_has_a_meaning() -> None:
+    known = {name for meanings in report.METRICS.values() for name in meanings}
     assert set(report.COLUMNS) <= known
 
 

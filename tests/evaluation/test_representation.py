@@ -15,27 +15,27 @@ def clusters(count: int, spread: float = 0.1, classes: int = 10) -> tuple[Tensor
 
 
 def test_separable_codes() -> None:
-    figures = representation(*clusters(300, spread=0.01), *clusters(200, spread=0.01))
-    assert figures["linear_accuracy"] == 1
+    metrics = representation(*clusters(300, spread=0.01), *clusters(200, spread=0.01))
+    assert metrics["linear_accuracy"] == 1
     one_scale = [(x / x.std(0), y) for x, y in (clusters(300, 0.01), clusters(200, 0.01))]
-    figures = representation(*one_scale[0], *one_scale[1])
-    assert figures["knn_accuracy"] == 1
-    assert figures["silhouette"] > 0.9
+    metrics = representation(*one_scale[0], *one_scale[1])
+    assert metrics["knn_accuracy"] == 1
+    assert metrics["silhouette"] > 0.9
 
 
 def test_shuffled_labels_leave_chance() -> None:
     (x, y), (test_x, test_y) = clusters(2000), clusters(2000)
-    figures = representation(x, y[torch.randperm(2000)], test_x, test_y[torch.randperm(2000)])
-    assert figures["linear_accuracy"] == pytest.approx(0.1, abs=0.03)
-    assert figures["knn_accuracy"] == pytest.approx(0.1, abs=0.03)
-    assert figures["silhouette"] < 0
+    metrics = representation(x, y[torch.randperm(2000)], test_x, test_y[torch.randperm(2000)])
+    assert metrics["linear_accuracy"] == pytest.approx(0.1, abs=0.03)
+    assert metrics["knn_accuracy"] == pytest.approx(0.1, abs=0.03)
+    assert metrics["silhouette"] < 0
 
 
 def test_probes_learn_from_training_codes_alone() -> None:
     """Whose labels are turned by one: every test code is taken for its neighbour's class."""
     (x, y), (test_x, test_y) = clusters(300, 0.01), clusters(100, 0.01)
-    figures = representation(x, (y + 1) % 10, test_x, test_y)
-    assert figures["linear_accuracy"] == 0
+    metrics = representation(x, (y + 1) % 10, test_x, test_y)
+    assert metrics["linear_accuracy"] == 0
     assert representation(x, (y + 1) % 10, test_x, (test_y + 1) % 10)["linear_accuracy"] == 1
 
 
@@ -43,9 +43,9 @@ def test_a_dead_unit_has_no_say_among_neighbours() -> None:
     """Standardised, its noise would count as much as the units that tell classes apart."""
     (x, y), (test_x, test_y) = clusters(300, 0.01, 2), clusters(200, 0.01, 2)
     noise = [1e-6 * torch.randn(len(codes), 200) for codes in (x, test_x)]
-    figures = representation(torch.cat([x, noise[0]], 1), y, torch.cat([test_x, noise[1]], 1), test_y)
-    assert figures["knn_accuracy"] == 1
-    assert figures["silhouette"] > 0.9
+    metrics = representation(torch.cat([x, noise[0]], 1), y, torch.cat([test_x, noise[1]], 1), test_y)
+    assert metrics["knn_accuracy"] == 1
+    assert metrics["silhouette"] > 0.9
 
 
 def test_silhouette_of_at_most_2000_codes_of_the_whole_set() -> None:

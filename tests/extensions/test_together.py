@@ -18,7 +18,7 @@ from vaelab import load_run
 from vaelab.extensions import sweep
 from vaelab.training import Interrupted, NonFiniteLossError
 
-SMALL = ["model.encoder.hidden=[16]", "model.decoder.hidden=[16]", "model.latent_dim=3", "callbacks.figures.count=0"]
+SMALL = ["model.encoder.hidden=[16]", "model.decoder.hidden=[16]", "model.latent_dim=3", "callbacks.pictures.count=0"]
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def alike(member: Path, alone: Path) -> None:
-    """The weights, figures and curves of two runs agree."""
+    """The weights, metrics and curves of two runs agree."""
     weights, wanted = (torch.load(folder / "weights.pt", weights_only=True) for folder in (member, alone))
     assert weights.keys() == wanted.keys()
     for name in wanted:
@@ -198,7 +198,7 @@ def test_the_command_makes_a_whole_run_of_each(command: Command) -> None:  # noq
     settings = [
         *SMALL[:2],
         "model.latent_dim=2",
-        "callbacks.figures.count=1",
+        "callbacks.pictures.count=1",
         "trainer.log_every_n_steps=1",
         "hydra.sweep.subdir=${hydra.job.num}",
     ]
@@ -209,11 +209,11 @@ def test_the_command_makes_a_whole_run_of_each(command: Command) -> None:  # noq
     assert sorted(path.name for path in folder.iterdir()) == ["0", "1", "2", "3", "multirun.yaml"]
     for i in (0, 1):
         run = folder / str(i)
-        assert {"config.yaml", "run.json", "metrics.json", "weights.pt", "figures", "train.log"} <= {
+        assert {"config.yaml", "run.json", "metrics.json", "weights.pt", "pictures", "train.log"} <= {
             path.name for path in run.iterdir()
         }
         assert f"objective.beta={i + 1}" in json.loads((run / "run.json").read_text())["starts"][0]["overrides"]
-        assert (run / "figures" / "manifold.png").stat().st_size > 5000
+        assert (run / "pictures" / "manifold.png").stat().st_size > 5000
         assert math.isfinite(metrics(run)["test"]["elbo"])
         assert {"train/loss", "val/elbo"} <= set(curves(run))
         assert b"best/val_loss" in b"".join(path.read_bytes() for path in run.glob("events.*"))

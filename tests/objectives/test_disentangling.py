@@ -255,7 +255,7 @@ def test_covariance_under_autocast(kind: str) -> None:
 @pytest.mark.parametrize(
     ("posterior", "prior", "sentence"),
     [
-        (PointMass, StandardNormal, "needs factorised Gaussians, got q = PointMass"),
+        (PointMass, StandardNormal, "needs factorised Gaussians, got q = Delta"),
         (FullCovarianceGaussian, StandardNormal, "needs factorised Gaussians, got q = MultivariateNormal"),
         (DiagonalGaussian, partial(VampPrior, image_shape=(1, 2, 3), num_components=3), "and p = MixtureSameFamily"),
     ],

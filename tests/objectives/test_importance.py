@@ -14,7 +14,7 @@ from vaelab.likelihoods import Gaussian
 from vaelab.models import VAE
 from vaelab.networks import MLPDecoder, MLPEncoder
 from vaelab.objectives import CIWAE, ELBO, IWAE, MIWAE, PIWAE, DReG, Objective, Renyi
-from vaelab.posteriors import DiagonalGaussian, Flow, FullCovarianceGaussian
+from vaelab.posteriors import DiagonalGaussian, FlowPosterior, FullCovarianceGaussian
 from vaelab.priors import StandardNormal
 
 
@@ -173,8 +173,8 @@ def difference(a: Tensor, b: Tensor) -> float:
 POSTERIORS = {
     "diagonal": DiagonalGaussian,
     "full": FullCovarianceGaussian,
-    "maf": partial(Flow, kind="maf", hidden=[8]),
-    "iaf": partial(Flow, kind="iaf", hidden=[8]),
+    "maf": partial(FlowPosterior, kind="maf", hidden=[8]),
+    "iaf": partial(FlowPosterior, kind="iaf", hidden=[8]),
 }
 
 

@@ -6,7 +6,7 @@ import torch
 from oracle import LinearGaussian
 from torch import Tensor
 
-from vaelab import baselines
+from vaelab import linear
 from vaelab.likelihoods import Bernoulli, Gaussian
 from vaelab.models import VAE
 from vaelab.networks import MLPDecoder, MLPEncoder
@@ -112,7 +112,7 @@ def test_spectral_penalty_under_autocast(x: Tensor) -> None:
 
 def test_pca_is_stationary_over_the_whole_set(x: Tensor) -> None:
     vae = autoencoder()
-    vae.load_state_dict(baselines.pca(x, 2))
+    vae.load_state_dict(linear.pca(x, 2))
     for gradient in torch.autograd.grad(Reconstruction()(vae, x)["loss"].mean(), list(vae.parameters())):
         torch.testing.assert_close(gradient, torch.zeros_like(gradient), atol=1e-5, rtol=0)
 

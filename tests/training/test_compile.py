@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from train import train
 from vaelab.training import VAEModule
 
-SMALL = ["model.encoder.hidden=[8]", "model.decoder.hidden=[8]", "model.latent_dim=2", "callbacks.figures.count=0"]
+SMALL = ["model.encoder.hidden=[8]", "model.decoder.hidden=[8]", "model.latent_dim=2", "callbacks.pictures.count=0"]
 WINDOWS = ["trainer=gpu_fast", "trainer.accelerator=cpu"]
 
 

@@ -18,7 +18,7 @@ from train import train
 from vaelab import load_run, runs
 from vaelab.training import Progress, VAEModule
 
-SMALL = ["model.encoder.hidden=[16]", "model.decoder.hidden=[16]", "model.latent_dim=2", "callbacks.figures.count=0"]
+SMALL = ["model.encoder.hidden=[16]", "model.decoder.hidden=[16]", "model.latent_dim=2", "callbacks.pictures.count=0"]
 PLAIN_SGD = ["optimizer=sgd", "optimizer.momentum=0", "optimizer.nesterov=false"]
 WHOLE = "trainer.limit_train_batches=null"  # ten batches of 50 images
 PICKED = ("rate", "distortion", "loss", "elbo")
@@ -83,10 +83,10 @@ def agree(cfg: Any, folder: Path, weights: str) -> None:
         default_root_dir=folder / "plain", **limits,
     )  # fmt: skip
     with pytest.warns(UserWarning, match="no logger configured"):
-        figures = {**plain.test(module, data, verbose=False)[0], **plain.validate(module, data, verbose=False)[0]}
+        measured = {**plain.test(module, data, verbose=False)[0], **plain.validate(module, data, verbose=False)[0]}
     for split in ("val", "test"):
         expected = {f"{split}/{name}": content[split][name] for name in PICKED}
-        assert {name: figures[name] for name in expected} == pytest.approx(expected, rel=1e-6)
+        assert {name: measured[name] for name in expected} == pytest.approx(expected, rel=1e-6)
 
 
 # The weights that are kept --------------------------------------------------------------------------------------------
@@ -216,7 +216,7 @@ def test_gradients_are_clipped(config: Compose, tmp_path: Path, recorded: str, a
 
 def test_accumulated_batches_are_one_larger_batch(config: Compose, tmp_path: Path) -> None:
     """Without noise; two batches of 50 images are one of 100."""
-    settings = [*SMALL, "experiment=autoencoder", WHOLE, "trainer.max_epochs=2", "callbacks.figures.count=0"]
+    settings = [*SMALL, "experiment=autoencoder", WHOLE, "trainer.max_epochs=2", "callbacks.pictures.count=0"]
     for name, own in (("one", ["data.batch_size=100"]), ("two", ["trainer.accumulate_grad_batches=2"])):
         (tmp_path / name).mkdir()
         train(config(*settings, *own), tmp_path / name)

@@ -40,7 +40,7 @@ def together(commands: list[list[str]], folder: Path, variables: list[dict[str, 
     path = os.pathsep.join(str(part) for part in (ROOT / "src", ROOT / "tests", Path(__file__).parent))
     started = [
         subprocess.Popen(
-            [*command, "trainer.accelerator=cpu", "data.md5=null", "callbacks.figures.count=1"],
+            [*command, "trainer.accelerator=cpu", "data.md5=null", "callbacks.pictures.count=1"],
             cwd=folder, env=os.environ | {"PYTHONPATH": path} | extra,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )
@@ -56,7 +56,7 @@ def together(commands: list[list[str]], folder: Path, variables: list[dict[str, 
 
 
 def test_two_processes_are_one_with_twice_the_batch(config: Compose, data_root: Path, tmp_path: Path) -> None:
-    """Without noise, for a loss that is a mean over images: weights and figures agree, those of odd ends included.
+    """Without noise, for a loss that is a mean over images: weights and metrics agree, those of odd ends included.
 
     The last batch of an epoch has 36 of 486 images, and of 101 validation images one process takes 51, a batch more.
     """
@@ -150,7 +150,7 @@ def test_noise_differs_by_process(launch: Any, environment: str, tmp_path: Path)
 def test_processes_that_would_train_alone_are_refused(
     config: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runs, "_rank", lambda: 1)
+    monkeypatch.setattr("vaelab.runs.preflight.rank", lambda: 1)
     with pytest.raises(ValueError, match=r"process 1 of several, but .*=1 trains in one: use trainer=ddp"):
         train(config(), tmp_path)
 

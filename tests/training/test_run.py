@@ -35,7 +35,7 @@ def finished(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("finished")
     overrides = [
         "data.batch_size=100", "trainer.max_epochs=4", "trainer.limit_train_batches=null", "model.latent_dim=2",
-        "trainer.log_every_n_steps=2", "trainer.limit_test_batches=null", "callbacks.figures.count=2",
+        "trainer.log_every_n_steps=2", "trainer.limit_test_batches=null", "callbacks.pictures.count=2",
     ]  # fmt: skip
     train(compose_config(data_root, *overrides), folder)
     return folder
@@ -47,17 +47,17 @@ def events(finished: Path) -> EventAccumulator:
     return accumulator.Reload()
 
 
-def test_metrics_name_protocol_units_and_figures(finished: Path) -> None:
+def test_metrics_name_protocol_units_and_metrics(finished: Path) -> None:
     content = metrics(finished)
     assert content["protocol"]["dataset"] == "MNIST"
     assert content["protocol"]["images"] == {"train": 500, "val": 100, "test": 200}
     assert content["epochs"] == 4
     assert content["steps"] == 20
     for split in ("train", "val", "test"):
-        figures = content[split]
-        assert set(TERMS) <= set(figures)
-        assert figures["elbo"] == pytest.approx(-figures["rate"] - figures["distortion"])
-        assert figures["loss"] == pytest.approx(-figures["elbo"])
+        means = content[split]
+        assert set(TERMS) <= set(means)
+        assert means["elbo"] == pytest.approx(-means["rate"] - means["distortion"])
+        assert means["loss"] == pytest.approx(-means["elbo"])
 
 
 def test_curves_are_in_tensorboard_at_optimiser_steps(finished: Path, events: EventAccumulator) -> None:
@@ -82,7 +82,7 @@ def test_pictures_are_in_tensorboard_and_on_disk(finished: Path, events: EventAc
     assert set(events.Tags()["images"]) == names
     assert [event.step for event in events.Images("samples")] == [0, 10, 20]
     for name in names:
-        with Image.open(finished / "figures" / f"{name}.png") as picture:
+        with Image.open(finished / "pictures" / f"{name}.png") as picture:
             assert min(picture.size) > 100
             assert picture.mode == ("RGBA" if name == "codes" else "L")
             assert len(picture.convert("L").getcolors()) > 20
@@ -135,16 +135,16 @@ def test_validation_has_the_training_s_objective_at_its_final_weight(config: Com
     train(config(*beta), tmp_path)
     content = metrics(tmp_path)
     for split in ("val", "test"):
-        figures = content[split]
-        assert figures["loss"] == pytest.approx(figures["distortion"] + 3 * figures["rate"])
-        assert figures["elbo"] == pytest.approx(-figures["distortion"] - figures["rate"])
+        means = content[split]
+        assert means["loss"] == pytest.approx(means["distortion"] + 3 * means["rate"])
+        assert means["elbo"] == pytest.approx(-means["distortion"] - means["rate"])
     assert 0 < content["train"]["loss"] - content["train"]["distortion"] < 0.1 * content["train"]["rate"]
 
 
 def test_pictures_do_not_change_the_training(config: Compose, tmp_path: Path) -> None:
     for name, count in (("few", 0), ("many", 100)):
         (tmp_path / name).mkdir()
-        train(config(f"callbacks.figures.count={count}"), tmp_path / name)
+        train(config(f"callbacks.pictures.count={count}"), tmp_path / name)
     assert equal(checkpoint(tmp_path / "few")["state_dict"], checkpoint(tmp_path / "many")["state_dict"])
 
 
@@ -160,9 +160,9 @@ def test_same_seed_same_run_and_seed_zero_is_a_seed(config: Compose, tmp_path: P
 def test_the_last_resort_is_named_everywhere(
     config: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from vaelab.data import mnist
+    from vaelab.data import files
 
-    monkeypatch.setattr(mnist, "reachable", lambda *_: ())
+    monkeypatch.setattr(files, "reachable", lambda *_: ())
     folder = tmp_path / "run"
     folder.mkdir()
     with caplog.at_level(logging.INFO, "vaelab"):
@@ -171,7 +171,7 @@ def test_the_last_resort_is_named_everywhere(
     assert runs.saved_config(folder).data.used == "MNIST-5k"
     assert caplog.messages[-1].startswith("done")
     assert "on MNIST-5k (4,000 / 500 / 500 images" in caplog.messages[-1]
-    assert "NOT THE FULL MNIST" in caplog.text
+    assert "This is not the full MNIST" in caplog.text
     chosen = EventAccumulator(str(folder)).Reload().summary_metadata["_hparams_/session_start_info"].plugin_data.content
     assert b"MNIST-5k" in chosen
 

@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import Callback
 from train import train
 from vaelab.training import VAEModule
 
-SMALL = ["model.encoder.hidden=[16]", "model.decoder.hidden=[16]", "model.latent_dim=2", "callbacks.figures.count=0"]
+SMALL = ["model.encoder.hidden=[16]", "model.decoder.hidden=[16]", "model.latent_dim=2", "callbacks.pictures.count=0"]
 WINDOWS = ["trainer=gpu_fast", "trainer.accelerator=cpu"]
 TRAINERS = {
     "default": [],

@@ -1,5 +1,5 @@
 """Image data sets in MNIST's format, held in memory on the training device."""
 
-from vaelab.data.mnist import MNISTDataModule
+from vaelab.data.module import MNISTDataModule
 
 __all__ = ["MNISTDataModule"]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vaelab.errors import UserError
 from vaelab.files import write_atomically
+from vaelab.interfaces import device_of
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")  # not all that Pillow knows: some start other programs
@@ -61,7 +62,7 @@ def write_codes(model: Any, data: Any, folder: str | Path, path: Path) -> int:
     if model.num_classes:
         raise UserError(f"images={folder}: this model encodes an image together with its label, which a folder lacks")
     names, images = read_images(folder, model.image_shape)
-    device = next(model.parameters()).device
+    device = device_of(model)
     batches = data.fixed(images, "test").split(data.eval_batch_size)
     codes = torch.cat([model.encode(batch.to(device).float().div(255)).float().cpu() for batch in batches])
     protocol = {

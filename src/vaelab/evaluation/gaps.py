@@ -6,7 +6,6 @@ Cremer et al. 2018, https://arxiv.org/abs/1801.03558
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,9 +13,9 @@ from torch.distributions import Distribution, Independent, Normal
 
 from vaelab.distributions import path_log_prob
 from vaelab.errors import UserError
-from vaelab.trace import GenerativeModel
-
-STEPS, NUM_SAMPLES = 1000, 100
+from vaelab.interfaces import GenerativeModel
+from vaelab.noise import fixed_noise
+from vaelab.trace import Trace
 
 
 @torch.no_grad()
@@ -24,11 +23,11 @@ def refine(
     model: GenerativeModel,
     x: Tensor,
     y: Tensor | None = None,
-    steps: int = STEPS,  # of Adam, from the encoder's q
-    lr: float = 0.03,  # at first; a cosine takes it to zero
-    num_samples: int = NUM_SAMPLES,  # of each ELBO
+    steps: int = 1000,  # of Adam, which starts at the encoder's q
+    num_samples: int = 100,  # of each ELBO
     seed: int = 0,
-    progress: Callable[[int], object] = lambda _: None,  # told of each of steps + num_samples
+    lr: float = 0.03,  # the first learning rate; a cosine takes it to zero
+    progress: Callable[[int], object] = lambda _: None,  # called with 1 after each of steps + num_samples
 ) -> tuple[Tensor, Tensor]:
     """ELBO of images (N, C, H, W) at the encoder's q, and at a q refined for each of them: nats, (N,) each.
 
@@ -44,8 +43,7 @@ def refine(
         log_q = path_log_prob(Independent(Normal(mean, log_std.exp()), 1), z)
         return model.decode(z, y).log_prob(x) + prior.log_prob(z) - log_q
 
-    with torch.random.fork_rng([x.device] if x.device.type == "cuda" else []):
-        torch.manual_seed(seed)
+    with fixed_noise(x.device, seed):
         q, prior = _gaussian(model, x, y), model.prior(model.infer)
         before = q.mean, q.stddev.log()
         after = tuple(parameter.clone().requires_grad_() for parameter in before)
@@ -70,7 +68,8 @@ def refine(
 
 def _gaussian(model: GenerativeModel, x: Tensor, y: Tensor | None) -> Distribution:
     """q(z | x) of a model with one layer whose posterior is a factorised Gaussian; ValueError for any other."""
-    latents: Any = getattr(model(x[:1], None if y is None else y[:1]), "latents", ())
+    trace = model(x[:1], None if y is None else y[:1])
+    latents = trace.latents if isinstance(trace, Trace) else ()
     q = latents[0].q if len(latents) == 1 else None
     if isinstance(q, Independent) and isinstance(q.base_dist, Normal):
         return model.infer(x, y)

@@ -19,9 +19,12 @@ import torch
 from torch import Size, Tensor
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 
-from vaelab.distributions import PointMass, Product
+from vaelab.distributions import Delta, Product
 from vaelab.errors import NotOfferedError, PartsError
-from vaelab.trace import GenerativeModel, Latent
+from vaelab.evaluation.batches import batches
+from vaelab.interfaces import GenerativeModel, draws_with_density, lies_on_vectors
+from vaelab.noise import fixed_noise
+from vaelab.trace import Latent
 
 ACTIVE = 0.01  # variance of the posterior mean, above which a unit is active
 BATCH, CHUNK = 500, 32  # images and codes in one array of densities: (32, 500, D) floats stay in a core's cache
@@ -40,9 +43,9 @@ REMEDIES_WITHOUT_RATES = (
 
 
 class LatentStatistics(NamedTuple):
-    """Of the posteriors of N images; in a ladder, of its top layer."""
+    """Statistics of the posteriors of N images. For a ladder, they are those of its top layer."""
 
-    figures: dict[str, float]  # active_units, and in nats mean_kl, mutual_information, aggregate_kl, total_correlation
+    metrics: dict[str, float]  # active_units, and in nats mean_kl, mutual_information, aggregate_kl, total_correlation
     absent: dict[str, str]  # what is undefined, and why; mutual_information stands for mean_kl and aggregate_kl, too
     codes: Tensor  # (N, D), E[z | x]
     variances: Tensor  # (D,), Var_x E[z | x]
@@ -67,33 +70,31 @@ def latent_statistics(
     model: GenerativeModel, x: Tensor, y: Tensor | None = None, num_samples: int = 1, seed: int = 0
 ) -> LatentStatistics:
     """Statistics of images (N, C, H, W), at `num_samples` codes for each image that depend on the seed alone."""
-    labels: Sequence[Tensor | None] = [None] * len(x) if y is None else y.split(BATCH)
-    batches = list(zip(x.split(BATCH), labels, strict=False))
-    codes = torch.cat([model.encode(*batch) for batch in batches])
+    parts = list(batches(x, y, BATCH))
+    codes = torch.cat([model.encode(*part) for part in parts])
     variances = codes.var(0, correction=0)
-    figures: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     absent: dict[str, str] = {}
     rates = None
     try:
-        posteriors = [model.infer(*batch) for batch in batches]
+        posteriors = [model.infer(*part) for part in parts]
         units, why = _units(posteriors[0]), _unknown(posteriors[0])
     except NotOfferedError as error:  # a VQ-VAE, or a ladder inferred bottom_up, whose code has a prior
         units, why = [model.prior is not None] * len(variances), str(error)
     collapsed = [d for d, unit in enumerate(units) if unit and variances[d] <= ACTIVE]
     if any(units):
-        figures["active_units"] = sum(units) - len(collapsed)
+        metrics["active_units"] = sum(units) - len(collapsed)
     else:
         absent["active_units"] = "units are counted where q(z | x) is a density on R^D"
     if why:
         absent |= dict.fromkeys(("rate_per_dim", "mutual_information", "total_correlation"), why)
-        return LatentStatistics(figures, absent, codes, variances, rates, collapsed)
+        return LatentStatistics(metrics, absent, codes, variances, rates, collapsed)
     prior = model.prior(model.infer)
     try:
         rates = rate_per_dim(posteriors, prior)
     except PartsError as error:
         absent["rate_per_dim"] = str(error)
-    with torch.random.fork_rng([x.device] if x.device.type == "cuda" else []):
-        torch.manual_seed(seed)
+    with fixed_noise(x.device, seed):
         samples = [q.sample(Size((num_samples,))) for q in posteriors]  # (S, B, D) each
     log_q = torch.cat([q.log_prob(z).flatten() for q, z in zip(posteriors, samples, strict=True)])  # (S * N,)
     chunks = torch.cat([z.flatten(0, 1) for z in samples]).split(CHUNK)
@@ -108,8 +109,8 @@ def latent_statistics(
         terms["total_correlation"] = log_aggregate - torch.cat([_log_marginals(posteriors, z) for z in chunks])
     else:
         absent["total_correlation"] = "the density of a single dimension is known of Gaussians alone"
-    figures |= {name: term.cpu().double().mean().item() for name, term in terms.items()}
-    return LatentStatistics(figures, absent, codes, variances, rates, collapsed)
+    metrics |= {name: term.cpu().double().mean().item() for name, term in terms.items()}
+    return LatentStatistics(metrics, absent, codes, variances, rates, collapsed)
 
 
 def rate_per_dim(posteriors: Sequence[Distribution], prior: Distribution) -> Tensor:
@@ -138,15 +139,15 @@ def _units(q: Distribution) -> list[bool]:
     """Which coordinates of the code are units of R^D with a density, unlike one-hot vectors, spheres and points."""
     if isinstance(q, Product):
         return [unit for factor in q.factors for unit in _units(factor)]
-    return [not hasattr(q, "space") and not isinstance(q, PointMass)] * q.event_shape[0]
+    return [lies_on_vectors(q) and not isinstance(q, Delta)] * q.event_shape[0]
 
 
 def _unknown(q: Distribution) -> str:
     """Why the density of each code under each image's posterior cannot be had, or an empty string."""
     if isinstance(q, Product):
         return next(filter(None, map(_unknown, q.factors)), "")
-    if isinstance(q, PointMass):
+    if isinstance(q, Delta):
         return "a point mass has no density"
-    if hasattr(q, "rsample_and_log_prob"):
+    if draws_with_density(q):
         return "a flow would have to run once for each pair of a code and an image"
     return ""

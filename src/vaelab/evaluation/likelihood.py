@@ -12,13 +12,16 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributions import Independent, LowRankMultivariateNormal, Normal
+from torch.distributions import Independent, Normal
 from torch.overrides import TorchFunctionMode
 
 from vaelab import checks
-from vaelab.distributions import PointMass
+from vaelab.distributions import Delta
 from vaelab.errors import NotOfferedError
-from vaelab.trace import GenerativeModel, Trace
+from vaelab.interfaces import GenerativeModel
+from vaelab.linear import log_likelihood
+from vaelab.noise import fixed_noise
+from vaelab.trace import Trace
 
 
 class Estimate(NamedTuple):
@@ -51,8 +54,7 @@ def importance_weighted(
     most = max(1, rows // size)
     counts = [min(most, num_samples - done) for done in range(0, num_samples, most)]
     estimates = []
-    with torch.random.fork_rng([x.device] if x.device.type == "cuda" else []):
-        torch.manual_seed(seed)
+    with fixed_noise(x.device, seed):
         for start in range(0, len(x), size):
             batch, labels = x[start : start + size], None if y is None else y[start : start + size]
             sums = torch.zeros(2, len(batch), dtype=torch.float64, device=x.device)  # of rates and distortions
@@ -75,9 +77,9 @@ def importance_weighted(
 def _rows(model: GenerativeModel, x: Tensor, y: Tensor | None) -> int:
     """How many samples to take at once: their largest tensor should fill 2 MB, or a hundredth of a GPU's memory."""
     probe = 64
-    with _Largest() as largest, torch.random.fork_rng([x.device] if x.device.type == "cuda" else []):
+    with _Largest() as largest, fixed_noise(x.device):
         trace = model(x, y, num_samples=probe)
-        if not isinstance(trace, Trace) or any(isinstance(latent.q, PointMass) for latent in trace.latents):
+        if not isinstance(trace, Trace) or any(isinstance(latent.q, Delta) for latent in trace.latents):
             raise NotOfferedError(f"{type(model).__name__} with a point as its code has no density to estimate")
         trace.log_weight(x)
     budget = torch.cuda.get_device_properties(x.device).total_memory / 100 if x.device.type == "cuda" else 2 * 2**20
@@ -108,7 +110,7 @@ def exact_log_likelihood(model: GenerativeModel, x: Tensor) -> Tensor | None:
     prior = model.prior(model.infer)
     if not (isinstance(prior, Independent) and isinstance(prior.base_dist, Normal)) or prior.mean.any():
         return None
-    with torch.random.fork_rng([x.device] if x.device.type == "cuda" else []):
+    with fixed_noise(x.device):
         if len(model(x[:1]).latents) > 1:
             return None
     z = torch.randn(8, model.latent_dim, generator=torch.Generator().manual_seed(0)).to(x.device)
@@ -123,5 +125,4 @@ def exact_log_likelihood(model: GenerativeModel, x: Tensor) -> Tensor | None:
         scales, scales[:1].expand_as(scales)
     ):
         return None
-    factor = (prior.stddev.double().unsqueeze(1) * w).T
-    return LowRankMultivariateNormal(b, factor, scales[0].square()).log_prob(x.flatten(1).double())
+    return log_likelihood(x, b, (prior.stddev.double().unsqueeze(1) * w).T, scales[0])

@@ -1,4 +1,4 @@
-"""Evaluations as text: one as a table with what each figure means, several as one table of runs."""
+"""Evaluations as text: one evaluation as a table with the meaning of each metric, several as one table of runs."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -7,43 +7,44 @@ from typing import Any
 from vaelab.errors import UserError
 
 NATS, PIXELS = "nats per image", "L2 over pixels in [0, 1]"
-# section -> figure -> unit and meaning; figures that a model has not are left out
-FIGURES = {
+# section -> metric -> unit and meaning; metrics that a model does not have are left out
+METRICS = {
     "likelihood": {
         "log_likelihood": f"{NATS}, log p(x), importance-weighted over K samples",
         "exact_log_likelihood": f"{NATS}, log p(x) of a linear model in closed form",
         "bits_per_dim": "-log2 P(x) per pixel of 256 grey levels",
-        "elbo": f"{NATS}, -(distortion + rate), at the same samples; train.py draws one an image",
+        "elbo": f"{NATS}, -(distortion + rate) at the same samples; train.py draws one sample per image",
         "rate": f"{NATS}, KL(q(z|x) || p(z)), at the same samples",
         "distortion": f"{NATS}, -E_q[log p(x|z)]",
-        "ess": "effective samples of the K, the mean over images",
-        "low_ess_share": "share of images with fewer than 10 of them: their log p(x) may be nats too low",
-        "squared_error": "summed over pixels, of the reconstruction from the posterior's mean",
+        "ess": "effective samples among the K, mean over images",
+        "low_ess_share": "share of images with fewer than 10 effective samples: their log p(x) may be nats too low",
+        "squared_error": "of the reconstruction from the posterior's mean, summed over pixels",
     },
     "gaps": {
         "inference_gap": f"{NATS}, log_likelihood - elbo",
-        "approximation_gap": f"{NATS}, what remains of it once q(z|x) is refined for each image; below 0: raise K",
-        "amortization_gap": f"{NATS}, what that refinement gains, on at most 1,000 images",
-        "generalization_gap": f"{NATS}, ELBO of at most 10,000 training images - that of the test images",
+        "approximation_gap": f"{NATS}, the part that remains when q(z|x) is refined for each image; below 0: raise K",
+        "amortization_gap": f"{NATS}, the part that the refinement gains, on the first test images",
+        "generalization_gap": f"{NATS}, ELBO of the first training images - ELBO of the test images",
     },
     "latent space": {
         "active_units": "dimensions whose posterior mean varies by more than 0.01",
+        "mean_kl": f"{NATS}, KL(q(z|x) || p(z)) at one sample per image: mutual_information + aggregate_kl",
         "mutual_information": f"{NATS}, I(x; z) over these images, at most the log of their number",
         "aggregate_kl": f"{NATS}, KL(q(z) || p(z)) of the aggregate posterior",
         "total_correlation": f"{NATS}, KL(q(z) || prod_j q(z_j))",
     },
     "representation": {
-        "linear_accuracy": "logistic regression on codes, test images",
-        "knn_accuracy": "five nearest neighbours among training codes",
-        "silhouette": "of the classes in code space, -1 to 1",
+        "linear_accuracy": "accuracy on test images of a logistic regression on codes",
+        "knn_accuracy": "accuracy on test images of the five nearest training codes",
+        "silhouette": "how far apart the classes lie in code space, -1 to 1",
     },
     "samples": {
         "sample_distance": f"{PIXELS}, median distance of a sample to its nearest training image",
-        "test_distance": f"{PIXELS}, the same of a test image",
+        "test_distance": f"{PIXELS}, the same distance of a test image",
         "nearer_share": "share of samples nearer than all but 5 % of test images; above 0.05 hints at copies",
     },
 }
-OF_A_SEED = ("seed", "data.seed", "data.root", "resume")  # settings by which runs of several seeds may differ
+OF_A_SEED = ("seed", "data.seed", "data.root", "resume")  # settings in which runs of several seeds may differ
 COLUMNS = (
     *("log_likelihood", "exact_log_likelihood", "bits_per_dim", "elbo", "rate", "distortion", "squared_error"),
     *("active_units", "linear_accuracy", "knn_accuracy"),
@@ -51,18 +52,18 @@ COLUMNS = (
 
 
 def check_protocols(protocols: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raise ValueError, which names what differs, if figures of different protocols would stand side by side."""
+    """Raise UserError if the protocols differ, so that their metrics do not compare. It names the differences."""
     (first, agreed), *others = protocols.items()
     for name, protocol in others:
         if differing := [f"{key} {agreed[key]} and {protocol[key]}" for key in agreed if agreed[key] != protocol[key]]:
             raise UserError(
-                f"{first} and {name} have figures that do not compare ({', '.join(differing)}): "
+                f"{first} and {name} have metrics that do not compare ({', '.join(differing)}): "
                 "across_protocols=true puts them into one table nevertheless"
             )
 
 
 def seed_groups(configs: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
-    """Names of runs whose settings, {dotted key: value}, differ by seed alone; two of them at least."""
+    """Groups of at least two runs whose settings, {dotted key: value}, differ in the seed alone."""
     groups: dict[str, list[str]] = {}
     for name, config in configs.items():
         leaves = {key: value for key, value in config.items() if not isinstance(value, dict | list)}
@@ -80,15 +81,15 @@ def protocol_line(protocol: Mapping[str, Any]) -> str:
 
 
 def table(record: Mapping[str, Any]) -> str:
-    """One evaluation: figures with their standard errors over images, and why others are absent."""
-    figures, errors, absent = record["figures"], record["standard_errors"], record["absent"]
+    """One evaluation: metrics with their standard errors over images, and the reasons for absent metrics."""
+    metrics, errors, absent = record["metrics"], record["standard_errors"], record["absent"]
     lines = [f"protocol: {protocol_line(record['protocol'])}; ± is the standard error over images"]
-    for section, meanings in FIGURES.items():
-        known = [name for name in meanings if name in figures]
+    for section, meanings in METRICS.items():
+        known = [name for name in meanings if name in metrics]
         lines += ["", section] if known else []
         for name in known:
             error = f" ± {errors[name]:.3g}" if name in errors else ""
-            lines.append(f"  {name:<22}{shown(figures[name]):>10}{error:<10}  {meanings[name]}")
+            lines.append(f"  {name:<22}{shown(metrics[name]):>10}{error:<10}  {meanings[name]}")
     if record["rate_per_dim"]:
         ordered = sorted(enumerate(record["rate_per_dim"]), key=lambda item: -item[1])
         rates = [f"z_{d} {rate:.2f}" for d, rate in ordered[:10]]
@@ -96,20 +97,21 @@ def table(record: Mapping[str, Any]) -> str:
         lines += ["", f"rate by dimension, nats: {', '.join(rates)}" + (f", {more} more" if more else "")]
     lines += ["", record["collapse"]] if record["collapse"] else []
     lines += [f"no {name}: {why}" for name, why in absent.items()]
+    lines += ["", *record["caveats"]] if record.get("caveats") else []
     return "\n".join(lines)
 
 
 def comparison(records: Mapping[str, Mapping[str, Any]], groups: Sequence[Sequence[str]]) -> str:
-    """One line a run, and for each group of runs that differ by seed alone their mean and standard deviation."""
+    """One line for each run, and for each group of seeds their mean and standard deviation."""
     protocols = {name: protocol_line(record["protocol"]) for name, record in records.items()}
-    columns = [name for name in COLUMNS if any(name in record["figures"] for record in records.values())]
+    columns = [name for name in COLUMNS if any(name in record["metrics"] for record in records.values())]
     rows = [["run", *columns]]
     for name, record in records.items():
-        rows.append([name, *(shown(record["figures"].get(column)) for column in columns)])
+        rows.append([name, *(shown(record["metrics"].get(column)) for column in columns)])
     for group in groups:
         row = [f"mean ± s.d. of {len(group)} seeds, {group[0]} ..."]
         for column in columns:
-            values = [records[name]["figures"][column] for name in group if column in records[name]["figures"]]
+            values = [records[name]["metrics"][column] for name in group if column in records[name]["metrics"]]
             spread = statistics.stdev(values) if len(values) == len(group) else None
             row.append("–" if spread is None else f"{shown(statistics.mean(values))} ± {spread:.2g}")
         rows.append(row)
@@ -119,11 +121,12 @@ def comparison(records: Mapping[str, Mapping[str, Any]], groups: Sequence[Sequen
     lines.append("")
     one, *more = set(protocols.values())
     lines += [f"protocol of {name}: {line}" for name, line in protocols.items()] if more else [f"protocol: {one}"]
+    lines += dict.fromkeys(caveat for record in records.values() for caveat in record.get("caveats", ()))
     return "\n".join(lines)
 
 
 def shown(value: float | None) -> str:
-    """Whole numbers as they are, others with the digits that mean something."""
+    """Whole numbers as they are, other numbers with two or three decimal places."""
     if value is None:
         return "–"
     return str(value) if isinstance(value, int) else f"{value:.3f}" if abs(value) < 10 else f"{value:.2f}"

@@ -12,7 +12,7 @@ from torch import Tensor
 def representation(codes: Tensor, labels: Tensor, test_codes: Tensor, test_labels: Tensor) -> dict[str, float]:
     """`linear_accuracy` and `knn_accuracy` (5 neighbours) on test codes (M, D), trained on codes (N, D): in [0, 1].
 
-    And `silhouette` of at most 2,000 test codes, in [-1, 1]. Without two classes to tell apart a figure is absent.
+    Also `silhouette` of at most 2,000 test codes, in [-1, 1]. A metric is absent if there is one class only.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import silhouette_score
@@ -21,14 +21,14 @@ def representation(codes: Tensor, labels: Tensor, test_codes: Tensor, test_label
     from sklearn.preprocessing import StandardScaler
 
     x, y, test_x, test_y = (part.cpu().numpy() for part in (codes, labels, test_codes, test_labels))
-    figures = {}
+    metrics = {}
     if len(set(y)) > 1:
         linear = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)).fit(x, y)
         neighbours = KNeighborsClassifier(min(5, len(x))).fit(x, y)
-        figures["linear_accuracy"] = float(linear.score(test_x, test_y))
-        figures["knn_accuracy"] = float(neighbours.score(test_x, test_y))
+        metrics["linear_accuracy"] = float(linear.score(test_x, test_y))
+        metrics["knn_accuracy"] = float(neighbours.score(test_x, test_y))
     every = -(-len(test_x) // 2000)
     some_x, some_y = test_x[::every], test_y[::every]
     if 1 < len(set(some_y)) < len(some_y):
-        figures["silhouette"] = float(silhouette_score(some_x, some_y))
-    return figures
+        metrics["silhouette"] = float(silhouette_score(some_x, some_y))
+    return metrics

@@ -16,7 +16,7 @@ from vaelab.errors import UserError
 
 log = logging.getLogger("vaelab.train")
 BATCHED = ("model", "objective", "optimizer", "scheduler")
-CALLBACKS = ("best_checkpoint", "last_checkpoint", "progress", "figures")
+CALLBACKS = ("best_checkpoint", "last_checkpoint", "progress", "pictures")
 ALONE = "; without hydra/launcher=together each run trains by itself"
 
 
@@ -61,10 +61,10 @@ def train(cfgs: Sequence[DictConfig], folders: Sequence[Path], contexts: Sequenc
     import torch
     from lightning.pytorch.callbacks import ProgressBar
 
-    from vaelab import hardware
     from vaelab.extensions.together import Member, Together
     from vaelab.files import read_plain
-    from vaelab.training import Figures, Interrupted, NonFiniteLossError, measure, tensorboard
+    from vaelab.training import Interrupted, NonFiniteLossError, Pictures, measure, tensorboard
+    from vaelab.training.threads import tune
 
     check(cfgs)
     torch.distributions.Distribution.set_default_validate_args(False)
@@ -91,13 +91,13 @@ def train(cfgs: Sequence[DictConfig], folders: Sequence[Path], contexts: Sequenc
         cfg.data.seed = data.seed
         runs.fill_in(cfg, data, ())
         member.own_logger = instantiate(cfg.logger, save_dir=str(member.folder))
-        runs.record(member.folder, cfg)
+        runs.record_start(member.folder, cfg)
         tensorboard.add_layout(member.own_logger)
-    callbacks = runs.callbacks(cfgs[0])
+    callbacks = runs.build_callbacks(cfgs[0])
     bars = [callback for callback in callbacks if isinstance(callback, ProgressBar)]
     options: dict[str, Any] = {"enable_checkpointing": False, "_convert_": "all"}
     trainer = instantiate(cfgs[0].trainer, callbacks=bars, logger=False, **options)
-    hardware.tune(trainer.strategy.root_device)
+    tune(trainer.strategy.root_device)
     parent = runs.shown(folders[0].parent)
     log.info("runs     %d in %s", len(members), parent)
     runs.announce(folders[0], cfgs[0], data, members[0], trainer)
@@ -125,15 +125,15 @@ def train(cfgs: Sequence[DictConfig], folders: Sequence[Path], contexts: Sequenc
         own = {"logger": member.own_logger, "default_root_dir": member.folder, "enable_progress_bar": False}
         alone = instantiate(cfg.trainer, **options, **own)
         measure(alone, member, data, None)
-        for figures in callbacks:
-            if isinstance(figures, Figures) and figures.count:
-                figures.draw(alone, member)
+        for pictures in callbacks:
+            if isinstance(pictures, Pictures) and pictures.count:
+                pictures.draw(alone, member)
         kept = ("best", member.best_step) if best.exists() else ("last", trainer.global_step)
         runs.finish(member.folder, member, data.protocol, trainer, seconds, kept)
         tensorboard.add_hyperparameters(member.own_logger, cfg, member.metrics.latest, trainer.global_step)
         log.info("done     %s: %s", member.folder.name, runs.summary(member.metrics.latest, data.description))
         outcomes.append(member.metrics.latest[member.monitor or "train/loss"])
-    for note in runs.notes(cfgs[0], data):
-        log.warning(note)
+    for caveat in runs.find_caveats(members[0].model, cfgs[0]):
+        log.warning(caveat)
     log.info("curves   tensorboard --logdir %s", parent)
     return outcomes

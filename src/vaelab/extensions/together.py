@@ -24,8 +24,9 @@ from torch.optim import Optimizer
 from vaelab.errors import UserError
 from vaelab.extensions import configured, step_schedules
 from vaelab.files import write_plain
+from vaelab.noise import fixed_noise
 from vaelab.training import NonFiniteLossError, VAEModule
-from vaelab.training.module import Batch, seed_noise
+from vaelab.training.module import Batch
 
 log = logging.getLogger("vaelab.train")
 
@@ -178,8 +179,7 @@ class Together(L.LightningModule):
         return terms["loss"].mean(1).sum()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
-            seed_noise(self.device, batch_idx)  # as VAEModule's validation does
+        with fixed_noise(self.device, batch_idx):  # as VAEModule's validation does
             self._add("val", self.stack(batch, None))
 
     def _add(self, split: str, terms: dict[str, Tensor]) -> None:
@@ -254,27 +254,27 @@ def _rehearse(members: list[Member]) -> None:
     """Score two images of noise on copies, each alone and all together: ValueError unless terms and gradients agree."""
     copies, alone = copy.deepcopy(members), copy.deepcopy(members)
     model = members[0].model
-    with torch.random.fork_rng([]):
-        torch.manual_seed(0)
+    cpu = torch.device("cpu")
+    with fixed_noise(cpu):
         batch = (torch.rand(2, *model.image_shape) < 0.5).float(), torch.zeros(2, dtype=torch.long)
-        stack = Stack(copies)
-        for training, step in ((True, torch.ones(())), (False, None)):  # of a schedule's first steps and its end
-            for module in (*copies, *alone):
-                module.train(training)
-            with torch.set_grad_enabled(training):
-                torch.manual_seed(0)
-                try:
+    stack = Stack(copies)
+    for training, step in ((True, torch.ones(())), (False, None)):  # of a schedule's first steps and its end
+        for module in (*copies, *alone):
+            module.train(training)
+        with torch.set_grad_enabled(training):
+            try:
+                with fixed_noise(cpu):
                     terms = stack(batch, step)
                     if training:
                         terms["loss"].mean(1).sum().backward()
-                except Exception as error:
-                    raise UserError(_refusal(error)) from error
-                for i, module in enumerate(alone):
-                    torch.manual_seed(0)
+            except Exception as error:
+                raise UserError(_refusal(error)) from error
+            for i, module in enumerate(alone):
+                with fixed_noise(cpu):
                     own = module(batch, step)
                     if training:
                         own["loss"].mean().backward()
-                    _compare(stack, i, module, terms, own)
+                _compare(stack, i, module, terms, own)
 
 
 def _refusal(error: Exception) -> str:

@@ -8,6 +8,7 @@ from torch.distributions import Distribution, Independent, Normal
 
 from vaelab import checks
 from vaelab.errors import NotOfferedError, UserError
+from vaelab.interfaces import made_of_posteriors
 from vaelab.models.vae import Decoder, Encoder, Prior, parameter_shape
 from vaelab.posteriors import DiagonalGaussian
 from vaelab.trace import Latent, Trace, draw
@@ -52,7 +53,7 @@ class LadderVAE(nn.Module):
             self.conditionals.append(DiagonalGaussian(self.down[-1].out_features, below))  # type: ignore[arg-type]
         self.posteriors = nn.ModuleList(DiagonalGaussian(f, d) for f, d in zip(features, dims, strict=True))
         self.prior = prior(self.latent_dim)
-        if inference == "bottom_up" and len(dims) > 1 and getattr(self.prior, "made_of_posteriors", False):
+        if inference == "bottom_up" and len(dims) > 1 and made_of_posteriors(self.prior):
             name = f"{type(self.prior).__name__} is made of q(z | image) of the top layer"
             raise UserError(f"{name}, given lower layers in bottom_up: inference=top_down goes with it")
         self.decoder = decoder(dims[0], parameter_shape(likelihood, self.image_shape))

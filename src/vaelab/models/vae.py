@@ -13,6 +13,7 @@ from torch.distributions import Distribution
 
 from vaelab import checks
 from vaelab.errors import UserError
+from vaelab.interfaces import made_of_posteriors
 from vaelab.trace import Trace, draw, point_estimate
 
 Encoder = Callable[[Size], nn.Module]  # (C, H, W) -> module: (B, C, H, W) -> (B, F), has .out_features
@@ -49,7 +50,7 @@ class VAE(nn.Module):
         features: int = self.encoder.out_features  # type: ignore[assignment]
         self.posterior = posterior(features + num_classes, latent_dim)
         self.prior = prior(latent_dim)
-        if num_classes and getattr(self.prior, "made_of_posteriors", False):
+        if num_classes and made_of_posteriors(self.prior):
             raise UserError(f"{type(self.prior).__name__} has no labels for its pseudo-inputs: num_classes must be 0")
         parameters = parameter_shape(likelihood, self.image_shape)
         self.decoder = decoder(latent_dim + num_classes, parameters)
@@ -69,7 +70,7 @@ class VAE(nn.Module):
 
     def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """A point estimate of the code, (B, D): the posterior's mean, or that of 64 samples at fixed noise."""
-        return point_estimate(self.infer(x, y))
+        return point_estimate(self.infer(x, y), x.device)
 
     def reconstruct(self, x: Tensor, y: Tensor | None = None) -> Distribution:
         """p(x | z) at the point estimate of z, batch shape (B,)."""

@@ -17,6 +17,7 @@ from torch.distributions import Distribution
 from vaelab import checks
 from vaelab.distributions import at_least_float32
 from vaelab.errors import NotOfferedError, UserError
+from vaelab.interfaces import feature_map
 from vaelab.models.vae import Encoder, check_shape, parameter_shape
 from vaelab.trace import Quantized
 
@@ -54,7 +55,7 @@ class VQVAE(nn.Module):
         checks.share(decay=decay, restart_below=restart_below)
         self.image_shape, self.decay, self.restart_below = Size(image_shape), decay, restart_below
         self.encoder = encoder(self.image_shape)
-        map_shape: Size | None = getattr(self.encoder, "map_shape", None)
+        map_shape = feature_map(self.encoder)
         if map_shape is None:
             needed = "model/network=conv with model.encoder.hidden=[]"
             raise UserError(f"VQVAE quantises a feature map, which {type(self.encoder).__name__} lacks: take {needed}")

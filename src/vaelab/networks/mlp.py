@@ -6,7 +6,6 @@ https://arxiv.org/abs/1705.07120
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Size, Tensor, nn
 
@@ -19,7 +18,10 @@ NORMS = {"none": nn.Identity, "batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
 def hidden_layers(
     in_features: int, hidden: Sequence[int], activation: str = "relu", gated: bool = False, norm: str = "none"
 ) -> list[nn.Module]:
-    """Dense layers of widths `hidden`: norm none, batch or layer, then activation relu, tanh or silu, or a gate."""
+    """Dense layers of widths `hidden`, each with a norm ("none", "batch", "layer") and an activation or a gate.
+
+    The activation is "relu", "tanh" or "silu". Raises UserError for an argument out of its range.
+    """
     checks.widths(hidden=hidden)
     checks.one_of(tuple(ACTIVATIONS), activation=activation)
     checks.one_of(tuple(NORMS), norm=norm)
@@ -35,12 +37,19 @@ def hidden_layers(
 
 
 class MLPEncoder(nn.Module):
-    """Image (B, C, H, W) -> features (B, F), F = hidden[-1]; settings as for `hidden_layers`."""
+    """Image (B, C, H, W) -> features (B, F), where F is the last width. Arguments as for `hidden_layers`."""
 
-    def __init__(self, image_shape: Size, hidden: Sequence[int] = (400,), **settings: Any) -> None:
+    def __init__(
+        self,
+        image_shape: Size,
+        hidden: Sequence[int] = (400,),
+        activation: str = "relu",
+        gated: bool = False,
+        norm: str = "none",
+    ) -> None:
         super().__init__()
         in_features = math.prod(image_shape)
-        self.layers = nn.Sequential(nn.Flatten(), *hidden_layers(in_features, hidden, **settings))
+        self.layers = nn.Sequential(nn.Flatten(), *hidden_layers(in_features, hidden, activation, gated, norm))
         self.out_features = hidden[-1] if hidden else in_features
 
     def forward(self, x: Tensor) -> Tensor:
@@ -48,11 +57,19 @@ class MLPEncoder(nn.Module):
 
 
 class MLPDecoder(nn.Module):
-    """Code (N, D) -> likelihood parameters (N, P*C, H, W); settings as for `hidden_layers`."""
+    """Code (N, D) -> likelihood parameters (N, P*C, H, W). Arguments as for `hidden_layers`."""
 
-    def __init__(self, in_features: int, out_shape: Size, hidden: Sequence[int] = (400,), **settings: Any) -> None:
+    def __init__(
+        self,
+        in_features: int,
+        out_shape: Size,
+        hidden: Sequence[int] = (400,),
+        activation: str = "relu",
+        gated: bool = False,
+        norm: str = "none",
+    ) -> None:
         super().__init__()
-        layers = hidden_layers(in_features, hidden, **settings)
+        layers = hidden_layers(in_features, hidden, activation, gated, norm)
         output = nn.Linear(hidden[-1] if hidden else in_features, math.prod(out_shape))
         self.layers = nn.Sequential(*layers, output, nn.Unflatten(1, out_shape))
 

@@ -14,8 +14,9 @@ from torch import Size, Tensor, nn
 from vaelab import checks
 from vaelab.distributions import at_least_float32
 from vaelab.errors import UserError
+from vaelab.interfaces import GenerativeModel
 from vaelab.objectives.objective import Objective, defined_terms, elbo_terms, only_latent
-from vaelab.trace import GenerativeModel, Trace
+from vaelab.trace import Trace
 
 
 class _Adversarial(Objective):

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vaelab.distributions import PointMass
+from vaelab.distributions import Delta
 from vaelab.errors import PartsError
-from vaelab.trace import GenerativeModel, Latent, Trace
+from vaelab.interfaces import GenerativeModel
+from vaelab.trace import Latent, Trace
 
 
 class Objective(nn.Module):
@@ -82,7 +83,7 @@ def over_samples(values: Tensor) -> Tensor:
 def defined_terms(trace: Trace, x: Tensor) -> dict[str, Tensor]:
     """`elbo_terms`, of which a point mass has only the distortion."""
     terms = elbo_terms(trace, x)
-    points = any(isinstance(latent.q, PointMass) for latent in trace.latents)
+    points = any(isinstance(latent.q, Delta) for latent in trace.latents)
     return {"distortion": terms["distortion"]} if points else terms
 
 

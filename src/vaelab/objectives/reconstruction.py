@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from vaelab import checks
+from vaelab.interfaces import GenerativeModel
 from vaelab.objectives.objective import Objective
-from vaelab.trace import GenerativeModel
 
 
 class Reconstruction(Objective):

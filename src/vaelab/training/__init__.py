@@ -1,6 +1,6 @@
 """The training loop's glue: a LightningModule and its callbacks."""
 
-from vaelab.training.callbacks import Figures, Progress
+from vaelab.training.callbacks import Pictures, Progress
 from vaelab.training.checkpoints import (
     AtomicCheckpointIO,
     BestCheckpoint,
@@ -15,7 +15,7 @@ from vaelab.training.module import VAEModule
 from vaelab.training.schedulers import Cosine
 
 __all__ = [
-    "AtomicCheckpointIO", "AverageLoss", "BestCheckpoint", "ClosedForm", "Cosine", "Figures", "Interrupted",
-    "LastCheckpoint", "NonFiniteLossError", "PrincipalAngle", "Progress", "VAEModule",
+    "AtomicCheckpointIO", "AverageLoss", "BestCheckpoint", "ClosedForm", "Cosine", "Interrupted",
+    "LastCheckpoint", "NonFiniteLossError", "Pictures", "PrincipalAngle", "Progress", "VAEModule",
     "measure", "saved_by",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Callbacks that show how a run goes: progress and pictures. Neither draws from training's random stream."""
+"""Callbacks that show how a run goes: progress and pictures. They leave the random numbers of training alone."""
 
 import logging
 import math
@@ -13,13 +13,17 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch.distributions import Independent
 from tqdm import tqdm
 
-from vaelab import checks, figures
+from vaelab import checks, pictures
+from vaelab.interfaces import labels
 
 log = logging.getLogger(__name__)
 
 
 class Progress(ProgressBar):
-    """One bar over all optimiser steps, redrawn every `refresh_every_n_steps`, 0 for no bar, and ten lines of log."""
+    """One progress bar over all optimiser steps, and ten lines of log.
+
+    The bar is drawn anew every `refresh_every_n_steps` steps. With 0 there is no bar.
+    """
 
     def __init__(self, refresh_every_n_steps: int = 50) -> None:
         super().__init__()
@@ -28,10 +32,10 @@ class Progress(ProgressBar):
         self._reported = 0
 
     def disable(self) -> None:
-        """Lightning calls this where no bar is to be drawn: there is none yet, as it is made when training starts."""
+        """Lightning calls this to hide the bar, which is made when training starts."""
 
     def enable(self) -> None:
-        """Lightning calls this after a tuner's search."""
+        """Lightning calls this after a tuner's search, to show the bar again."""
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         drawn = trainer.is_global_zero and self.refresh_every_n_steps
@@ -53,7 +57,7 @@ class Progress(ProgressBar):
             log.info("epoch %d, step %s: %s", epoch, f"{step:,}", _losses(pl_module.measured))
 
     def _redraw(self, trainer: Any, module: Any) -> None:
-        """The latest losses, and what is logged with prog_bar=True."""
+        """Show the latest losses, and what is logged with prog_bar=True."""
         own = [f"{name} {float(value):.4g}" for name, value in trainer.progress_bar_metrics.items()]
         shown = [f"epoch {trainer.current_epoch + 1}", _losses(module.metrics.latest), *own]
         self._bar.n = trainer.global_step
@@ -67,11 +71,12 @@ def _losses(metrics: dict[str, float]) -> str:
     return ", ".join(f"{name} {metrics[name]:.2f}" for name in ("train/loss", "val/loss") if name in metrics)
 
 
-class Figures(Callback):
-    """Draws the model `count` times a run, evenly, before the first step too: to TensorBoard, the latest also as PNG.
+class Pictures(Callback):
+    """Draws the model before the first step and then `count` times at equal distances.
 
-    Inputs beside reconstructions, samples at fixed noise where there is a prior and, with two latent dimensions, the
-    decoded manifold and the codes coloured by class.
+    The pictures are images beside their reconstructions, and samples at fixed noise if there is a prior. With two
+    latent dimensions there are also the decoded manifold, and the codes coloured by class. TensorBoard gets all of
+    them, and the run's folder pictures/ has the latest of each as a PNG.
     """
 
     def __init__(self, count: int = 20, num_reconstructions: int = 32, num_samples: int = 64) -> None:
@@ -85,21 +90,26 @@ class Figures(Callback):
             self._drawn = due
             self.draw(trainer, pl_module)
 
-    on_train_start = on_train_epoch_end
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self.on_train_epoch_end(trainer, pl_module)
+
+    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
+        if self._drawn < 0 and trainer.is_global_zero:  # there was nothing to train
+            self.draw(trainer, pl_module)
 
     def draw(self, trainer: Any, module: Any) -> None:
-        """Draw and write all pictures now."""
+        """Draw all pictures now, and write them."""
         from PIL import Image
         from torchvision.transforms.functional import to_pil_image
 
         training = module.training
         module.eval()
-        pictures = self._pictures(trainer, module)
+        drawn = self._draw(trainer, module)
         module.train(training)
-        folder = Path(trainer.default_root_dir) / "figures"
+        folder = Path(trainer.default_root_dir) / "pictures"
         folder.mkdir(exist_ok=True)
         boards = [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-        for name, picture in pictures.items():
+        for name, picture in drawn.items():
             path = folder / f"{name}.png"
             if isinstance(picture, torch.Tensor):
                 picture = picture[:1] if module.model.image_shape[0] == 1 else picture
@@ -110,19 +120,18 @@ class Figures(Callback):
             for board in boards:
                 board.add_image(name, pixels, trainer.global_step, dataformats="HWC"[: pixels.ndim])
 
-    def _pictures(self, trainer: Any, module: Any) -> dict[str, Any]:
+    def _draw(self, trainer: Any, module: Any) -> dict[str, Any]:
+        """Pictures by name: image grids (3, height, width), or matplotlib Figures."""
         model = module.model
         x, y = self._examples(trainer, module, self.num_reconstructions)
-        pictures: dict[str, Any] = {
-            "reconstructions": figures.reconstructions(model, x, y if model.num_classes else None)
-        }
+        drawn: dict[str, Any] = {"reconstructions": pictures.reconstructions(model, x, labels(model, y))}
         if model.prior is not None:
-            pictures["samples"] = figures.samples(model, self.num_samples)
+            drawn["samples"] = pictures.samples(model, self.num_samples)
         if model.latent_dim == 2 and not model.num_classes:
-            pictures["codes"] = figures.codes(model, *self._examples(trainer, module, 5000))
+            drawn["codes"] = pictures.codes(model, *self._examples(trainer, module, 5000))
             if model.prior is not None and isinstance(model.prior(model.infer), Independent):  # which has quantiles
-                pictures["manifold"] = figures.manifold(model)
-        return pictures
+                drawn["manifold"] = pictures.manifold(model)
+        return drawn
 
     @staticmethod
     def _examples(trainer: Any, module: Any, count: int) -> tuple[torch.Tensor, torch.Tensor]:

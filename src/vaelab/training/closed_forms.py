@@ -7,13 +7,14 @@ from typing import Any
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from vaelab import baselines, checks
+from vaelab import checks, linear
 from vaelab.errors import UserError
 from vaelab.likelihoods import Gaussian
 from vaelab.objectives import ELBO
 from vaelab.priors import StandardNormal
 
 log = logging.getLogger(__name__)
+OPTIMA = {"pca": linear.pca, "ppca": linear.ppca}
 
 
 class AverageLoss(Callback):
@@ -41,25 +42,25 @@ class AverageLoss(Callback):
 
 
 class ClosedForm(Callback):
-    """Starts a linear model at its optimum over the training images, which has a closed form: see vaelab.baselines.
+    """Starts a linear model at its optimum over the training images, which has a closed form: see vaelab/linear.py.
 
     `method` is "pca" for the autoencoder, "ppca" for the VAE with a learned noise scale. Raises ValueError if it is
     neither, the model is not the linear one it needs, or binarisation is dynamic.
     """
 
     def __init__(self, method: str) -> None:
-        checks.one_of(("pca", "ppca"), method=method)
+        checks.one_of(tuple(OPTIMA), method=method)
         self.method = method
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         if stage != "fit":
             return
         model, vae = pl_module.model, self.method == "ppca"
-        optimum = getattr(baselines, self.method)(_training_images(trainer), model.latent_dim)
+        optimum = OPTIMA[self.method](_training_images(trainer), model.latent_dim)
         shapes, needed = ({name: w.shape for name, w in state.items()} for state in (model.state_dict(), optimum))
-        linear = isinstance(model.likelihood, Gaussian) and model.likelihood.mean == "identity"
+        is_linear = isinstance(model.likelihood, Gaussian) and model.likelihood.mean == "identity"
         standard = isinstance(model.prior, StandardNormal) and bool((model.prior.std == 1).all())
-        if not (linear and standard and shapes == needed):
+        if not (is_linear and standard and shapes == needed):
             raise UserError(
                 f"callbacks.closed_form with method={self.method} needs model/network=linear, model/posterior="
                 f"{'diagonal_gaussian' if vae else 'point_mass'}, model/prior=standard_normal of scale 1 and model/"
@@ -79,7 +80,7 @@ class PrincipalAngle(Callback):
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         if stage != "fit":
             return
-        optimum = baselines.pca(_training_images(trainer), pl_module.model.latent_dim)
+        optimum = linear.pca(_training_images(trainer), pl_module.model.latent_dim)
         self._principal, bias = optimum["decoder.layers.0.weight"], optimum["decoder.layers.0.bias"]
         shapes = [part.shape for part in pl_module.model.decoder.parameters()]
         if shapes != [self._principal.shape, bias.shape]:
@@ -88,7 +89,7 @@ class PrincipalAngle(Callback):
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         weight, _ = pl_module.model.decoder.parameters()
-        angle = baselines.principal_angle(weight.detach().cpu(), self._principal)
+        angle = linear.principal_angle(weight.detach().cpu(), self._principal)
         pl_module.record({"train/principal_angle": angle})
         log.info("epoch %d: %.2f degrees from the subspace of PCA", trainer.current_epoch + 1, angle)
 

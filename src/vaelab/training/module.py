@@ -22,8 +22,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from vaelab.errors import UserError
+from vaelab.interfaces import GenerativeModel, labels, learners
+from vaelab.noise import fixed_noise
 from vaelab.objectives import Objective
-from vaelab.trace import GenerativeModel
 from vaelab.training.metrics import Metrics, NonFiniteLossError
 from vaelab.training.rehearsal import build_optimizer, rehearse
 
@@ -76,7 +77,7 @@ class VAEModule(L.LightningModule):
     def terms(self, batch: Batch, step: Tensor | None) -> dict[str, Tensor]:
         """The objective's terms, one value per image, after `step` optimiser steps; None means a schedule's end."""
         x, y = batch
-        inputs = (self.model, x, y if self.model.num_classes else None, step)
+        inputs = (self.model, x, labels(self.model, y), step)
         if self._scores and self.training:
             try:
                 return self._scores(*inputs)
@@ -93,8 +94,7 @@ class VAEModule(L.LightningModule):
 
     def _evaluate(self, split: str, batch: Batch, batch_idx: int) -> None:
         """Score at noise that is the same each time, differs by process, and is not taken from the training's."""
-        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
-            seed_noise(self.device, batch_idx * self.trainer.world_size + self.global_rank)
+        with fixed_noise(self.device, batch_idx * self.trainer.world_size + self.global_rank):
             self.metrics.add(split, self.terms(batch, None), self.step)
 
     # The optimiser and its schedule -----------------------------------------------------------------------------------
@@ -179,7 +179,7 @@ class VAEModule(L.LightningModule):
 
     def _initialize(self) -> None:
         """Let parts that must see data first do so, once: what they learn is in every checkpoint."""
-        parts: list[Any] = [part for part in self.modules() if hasattr(part, "initialize")]
+        parts = learners(self)
         if parts and not self._initialized:
             images = self.trainer.datamodule.splits["train"][0].to(self.device, self.dtype).div_(255)
             for part in parts:
@@ -313,8 +313,3 @@ def accumulation(callbacks: Iterable[Any], otherwise: int) -> Callable[[int], in
 def steps_of(batches: int, accumulated: int) -> int:
     """Optimiser steps of an epoch: Lightning takes one after the last batch, too."""
     return -(-batches // accumulated)
-
-
-def seed_noise(device: torch.device, seed: int) -> None:
-    """torch.manual_seed, which on a CPU takes a millisecond to keep a traceback for GPUs that are not used."""
-    (torch.default_generator.manual_seed if device.type == "cpu" else torch.manual_seed)(seed)

@@ -8,6 +8,8 @@ import torch
 from torch.optim import Optimizer
 
 from vaelab.errors import UserError, refused_by_library
+from vaelab.interfaces import labels
+from vaelab.noise import fixed_noise
 from vaelab.objectives import Objective
 
 
@@ -31,11 +33,11 @@ def rehearse(model: Any, objective: Objective) -> None:
     """Score two blank images on a copy: parts that do not go together raise ValueError before any data is fetched."""
     model, objective = copy.deepcopy((model, objective))
     x = torch.zeros(2, *model.image_shape)
-    y = torch.zeros(2, dtype=torch.long) if model.num_classes else None
+    y = labels(model, torch.zeros(2, dtype=torch.long))
     parts = [(part, getattr(model, part, None)) for part in ("posterior", "prior")]
     names = ", ".join(f"{part} {type(module).__name__}" for part, module in parts if module is not None) or "no prior"
     pair = f"objective {type(objective).__name__} does not go with {type(model).__name__} ({names})"
-    with torch.random.fork_rng([]):
+    with fixed_noise(x.device):
         try:
             terms = objective(model, x, y, torch.zeros(()))
         except UserError as error:

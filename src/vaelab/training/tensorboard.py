@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from torch.nn import functional as F
 
-from vaelab import figures
+from vaelab import pictures
 
 PROJECTED, NUMBERS = 2000, 400_000  # test codes on the Projector's page, and how long all of them may be together
 TERMS = ("loss", "rate", "distortion")
@@ -29,17 +29,17 @@ def add_layout(logger: TensorBoardLogger) -> None:
     logger.experiment.add_custom_scalars({"nats per image": charts})
 
 
-def add_hyperparameters(logger: TensorBoardLogger, cfg: DictConfig, figures: dict[str, float], step: int) -> None:
-    """A row of the HParams tab: what was chosen, and the final figures, by the names of their curves."""
+def add_hyperparameters(logger: TensorBoardLogger, cfg: DictConfig, latest: dict[str, float], step: int) -> None:
+    """A row of the HParams tab: what was chosen, and the final metrics, by the names of their curves."""
     chosen = {key: value for choice in CHOICES for key, value in _leaves(OmegaConf.select(cfg, choice), choice)}
-    metrics = {name: value for name, value in figures.items() if name.startswith("test/")}
-    metrics |= {name.replace("val/", "best/val_"): value for name, value in figures.items() if name.startswith("val/")}
+    metrics = {name: value for name, value in latest.items() if name.startswith("test/")}
+    metrics |= {name.replace("val/", "best/val_"): value for name, value in latest.items() if name.startswith("val/")}
     logger.log_hyperparams(chosen, metrics, step=step)
     logger.finalize("success")
 
 
 def add_evaluation(folder: Path, measurement: Any, images: Tensor, labels: Tensor) -> None:
-    """Figures as scalars, the samples nearest to training images, and the Projector: codes with digits and classes.
+    """Metrics as scalars, the samples nearest to training images, and the Projector: codes with digits and classes.
 
     They replace those of an earlier evaluation of the run.
     """
@@ -49,10 +49,10 @@ def add_evaluation(folder: Path, measurement: Any, images: Tensor, labels: Tenso
         old.unlink(missing_ok=True)
     shutil.rmtree(folder / "00000", ignore_errors=True)  # what add_embedding makes
     with SummaryWriter(str(folder), filename_suffix=".evaluation") as board:
-        for name, value in measurement.record["figures"].items():
+        for name, value in measurement.record["metrics"].items():
             board.add_scalar(f"evaluation/{name}", value)
         if measurement.pairs is not None:
-            board.add_image("samples beside their nearest training images", figures.grid(measurement.pairs, 8))
+            board.add_image("samples beside their nearest training images", pictures.grid(measurement.pairs, 8))
         some = slice(min(PROJECTED, NUMBERS // measurement.codes.shape[1]))
         codes = F.pad(measurement.codes[some], (0, max(0, 3 - measurement.codes.shape[1])))  # it draws three axes
         board.add_embedding(codes, labels[some].tolist(), images[some], tag="test codes")

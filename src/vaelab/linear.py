@@ -1,9 +1,9 @@
-"""Closed forms: what the linear autoencoder and the linear VAE reach at their optimum, with no training.
+"""Closed forms of linear models: the optima of the autoencoder and of the VAE, and the exact log p(x).
 
     S = U diag(lambda) U',  lambda_1 >= lambda_2 >= ...,   the covariance of n-pixel images around their mean
 
-Both optima are returned as state dicts of `VAE` with model/network=linear and a Gaussian likelihood of identity mean,
-computed in float64 and given in float32.
+`pca` and `ppca` return state dicts of `VAE` with model/network=linear and a Gaussian likelihood of identity mean. They
+are computed in float64 and returned in float32.
 """
 
 import math
@@ -47,14 +47,20 @@ def ppca(images: Tensor, latent_dim: int) -> dict[str, Tensor]:
 
 
 def ppca_log_likelihood(state: Mapping[str, Tensor], images: Tensor) -> Tensor:
-    """log p(x) = log N(x; mean, W W' + sigma^2 I) in nats, (B,) float64, of images (B, C, H, W).
-
-    Exact for any linear VAE with a learned scale, at its optimum or not.
-    """
+    """The exact log p(x) of a linear VAE with a learned scale, from its state dict: nats, (B,), images (B, C, H, W)."""
     names = ("decoder.layers.0.weight", "decoder.layers.0.bias", "likelihood.log_scale")
-    weight, mean, log_scale = (state[name].double() for name in names)
-    variance = (2 * log_scale).exp().expand_as(mean)
-    return LowRankMultivariateNormal(mean, weight, variance).log_prob(images.flatten(1).double())
+    weight, mean, log_scale = (state[name] for name in names)
+    return log_likelihood(images, mean, weight, log_scale.exp())
+
+
+def log_likelihood(images: Tensor, mean: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
+    """log p(x) = log N(x; mean, W W' + diag(scale^2)) in nats, (B,) float64, where p(z) = N(0, I).
+
+    Images are (B, C, H, W), the mean is (n,), W is (n, D), and the scale is () or (n,), all in units of x.
+    """
+    mean, weight, scale = mean.double(), weight.double(), scale.double()
+    density = LowRankMultivariateNormal(mean, weight, scale.square().expand_as(mean))
+    return density.log_prob(images.flatten(1).double())
 
 
 def principal_angle(a: Tensor, b: Tensor) -> float:

@@ -7,8 +7,8 @@ import torch
 from oracle import LinearGaussian
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
-from vaelab import densities
-from vaelab.distributions import Categoricals, Product, UniformSphere
+from vaelab.distributions import Categoricals, HypersphericalUniform, Product
+from vaelab.evaluation import densities
 
 
 def two_clusters() -> MixtureSameFamily:
@@ -83,8 +83,8 @@ def test_codes_are_draws_of_each_image_s_posterior() -> None:
     ("prior", "space"),
     [
         (Categoricals(torch.zeros(1, 2)), "1 one-hot vectors of 2 categories"),
-        (UniformSphere(torch.zeros(2)), "the unit sphere"),
-        (Product(UniformSphere(torch.zeros(2)), Categoricals(torch.zeros(3, 2))), "the unit sphere"),
+        (HypersphericalUniform(torch.zeros(2)), "the unit sphere"),
+        (Product(HypersphericalUniform(torch.zeros(2)), Categoricals(torch.zeros(3, 2))), "the unit sphere"),
     ],
 )
 def test_codes_that_are_no_vectors(prior: torch.distributions.Distribution, space: str) -> None:

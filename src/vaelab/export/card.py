@@ -1,0 +1,152 @@
+"""The model card of an export, Markdown: how to load the model, and what the files of the run say about it."""
+
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from vaelab.export.files import PICTURES, pictures
+from vaelab.export.onnx import NO_MEAN, Graph
+from vaelab.runs import find_caveats, read_json
+
+HUB = {"MNIST": "ylecun/mnist", "MNIST-5k": "ylecun/mnist", "FashionMNIST": "zalando-datasets/fashion_mnist"}
+LOCAL = ("data.root=", "hydra.", "trainer.accelerator=")  # overrides that belong to this machine
+CARD = """---
+library_name: vaelab
+tags: [autoencoder, onnx]{hub}
+---
+# {name}, trained on {dataset}
+
+Images of {height} x {width} pixels to codes of {dim} numbers and back, {parameters:,} parameters. Made by VAE Lab
+{version}, `{command}`.
+
+{pictures}
+
+## Load it
+
+```python
+from vaelab import load_run
+
+model = load_run("this/folder")
+```
+
+`model.encode(x{y})` turns images x ({shape}), values from 0 to 1, into codes, `model.decode(z{y}).mean` codes into
+images.{more}
+
+## ONNX
+
+| file | in | out | largest difference from torch |
+|---|---|---|---|
+{graphs}
+
+```python
+import onnxruntime
+
+{use}
+```
+
+{note}
+
+## Metrics
+
+{metrics}
+
+## Parts
+
+| part | |
+|---|---|
+{parts}
+
+## Limits
+
+{limits}
+"""
+
+
+def card(run: Path, config: dict[str, Any], model: Any, made: dict[str, Graph]) -> str:
+    """The model card of a run."""
+    metrics, evaluation, record = (read_json(run / f"{name}.json") for name in ("metrics", "evaluation", "run"))
+    dataset = metrics.get("protocol", {}).get("dataset", config["data"]["dataset"])
+    typed = [word for start in record.get("starts", [])[:1] for word in start["overrides"]]
+    channels, height, width = model.image_shape
+    y, label = (", y", ', "label": y') if model.num_classes else ("", "")
+    use = [f'onnxruntime.InferenceSession("decoder.onnx").run(["image"], {{"code": z{label}}})']
+    note = f"Arrays of any batch size: images x (B, {channels}, {height}, {width}) and codes z (B, {model.latent_dim})"
+    note += " of float32" + (", labels y (B,) of int64." if label else ".")
+    if encoder := made.get("encoder.onnx"):
+        use = [f'onnxruntime.InferenceSession("encoder.onnx").run(["code"], {{"image": x{label}}})', *use]
+        note += " `std` is the posterior's standard deviation." if "std" in encoder.outputs else ""
+    else:
+        note += f" There is no encoder: {NO_MEAN}."
+    more = f" `model.sample(16{y}).mean` makes new ones." if model.prior else ""
+    more += f" Labels y (B,) are whole numbers below {model.num_classes}." if label else ""
+    return CARD.format(
+        hub=f"\ndatasets: [{HUB[dataset]}]" if dataset in HUB else "",
+        name=config.get("name", "model"),
+        dataset=dataset,
+        height=height,
+        width=width,
+        dim=model.latent_dim,
+        parameters=sum(weight.numel() for weight in model.parameters()),
+        version=metadata.version("vaelab"),
+        command=" ".join(["python train.py", *(word for word in typed if not word.startswith(LOCAL))]),
+        pictures="\n\n".join(
+            f"![{PICTURES[name]}]({name})\n*At the end of training: {PICTURES[name]}.*" for name in pictures(run)
+        ),
+        y=y,
+        shape=", ".join(map(str, ("B", *model.image_shape))),
+        more=more,
+        graphs="\n".join(
+            f"| `{name}` | {', '.join(graph.inputs)} | {', '.join(graph.outputs)} | {graph.difference:.1e} |"
+            for name, graph in made.items()
+        ),
+        use="\n".join(use),
+        note=note,
+        metrics="\n\n".join(_metrics(metrics, evaluation)) or "None were recorded.",
+        parts="\n".join(f"| {name} | {part} |" for name, part in _parts(config)),
+        limits="\n".join(f"* {limit}" for limit in _limits(config, model, dataset, evaluation)),
+    )
+
+
+def _metrics(metrics: dict[str, Any], evaluation: dict[str, Any]) -> Iterator[str]:
+    """The protocols and tables of what train.py and evaluate.py measured on test images."""
+    if metrics:
+        protocol, test = metrics["protocol"], metrics["test"]
+        counts = f"{protocol['images']['train']:,} training and {protocol['images']['test']:,} test images"
+        unit = metrics["unit"] if "squared_error" in test else metrics["unit"].split(";")[0]
+        yield f"{protocol['dataset']}, {counts}, binarization {protocol['binarization']['test']}; {unit}."
+        yield "| by train.py | |\n|---|---|\n" + "\n".join(f"| {name} | {test[name]:.5g} |" for name in test)
+    if evaluation:
+        measured, errors = evaluation["metrics"], evaluation["standard_errors"]
+        yield ", ".join(f"{name} {value}" for name, value in evaluation["protocol"].items()) + "."
+        spread = {name: f"± {error:.2g}" for name, error in errors.items()}
+        rows = (f"| {name} | {value:.5g} | {spread.get(name, '')} |" for name, value in measured.items())
+        yield "| by evaluate.py | | standard error over images |\n|---|---|---|\n" + "\n".join(rows)
+
+
+def _parts(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Names and settings of the parts of the model, of the objective and of the optimiser."""
+    yield "model", _part({"_target_": config["model"]["_target_"]}).rstrip("()")
+    chosen = {**config["model"], **{name: config.get(name) for name in ("objective", "optimizer")}}
+    yield from ((name, _part(value)) for name, value in chosen.items() if not name.startswith("_"))
+
+
+def _part(value: Any) -> str:
+    """A part as Python code, without the name of the package."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(_part, value))}]"
+    if not isinstance(value, dict):
+        return str(value)
+    settings = ", ".join(f"{name}={_part(part)}" for name, part in value.items() if not name.startswith("_"))
+    return f"{str(value.get('_target_', '')).rpartition('.')[2]}({settings})"
+
+
+def _limits(config: dict[str, Any], model: Any, dataset: str, evaluation: dict[str, Any]) -> Iterator[str]:
+    """What a user of this model must know."""
+    height, width = model.image_shape[1:]
+    yield f"It knows {height} x {width} images like those of {dataset}, and makes something of any other."
+    config = {**config, "data": {**config["data"], "dataset": dataset, "used": dataset}}
+    yield from find_caveats(model, config, evaluation.get("metrics"))
+    if config["data"]["binarization"] in ("static", "dynamic"):
+        yield "Test pixels are one seeded draw from the grey levels, not the published fixed file of binarised MNIST."
+    yield f"No licence is stated: it is the publisher's to choose, and the terms of {dataset} are its makers'."

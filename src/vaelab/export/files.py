@@ -1,0 +1,45 @@
+"""The folder of an export: weights, config, pictures, and how it is written."""
+
+import importlib.util
+from importlib import metadata
+from pathlib import Path
+
+from torch import nn
+
+from vaelab.errors import UserError
+from vaelab.files import write_atomically
+from vaelab.runs import read_pictures
+
+PICTURES = {"reconstructions.png": "images beside their reconstructions", "samples.png": "samples"}  # name, caption
+
+
+def check(folder: Path) -> None:
+    """Raise UserError if a package for ONNX is missing, or if `folder` holds something else than an export."""
+    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f"an export needs {', '.join(missing)}, not installed here: pip install -e '.[export]'")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "config.json").is_file():
+        raise UserError(f"{folder} holds something else than an export: output=FOLDER chooses another place")
+
+
+def write(folder: Path, files: dict[str, bytes]) -> None:
+    """Write the files in place of an earlier export. config.json comes last, because it makes the folder a model."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("config.json", "encoder.onnx", *PICTURES):
+        (folder / name).unlink(missing_ok=True)
+    for name in sorted(files, key="config.json".__eq__):
+        write_atomically(folder / name, files[name])
+
+
+def weights(model: nn.Module) -> bytes:
+    """The state dict of a model as safetensors."""
+    from safetensors.torch import save
+
+    state = {name: weight.contiguous() for name, weight in model.state_dict().items()}
+    return save(state, {"format": "pt", "vaelab": metadata.version("vaelab")})
+
+
+def pictures(run: Path) -> dict[str, bytes]:
+    """The pictures of a run, by file name."""
+    found = {name: read_pictures(run, name.removesuffix(".png")) for name in PICTURES}
+    return {name: content for name, content in found.items() if content}

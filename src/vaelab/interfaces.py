@@ -1,0 +1,97 @@
+"""What models, parts and distributions may offer to the rest of the package, declared in one place.
+
+A part of one's own can be any nn.Module, and a density can be any torch.distributions.Distribution. Every offer in this
+table is optional, and the function beside it is the only place that asks for it.
+
+| offer | of | meaning | function |
+|---|---|---|---|
+| `initialize(images)` | parts, objectives | learns from the training images before the first step | `learners` |
+| `made_of_posteriors` | priors | p(z) is a mixture of q(z | u) over images u | `made_of_posteriors` |
+| `map_shape` | encoders | (D, h, w) of the feature map that the encoder flattens | `feature_map` |
+| `compares_as` | likelihoods | the name under which its nats compare with others | `likelihood_name` |
+| `space` | distributions | the set that samples lie in, in words; R^D without it | `space` |
+| `rsample_and_log_prob` | distributions | draws a sample together with its density | `draws_with_density` |
+| `levels` | likelihoods | the number of grey levels that P(x) is a probability of | `levels` |
+"""
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import torch
+from torch import Size, Tensor, nn
+from torch.distributions import Distribution, MixtureSameFamily
+
+
+class GenerativeModel(Protocol):
+    """The public side of every model. Objectives, evaluation, pictures and training use nothing else of it."""
+
+    latent_dim: int  # D
+    image_shape: Size  # (C, H, W)
+    num_classes: int  # 0 for a model without labels
+    prior: Any  # a function infer -> p(z), or None for a model without a prior
+    decoder: nn.Module
+    likelihood: nn.Module
+
+    def __call__(self, x: Tensor, y: Tensor | None = None, num_samples: int = 1) -> Any: ...  # a Trace or Quantized
+    def infer(self, x: Tensor, y: Tensor | None = None) -> Distribution: ...
+    def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor: ...
+    def reconstruct(self, x: Tensor, y: Tensor | None = None) -> Distribution: ...
+    def decode(self, z: Tensor, y: Tensor | None = None) -> Distribution: ...
+    def sample(self, num_samples: int, y: Tensor | None = None) -> Distribution: ...
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+    def state_dict(self) -> dict[str, Tensor]: ...
+
+
+def labels(model: GenerativeModel, y: Tensor) -> Tensor | None:
+    """The labels y (B,) if the model takes labels, otherwise None."""
+    return y if model.num_classes else None
+
+
+def device_of(model: GenerativeModel) -> torch.device:
+    """The device of the model's weights."""
+    return next(model.parameters()).device
+
+
+def learners(module: nn.Module) -> list[Any]:
+    """The parts of a module with a method `initialize(images)`, images (N, C, H, W) in [0, 1].
+
+    Training calls the method once, before the first step. What a part learns there must be in its state dict.
+    """
+    return [part for part in module.modules() if hasattr(part, "initialize")]
+
+
+def made_of_posteriors(prior: Any) -> bool:
+    """Whether p(z) is a mixture of posteriors q(z | u) of images u alone."""
+    return getattr(prior, "made_of_posteriors", False)
+
+
+def feature_map(encoder: nn.Module) -> Size | None:
+    """(D, h, w) of the feature map that an encoder flattens, or None if it has none."""
+    return getattr(encoder, "map_shape", None)
+
+
+def likelihood_name(likelihood: nn.Module) -> str:
+    """The name of p(x | z). The nats of two models compare only if it is the same."""
+    return getattr(likelihood, "compares_as", type(likelihood).__name__)
+
+
+def space(distribution: Distribution) -> str:
+    """The set that samples lie in, in words. Densities on different sets do not compare."""
+    if isinstance(distribution, MixtureSameFamily):
+        return space(distribution.component_distribution)
+    return getattr(distribution, "space", f"R^{distribution.event_shape[-1]}")
+
+
+def lies_on_vectors(distribution: Distribution) -> bool:
+    """Whether samples can be any vector of R^D, unlike one-hot vectors or points of a sphere."""
+    return space(distribution).startswith("R^")
+
+
+def draws_with_density(distribution: Distribution) -> bool:
+    """Whether a sample comes with its density, as for a flow, where computing it afterwards is slow."""
+    return hasattr(distribution, "rsample_and_log_prob")
+
+
+def levels(likelihood: nn.Module) -> int | None:
+    """The number of grey levels that P(x) is a probability of. None if p(x) is a density, or x is binary."""
+    return getattr(likelihood, "levels", None)

@@ -1,0 +1,19 @@
+"""Pictures of a model: grids of images, the latent space, and how they are written to files."""
+
+from vaelab.pictures.files import save, training
+from vaelab.pictures.grids import (
+    framed,
+    grid,
+    interpolation,
+    manifold,
+    one_class,
+    reconstructions,
+    samples,
+    slerp,
+)
+from vaelab.pictures.latent import COLOURS, ae_vs_vae, codes, prior, rates, traversal
+
+__all__ = [
+    "COLOURS", "ae_vs_vae", "codes", "framed", "grid", "interpolation", "manifold", "one_class", "prior", "rates",
+    "reconstructions", "samples", "save", "slerp", "training", "traversal",
+]  # fmt: skip

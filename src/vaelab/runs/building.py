@@ -1,0 +1,85 @@
+"""From a config to what it describes: the module, its callbacks, and the length of the run."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import hydra.utils
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from vaelab.errors import UserError
+
+if TYPE_CHECKING:
+    from vaelab.data import MNISTDataModule
+
+
+def build(cfg: DictConfig, kind: Any = None) -> Any:
+    """The LightningModule that a config describes, or one of the class `kind`. Weights come from torch's random state.
+
+    Raises UserError for parts that do not go together.
+    """
+    keys = ("model", "objective", "optimizer")
+    parts: dict[str, Any] = {key: hydra.utils.instantiate(cfg[key], _convert_="all") for key in keys}
+    scheduler = hydra.utils.instantiate(cfg.scheduler, _convert_="all") or None  # the option `none` is empty
+    return (kind or hydra.utils.instantiate(cfg.module, _partial_=True))(**parts, scheduler=scheduler)
+
+
+def build_callbacks(cfg: DictConfig) -> list[Any]:
+    """The callbacks of a config. It leaves out those that a flag of the Trainer, or a resumed run, does not want.
+
+    Raises UserError for an entry that is no callback, and for a tuner after which no run can be resumed.
+    """
+    from lightning.pytorch.callbacks import BatchSizeFinder, Callback, Checkpoint, LearningRateFinder, ProgressBar
+
+    made = {name: each for name, each in hydra.utils.instantiate(cfg.callbacks, _convert_="all").items() if each}
+    for name, each in made.items():
+        if isinstance(each, BatchSizeFinder):
+            why = "changes data.batch_size within a run, and the run's length and checkpoints depend on it"
+            raise UserError(f"callbacks.{name} {why}: set data.batch_size")
+        if not isinstance(each, Callback):
+            raise UserError(f"callbacks.{name} is no callback: callbacks.{name}._target_ has to name a class")
+    absent: list[Any] = [LearningRateFinder] if cfg.resume else []  # the rate that it found is in the checkpoint
+    absent += [Checkpoint] if cfg.trainer.get("enable_checkpointing") is False else []
+    absent += [ProgressBar] if cfg.trainer.get("enable_progress_bar") is False else []
+    return [each for each in made.values() if not isinstance(each, tuple(absent))]
+
+
+def fill_in(cfg: DictConfig, data: "MNISTDataModule", callbacks: Sequence[Any]) -> None:
+    """Write into the config what is known only after the data are loaded."""
+    cfg.data.used = data.name
+    cfg.trainer.max_epochs = epochs(cfg, batches(cfg, len(data.train_dataloader())), callbacks)
+    if data.val_size == 0:
+        cfg.trainer.limit_val_batches = 0
+
+
+def processes(cfg: DictConfig) -> int:
+    """How many processes share each epoch."""
+    devices = cfg.trainer.devices
+    each = devices if type(devices) is int else len(devices) if OmegaConf.is_list(devices) else 1
+    return max(each, 1) * cfg.trainer.get("num_nodes", 1)
+
+
+def batches(cfg: DictConfig, count: int) -> int:
+    """How many batches a process takes in an epoch, if the training set has `count` batches."""
+    each = -(-count // processes(cfg))
+    limit = cfg.trainer.get("overfit_batches") or cfg.trainer.limit_train_batches
+    return each if limit is None else min(limit, each) if type(limit) is int else max(int(limit * each), 1)
+
+
+def epochs(cfg: DictConfig, batches: int, callbacks: Sequence[Any] = ()) -> int:
+    """trainer.max_epochs. If it is null, or if the user typed `steps`, it follows from `steps` optimiser steps.
+
+    It is -1, which means without end, if trainer.max_steps is the only length.
+    """
+    from vaelab.training.module import accumulation, steps_of
+
+    typed = HydraConfig.get().overrides.task if HydraConfig.initialized() and not cfg.resume else []
+    asked = {override.split("=")[0].lstrip("+") for override in typed} & {"steps", "trainer.max_epochs"}
+    if cfg.trainer.max_epochs is not None and asked != {"steps"}:
+        return cfg.trainer.max_epochs
+    if "steps" not in asked and cfg.trainer.max_steps > 0:
+        return -1
+    factor, number, steps = accumulation(callbacks, cfg.trainer.accumulate_grad_batches), 0, 0
+    while steps < cfg.steps:
+        steps, number = steps + steps_of(batches, factor(number)), number + 1
+    return number

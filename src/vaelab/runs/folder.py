@@ -1,0 +1,126 @@
+"""A run's folder and what is written to it. All of it is plain data.
+
+| file | content |
+|---|---|
+| config.yaml | the resolved config |
+| run.json | each start: command, overrides, versions, git state, machine |
+| train.log | the messages of the run, with their times |
+| metrics.json | the metrics of train.py, with their protocol |
+| weights.pt | the state dict of the model with its best weights |
+| checkpoints/ | best.ckpt and last.ckpt |
+| pictures/ | the latest pictures |
+| events.out.* | the curves and pictures for TensorBoard |
+| evaluation.json | the metrics of evaluate.py, with their protocol |
+"""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from vaelab.errors import UserError
+from vaelab.files import write_atomically, write_plain
+from vaelab.runs.log import log, rank
+
+if TYPE_CHECKING:
+    from vaelab.training import VAEModule
+
+PACKAGES = ("vaelab", "torch", "torchvision", "lightning", "hydra-core", "omegaconf", "tensorboard", "numpy")
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write JSON. A number that is not finite is an error."""
+    write_atomically(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read metrics.json, evaluation.json or run.json. The result is empty if there is no such file.
+
+    Raises UserError for a file that is no JSON.
+    """
+    try:
+        content = json.loads(path.read_text()) if path.is_file() else {}
+    except ValueError as error:
+        raise UserError(f"{path} is no JSON: {error}") from error
+    if "figures" in content:  # the name in version 0.1
+        content["metrics"] = content.pop("figures")
+    return content
+
+
+def read_pictures(run: Path, name: str) -> bytes | None:
+    """The PNG of a run's own picture, or None if there is none."""
+    paths = (run / folder / f"{name}.png" for folder in ("pictures", "figures"))  # the second is of version 0.1
+    return next((path.read_bytes() for path in paths if path.is_file()), None)
+
+
+def record_start(folder: Path, cfg: DictConfig) -> None:
+    """Write config.yaml, and add this start to run.json: overrides, versions, git state, machine."""
+    if rank() > 0:
+        return
+    write_atomically(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True).encode())
+    path = folder / "run.json"
+    starts = read_json(path).get("starts", [])
+    typed = [argument for argument in sys.argv[1:] if "=" in argument]
+    start = {
+        "time": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "command": " ".join(["python", *sys.argv]),
+        "overrides": list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else typed,
+        "git": _git_state(),
+        "python": platform.python_version(),
+        "versions": {dist.name: dist.version for dist in metadata.distributions() if dist.name in PACKAGES},
+        "machine": {"system": platform.platform(), "cpus": os.cpu_count()},
+    }
+    write_json(path, {"starts": [*starts, start]})
+
+
+def _git_state() -> dict[str, Any] | None:
+    """The commit, and whether the working tree differs from it. None outside a repository."""
+    command = ["git", "status", "--porcelain=v2", "--branch"]  # first "# branch.oid COMMIT", last the changed files
+    try:
+        status = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    lines = status.stdout.splitlines()
+    return {"commit": lines[0].split()[-1], "modified": not all(line.startswith("#") for line in lines)}
+
+
+def finish(
+    folder: Path,
+    module: "VAEModule",
+    protocol: dict[str, Any],
+    trainer: Any,
+    seconds: float,  # of the fit
+    kept: tuple[str, int],  # which weights the module holds, "best", "average" or "last", and their step
+) -> None:
+    """Write weights.pt, the state dict of the model, and metrics.json."""
+    if rank() > 0:
+        return
+    weights, step = kept
+    if weights == "last" and module.monitor and trainer.global_step:
+        log.info("weights  the last weights are kept: no epoch was validated, or nothing saves the best")
+    write_plain(folder / "weights.pt", module.model.state_dict())
+    metrics: dict[str, dict[str, float]] = {}
+    for name, value in module.metrics.latest.items():
+        split, metric = name.split("/")
+        metrics.setdefault(split, {})[metric] = value
+    content = {
+        "protocol": protocol,
+        "unit": "nats per image: sums over pixels and latent dimensions, means over images; squared_error in squared "
+        "pixel values, perplexity in codes, principal_angle in degrees",
+        "weights": {"train": "changing, over the last epoch", "val": weights, "test": weights, "step": step},
+        **metrics,
+        "epochs": trainer.current_epoch,
+        "steps": trainer.global_step,
+        "fit_seconds": seconds,
+        "device": str(trainer.strategy.root_device),
+        "best_checkpoint": "checkpoints/best.ckpt" if weights != "last" else None,
+    }
+    write_json(folder / "metrics.json", content)

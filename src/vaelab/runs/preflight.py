@@ -1,0 +1,114 @@
+"""Checks before a run: settings that no part checks, and what this machine cannot do. Nothing slow comes before."""
+
+import inspect
+from typing import TYPE_CHECKING
+
+import hydra.utils
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from vaelab import checks
+from vaelab.errors import UserError
+from vaelab.runs.building import processes
+from vaelab.runs.config import settings
+from vaelab.runs.log import rank
+
+if TYPE_CHECKING:
+    from vaelab.data import MNISTDataModule
+    from vaelab.interfaces import GenerativeModel
+
+PARTS = ("posterior", "prior", "likelihood")  # of a model, chosen with a slash
+# Weights in 16 bits are left out: they round away most of what an optimiser adds to them
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true")
+OWN = {  # arguments of the Trainer that train.py sets
+    "logger": "logger=...",
+    "callbacks": "callbacks.NAME._target_=...",
+    "plugins": "train.py writes checkpoints through one of its own",
+    "default_root_dir": "hydra.run.dir=FOLDER",
+}
+
+
+def check_config(cfg: DictConfig) -> None:
+    """Raise UserError for settings that no part checks, that exclude each other, or that this machine cannot run."""
+    import joblib
+    import torch
+
+    if type(cfg.seed) is not int or not 0 <= cfg.seed < 2**32:
+        raise UserError(f"seed={cfg.seed}: the seed is a whole number from 0 to 2^32 - 1")
+    checks.whole(steps=cfg.steps)
+    for name, place in OWN.items():
+        if name in cfg.trainer:
+            raise UserError(f"trainer.{name} is chosen elsewhere: {place}")
+    for name in ("max_epochs", "log_every_n_steps", "accumulate_grad_batches", "limit_train_batches"):
+        value = cfg.trainer.get(name)
+        if name == "limit_train_batches" and type(value) is float:
+            checks.share(**{f"trainer.{name}": value})
+        elif value is not None and not (name == "max_epochs" and value == -1 and cfg.trainer.max_steps > 0):
+            checks.whole(0 if name == "max_epochs" else 1, **{f"trainer.{name}": value})
+    if str(cfg.trainer.precision) not in ("32", "16", "64", "bf16"):  # Lightning's short forms
+        checks.one_of(PRECISIONS, **{"trainer.precision": cfg.trainer.precision})
+    gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
+    if str(cfg.trainer.precision).startswith("16") and (not gpu or cfg.trainer.accelerator == "cpu"):
+        raise UserError(f"trainer.precision={cfg.trainer.precision} needs a GPU: use bf16-mixed on a CPU")
+    for part, value in cfg.model.items():
+        if isinstance(value, str) and part in PARTS:
+            raise UserError(f"model.{part}={value}: a part is chosen with a slash, model/{part}={value}")
+    accelerator = cfg.trainer.accelerator
+    if accelerator in ("gpu", "cuda") and not gpu:
+        raise UserError(
+            f"trainer.accelerator={accelerator}, but torch {torch.__version__} finds no GPU on this machine: "
+            "use trainer.accelerator=cpu or auto, or install a GPU's driver and a torch that fits it"
+        )
+    each, cpus = processes(cfg) // cfg.trainer.get("num_nodes", 1), joblib.cpu_count()
+    if each > cpus and (accelerator == "cpu" or not gpu):
+        raise UserError(f"trainer.devices={cfg.trainer.devices} needs a CPU for each process, and there are {cpus}")
+    sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+    if sweep and cfg.trainer.get("strategy") == "ddp":
+        raise UserError(
+            "trainer.strategy=ddp starts its processes with the command line of the whole sweep: "
+            "start each run with a command of its own"
+        )
+    if rank() > 0 and processes(cfg) == 1:
+        raise UserError(
+            f"this is process {rank()} of several, but trainer.devices={cfg.trainer.devices} trains in one: use "
+            "trainer=ddp with trainer.devices=PROCESSES of each node and trainer.num_nodes=NODES"
+        )
+    zeros = [key for key in ("data.val_size", "trainer.limit_val_batches") if OmegaConf.select(cfg, key) == 0]
+    for name, callback in cfg.callbacks.items():
+        if isinstance(callback, str):
+            raise UserError(f"callbacks.{name}={callback}: a class is named by callbacks.{name}._target_={callback}")
+        monitor = str((callback or {}).get("monitor"))
+        if zeros and (monitor == "auto" or monitor.startswith("val/")):
+            raise UserError(
+                f"callbacks.{name} has monitor={monitor}, but {zeros[0]}=0 leaves no validation images: "
+                f"leave it out, or set {zeros[0]} above zero"
+            )
+
+
+def check_arguments(cfg: DictConfig) -> None:
+    """Raise UserError for a setting that its class does not take."""
+    for key, node in settings(cfg):
+        target = node.get("_target_") if isinstance(node, dict) else None
+        try:
+            parameters = inspect.signature(hydra.utils.get_object(target)).parameters if target else {}
+        except Exception:  # it cannot be imported or has no signature: building it says more
+            continue
+        if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+            continue
+        unknown = [name for name in node if not name.startswith("_") and name not in parameters] if target else []
+        if unknown:
+            takes = ", ".join(name for name in parameters if name not in ("self", "args"))
+            raise UserError(f"{key}.{unknown[0]}: {target} takes no such argument; it takes {takes}")
+
+
+def check_data(model: "GenerativeModel", data: "MNISTDataModule") -> None:
+    """Raise UserError for a model that was built for images of another shape, or for fewer classes."""
+    if tuple(model.image_shape) != data.image_shape:
+        raise UserError(
+            f"model.image_shape={list(model.image_shape)} does not fit the images of {data.name}, "
+            f"{list(data.image_shape)}: leave it out, and it follows data.image_shape"
+        )
+    labels = 1 + max(int(y.max()) for _, y in data.splits.values() if len(y))
+    if 0 < model.num_classes < labels:
+        raise UserError(f"model.num_classes={model.num_classes}, but {data.name} has {labels} classes")
