@@ -17,7 +17,8 @@ from hydra import compose, initialize_config_dir
 from torch import Tensor
 
 from vaelab import runs
-from vaelab.extensions.together import Member, Stack, Together
+from vaelab.extensions.stack import Member, Stack
+from vaelab.extensions.together import Together
 from vaelab.training import threads
 from vaelab.training.rehearsal import build_optimizer
 

@@ -61,7 +61,8 @@ def train(cfgs: Sequence[DictConfig], folders: Sequence[Path], contexts: Sequenc
     import torch
     from lightning.pytorch.callbacks import ProgressBar
 
-    from vaelab.extensions.together import Member, Together
+    from vaelab.extensions.stack import Member
+    from vaelab.extensions.together import Together
     from vaelab.files import read_plain
     from vaelab.training import Interrupted, NonFiniteLossError, Pictures, measure, tensorboard
     from vaelab.training.threads import tune

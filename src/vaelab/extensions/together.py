@@ -10,111 +10,22 @@ model's run.
 import copy
 import logging
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities.types import LRSchedulerConfig
 from torch import Tensor, nn
-from torch.func import functional_call, stack_module_state, vmap
 from torch.optim import Optimizer
 
 from vaelab.errors import UserError
 from vaelab.extensions import configured, step_schedules
-from vaelab.files import write_plain
+from vaelab.extensions.stack import Member, Stack, state
 from vaelab.noise import fixed_noise
-from vaelab.training import NonFiniteLossError, VAEModule
+from vaelab.training import NonFiniteLossError
 from vaelab.training.module import Batch
 
 log = logging.getLogger("vaelab.train")
-
-
-class Member(VAEModule):
-    """One of the models that are trained together: a run of its own in all but the step."""
-
-    forward = VAEModule.terms
-    folder: Path
-    own_logger: Any
-    own_optimizer: Optimizer
-    own_schedules: Sequence[LRSchedulerConfig] = ()
-    seed: int
-    stream: Tensor  # torch's random state once it was built
-    best = float("inf")  # of the monitored metric
-    best_step = 0  # of weights.pt
-    error: Exception | None = None  # what stopped it
-
-    @property
-    def loggers(self) -> list[Any]:
-        return [self.own_logger]
-
-    @property
-    def schedules(self) -> Sequence[LRSchedulerConfig]:
-        return self.own_schedules
-
-    @property
-    def groups(self) -> list[dict[str, Any]]:
-        return self.own_optimizer.param_groups
-
-    def log_dict(self, *args: Any, **kwargs: Any) -> None:
-        """Lightning's table has room for one model."""
-
-    def keep_best(self) -> None:
-        """Write weights.pt if the validation that has just ended was the best so far."""
-        if self.trainer.sanity_checking:
-            return
-        score = self.metrics.latest[str(self.monitor)]
-        if score < self.best:
-            self.best, self.best_step = score, self.trainer.global_step
-            write_plain(self.folder / "weights.pt", {name: w.clone() for name, w in self.model.state_dict().items()})
-
-
-class Stack:
-    """The terms of M modules of one build in one pass: their weights and buffers, hyper-parameters among them, stacked.
-
-    Raises ValueError if two of them differ in the shape of a weight.
-    """
-
-    def __init__(self, modules: list[Member]) -> None:
-        shapes = [{name: tuple(part.shape) for name, part in _state(module)} for module in modules]
-        for other in shapes[1:]:
-            for name in shapes[0] | other:
-                if shapes[0].get(name) != other.get(name):
-                    raise UserError(f"{name} is {shapes[0].get(name)} and {other.get(name)}, which makes no stack")
-        self.module = modules[0]
-        self.weights, self.buffers = stack_module_state(modules)
-        # Buffers that are not saved are constants. If all members have the same value, it is not stacked
-        saved = modules[0].state_dict()
-        same = {name for name, rows in self.buffers.items() if name not in saved and bool((rows == rows[0]).all())}
-        self.constants = {name: self.buffers.pop(name)[0] for name in same}
-
-    def __call__(self, batch: Batch, step: Tensor | None) -> dict[str, Tensor]:
-        """{"loss": (M, B), ...}."""
-
-        def terms(weights: Any, buffers: Any) -> dict[str, Tensor]:
-            return functional_call(self.module, (weights, buffers, self.constants), (batch, step))
-
-        return vmap(terms, randomness="same")(self.weights, self.buffers)
-
-    def share(self, modules: list[Member]) -> None:
-        """Make the weights and buffers of each module views of the stack."""
-        for i, module in enumerate(modules):
-            for name, part in _state(module):
-                if name not in self.constants:
-                    part.data = (self.weights if name in self.weights else self.buffers)[name][i].detach()
-
-    def split_gradients(self, modules: list[Member]) -> None:
-        """Hand each module its part of the gradient."""
-        parts = {name: weight.grad.unbind() for name, weight in self.weights.items() if weight.grad is not None}
-        for i, module in enumerate(modules):
-            for name, weight in module.named_parameters():
-                weight.grad = parts[name][i] if name in parts else None
-
-
-def _state(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    yield from module.named_parameters()
-    yield from module.named_buffers()
 
 
 class _Optimizers(Optimizer):
@@ -246,7 +157,7 @@ class Together(L.LightningModule):
     def part(self) -> None:
         """Make the members' weights their own again: a view is saved with all that it is a view of."""
         for member in self.members:
-            for _, part in _state(member):
+            for _, part in state(member):
                 part.data = part.data.clone()
 
 

@@ -71,7 +71,7 @@ def epochs(cfg: DictConfig, batches: int, callbacks: Sequence[Any] = ()) -> int:
 
     It is -1, which means without end, if trainer.max_steps is the only length.
     """
-    from vaelab.training.module import accumulation, steps_of
+    from vaelab.training.length import accumulation, steps_of
 
     typed = HydraConfig.get().overrides.task if HydraConfig.initialized() and not cfg.resume else []
     asked = {override.split("=")[0].lstrip("+") for override in typed} & {"steps", "trainer.max_epochs"}

@@ -8,15 +8,13 @@ follow, and callbacks are told. Every `trainer.log_every_n_steps` steps the mean
 
 import inspect
 import logging
-import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -25,6 +23,7 @@ from vaelab.errors import UserError
 from vaelab.interfaces import GenerativeModel, labels, learners
 from vaelab.noise import fixed_noise
 from vaelab.objectives import Objective
+from vaelab.training.length import total_steps
 from vaelab.training.metrics import Metrics, NonFiniteLossError
 from vaelab.training.rehearsal import build_optimizer, rehearse
 
@@ -144,12 +143,7 @@ class VAEModule(L.LightningModule):
     @property
     def total_steps(self) -> float:
         """Optimiser steps of the whole fit; infinite if it has no end."""
-        trainer = self.trainer
-        steps = trainer.estimated_stepping_batches  # which assumes that each epoch accumulates as this one does
-        if math.isfinite(steps) and trainer.max_epochs > 0:
-            factor = accumulation(trainer.callbacks, trainer.accumulate_grad_batches)
-            steps = sum(steps_of(trainer.num_training_batches, factor(epoch)) for epoch in range(trainer.max_epochs))
-        return steps if trainer.max_steps == -1 else min(steps, trainer.max_steps)
+        return total_steps(self.trainer)
 
     @property
     def monitor(self) -> str | None:
@@ -300,16 +294,3 @@ class VAEModule(L.LightningModule):
         self.metrics.latest = dict(self._restored["latest"])
         sums = self.metrics.sums["train"]
         sums.window, sums.epoch = dict(self._restored["window"]), dict(self._restored["epoch"])
-
-
-def accumulation(callbacks: Iterable[Any], otherwise: int) -> Callable[[int], int]:
-    """How many batches make one optimiser step, by epoch: as a callback schedules it, or always the same."""
-    for callback in callbacks:
-        if isinstance(callback, GradientAccumulationScheduler):
-            return callback.get_accumulate_grad_batches
-    return lambda _: otherwise
-
-
-def steps_of(batches: int, accumulated: int) -> int:
-    """Optimiser steps of an epoch: Lightning takes one after the last batch, too."""
-    return -(-batches // accumulated)
