@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import struct
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,11 @@ import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
+from train import train
+from vaelab import cli
 from vaelab.data import files
 from vaelab.training import VAEModule
 
@@ -120,3 +124,37 @@ def _no_trace(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for handler in logging.getLogger("vaelab").handlers[:]:
         logging.getLogger("vaelab").removeHandler(handler)
         handler.close()
+
+
+ARGUMENTS = ("data.md5=null", "data.val_size=100", "trainer.max_epochs=2", "trainer.limit_train_batches=3")
+
+
+@pytest.fixture
+def command(
+    data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> "Command":
+    monkeypatch.chdir(tmp_path)
+    cli.run_name.cache_clear()
+    return Command(data_root, tmp_path, monkeypatch, capfd)
+
+
+class Command:
+    """python train.py with arguments, in this process."""
+
+    def __init__(self, root: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> None:
+        self.data, self.folder, self.monkeypatch, self.capfd = root, folder, monkeypatch, capfd
+
+    def __call__(self, *arguments: str, small: bool = True) -> tuple[str | int | None, str]:
+        """The exit code, or the message that Python prints with exit code 1; and all that was printed."""
+        settings = [f"data.root={self.data}", *ARGUMENTS] if small else []
+        flags = [argument for argument in arguments if argument.startswith("-")]  # Hydra wants them in one place
+        rest = [argument for argument in arguments if argument not in flags]
+        self.monkeypatch.setattr(sys, "argv", ["train.py", *flags, *settings, *rest])
+        GlobalHydra.instance().clear()
+        code = None
+        try:
+            cli.main(train, ROOT / "configs", "train", resumable=True)
+        except SystemExit as stop:
+            code = stop.code
+        out, err = self.capfd.readouterr()
+        return code, out + err

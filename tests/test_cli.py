@@ -2,48 +2,12 @@
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
-from hydra.core.global_hydra import GlobalHydra
+from conftest import ROOT, Command
 
-from train import train
 from vaelab import cli
-
-SMALL = ("data.md5=null", "data.val_size=100", "trainer.max_epochs=2", "trainer.limit_train_batches=3")
-
-
-@pytest.fixture
-def command(
-    data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
-) -> "Command":
-    monkeypatch.chdir(tmp_path)
-    cli.run_name.cache_clear()
-    return Command(data_root, tmp_path, monkeypatch, capfd)
-
-
-class Command:
-    """python train.py with arguments, in this process."""
-
-    def __init__(self, root: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> None:
-        self.data, self.folder, self.monkeypatch, self.capfd = root, folder, monkeypatch, capfd
-
-    def __call__(self, *arguments: str, small: bool = True) -> tuple[str | int | None, str]:
-        """The exit code, or the message that Python prints with exit code 1; and all that was printed."""
-        settings = [f"data.root={self.data}", *SMALL] if small else []
-        flags = [argument for argument in arguments if argument.startswith("-")]  # Hydra wants them in one place
-        rest = [argument for argument in arguments if argument not in flags]
-        self.monkeypatch.setattr(sys, "argv", ["train.py", *flags, *settings, *rest])
-        GlobalHydra.instance().clear()
-        code = None
-        try:
-            cli.main(train, ROOT / "configs", "train", resumable=True)
-        except SystemExit as stop:
-            code = stop.code
-        out, err = self.capfd.readouterr()
-        return code, out + err
 
 
 @pytest.mark.parametrize(

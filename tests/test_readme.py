@@ -15,10 +15,9 @@ from types import ModuleType
 
 import pytest
 import torch
-from conftest import ROOT, compose_config
+from conftest import ROOT, Command, compose_config
 from hydra import compose, initialize_config_dir
 from PIL import Image
-from test_cli import Command, command  # noqa: F401
 
 from train import train
 from vaelab import posteriors
@@ -54,7 +53,7 @@ def test_the_promised_commands_stand_there_word_for_word() -> None:
 
 
 @pytest.mark.parametrize("arguments", TRAINING, ids=" ".join)
-def test_training_commands(command: Command, arguments: list[str]) -> None:  # noqa: F811
+def test_training_commands(command: Command, arguments: list[str]) -> None:
     if any(argument.startswith("resume=") for argument in arguments):
         assert command()[0] is None
         (run,) = (command.folder / "logs").iterdir()
@@ -106,7 +105,7 @@ def test_commands_for_a_finished_run(
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} != before  # something was written
 
 
-def test_tensorboard_serves_the_run(command: Command) -> None:  # noqa: F811
+def test_tensorboard_serves_the_run(command: Command) -> None:
     assert command("model.latent_dim=2", "trainer.log_every_n_steps=1")[0] is None
     (run,) = (command.folder / "logs").iterdir()
     tool = str(Path(sys.executable).with_name("tensorboard"))

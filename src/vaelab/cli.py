@@ -136,7 +136,10 @@ def sentence(error: BaseException) -> str | None:
     elif isinstance(error, InstantiationException) and cause is not None:
         key = re.search(r"full_key: (\S+)", text)
         if located := re.match(r"Error locating target '(\S+)'", text):
-            why = str(cause.__cause__ or cause).strip().splitlines()[-1]
+            source = cause.__cause__ or cause
+            if not refused_by_library(source):  # a bug in the user's module
+                return None
+            why = str(source).strip().splitlines()[-1]
             return f"{key[1] if key else 'a _target_'}: {located[1]} cannot be imported: {why}"
         if not isinstance(cause, UserError) and not refused_by_library(cause):
             return None

@@ -20,6 +20,6 @@ def refused_by_library(error: BaseException) -> bool:
 
     Then a constructor of the library has refused the settings that it was given. Otherwise the exception is a bug.
     """
-    packages = ("torch", "lightning", "hydra", "omegaconf")
+    packages = ("torch", "lightning", "hydra", "omegaconf", "importlib")
     modules = [str(frame.f_globals.get("__name__")) for frame, _ in traceback.walk_tb(error.__traceback__)][1:]
     return all(f"{name}.".startswith(tuple(f"{package}." for package in packages)) for name in modules)

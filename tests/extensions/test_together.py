@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Compose
+from conftest import Command, Compose
 from lightning.pytorch.callbacks import Callback
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_cli import Command, command  # noqa: F401
 
 from train import train
 from vaelab import load_run
@@ -194,7 +193,7 @@ def test_what_cannot_be_batched_is_refused_first(sweeps: Callable, tmp_path: Pat
     assert not [path for folder in tmp_path.glob("member_*") for path in folder.iterdir()]
 
 
-def test_the_command_makes_a_whole_run_of_each(command: Command) -> None:  # noqa: F811
+def test_the_command_makes_a_whole_run_of_each(command: Command) -> None:
     settings = [
         *SMALL[:2],
         "model.latent_dim=2",
@@ -223,7 +222,7 @@ def test_the_command_makes_a_whole_run_of_each(command: Command) -> None:  # noq
     assert "cannot be resumed: it has no checkpoints/last.ckpt" in str(again)
 
 
-def test_refusals_of_the_command_leave_no_run_behind(command: Command) -> None:  # noqa: F811
+def test_refusals_of_the_command_leave_no_run_behind(command: Command) -> None:
     code, _ = command("-m", "hydra/launcher=together", "model.latent_dim=2,3")
     assert str(code).startswith("error: hydra/launcher=together: model.posterior.linear.weight is ")
     assert str(code).endswith("; without hydra/launcher=together each run trains by itself")
