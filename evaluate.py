@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def evaluate(cfg: DictConfig, _: Path) -> None:
-    """Measure on the test images: print a table, write evaluation.json, add to the run's page in TensorBoard."""
+    """Measure runs on the test images: print a table, write evaluation.json and add the results to TensorBoard."""
     import torch
 
     from vaelab import runs
@@ -27,7 +27,7 @@ def evaluate(cfg: DictConfig, _: Path) -> None:
         return encode(cfg)
     folders = [cfg.run] if not cfg.run or isinstance(cfg.run, str) else list(cfg.run)
     opened: dict[str, Run] = {}
-    for folder in folders:  # open all of them before the first is measured
+    for folder in folders:  # errors of all runs come before the first measurement
         opened[folder] = runs.open_run(folder, cfg.data.root, cfg.device, like=next(iter(opened.values()), None))
     settings = cfg.num_samples, cfg.num_images, cfg.seed, measure.Sizes(**cfg.sizes)
     protocols = {name: measure.protocol(run.model, run.data, *settings) for name, run in opened.items()}
@@ -55,7 +55,7 @@ def encode(cfg: DictConfig) -> None:
 
 
 def measured(run: "Run", protocol: dict[str, Any], reuse: bool) -> dict[str, Any]:
-    """The record of a run. With `reuse` it is that of evaluation.json if weights and protocol are the same."""
+    """Measure a run and return its record. `reuse` returns evaluation.json if weights and protocol are the same."""
     from vaelab import pictures, runs
     from vaelab.evaluation.measure import Sizes, measure
     from vaelab.training import tensorboard
@@ -65,19 +65,19 @@ def measured(run: "Run", protocol: dict[str, Any], reuse: bool) -> dict[str, Any
     known = old.get("protocol", {}) if old.get("weights") == weights else {}
     if reuse and known == protocol:
         return old
-    if not os.access(run.folder, os.W_OK):  # before minutes are spent
-        raise UserError(f"{run.folder} cannot be written to, and evaluation.json goes there: measure a copy of it")
+    if not os.access(run.folder, os.W_OK):  # before minutes of measurement
+        raise UserError(f"{run.folder} cannot be written to, but evaluation.json goes there: measure a copy of it")
     print(f"measuring {run.folder} on {run.data.description}", flush=True)
     settings = protocol["num_samples"], protocol["test_images"], protocol["seed"], Sizes(**protocol["sizes"])
     measurement = measure(run.model, run.data, *settings)
     caveats = runs.find_caveats(run.model, run.cfg, measurement.record["metrics"])
     record = {**measurement.record, "caveats": caveats, "weights": weights}
     if any(known.get(size, 0) > protocol[size] for size in ("num_samples", "test_images")):
-        print(f"{path} stays as it is: it has K = {known['num_samples']:,}, {known['test_images']:,} test images")
+        print(f"{path} is kept, because it has K = {known['num_samples']:,}, {known['test_images']:,} test images")
         return record
     runs.write_json(path, record)
     if measurement.pairs is not None:
-        title = "The samples nearest to training images, and right of each that image"
+        title = "The samples nearest to training images, each with its training image on the right"
         nearest = pictures.framed(pictures.grid(measurement.pairs, 8), title)
         command, about = shlex.join(["python", *sys.argv]), f"{run.folder.name}: {run.data.description}"
         pictures.save(nearest, run.folder / "pictures" / "nearest.png", command, about)

@@ -1,4 +1,4 @@
-"""Give a finished run away: `python export.py run=logs/RUN`; `--help` says what it writes."""
+"""Export a finished run: `python export.py run=logs/RUN`; `--help` lists the files that it writes."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from vaelab.errors import UserError
 
 
 def export(cfg: DictConfig, _: Path) -> None:
-    """Write weights, config, ONNX graphs and model card of a run into one folder."""
+    """Write the weights, the config, the ONNX graphs and the model card of a run to one folder."""
     import torch
 
     from vaelab import export as exports
@@ -25,7 +25,7 @@ def export(cfg: DictConfig, _: Path) -> None:
     exports.check(output)
     model = runs.load_run(run)
     config: Any = OmegaConf.to_container(runs.read_config(run))
-    config["data"]["root"], config["resume"] = "data", None  # folders of this machine
+    config["data"]["root"], config["resume"] = "data", None  # names of local folders stay private
 
     print(f"exporting {run}, {type(model).__name__}", flush=True)
     graphs = exports.graphs(model)

@@ -31,7 +31,7 @@ DEFAULTS = {"label": None, "density": None, "projection": None, "num": None, "se
 
 
 def generate(cfg: DictConfig, _: Path) -> None:
-    """Draw one picture of a run, write it into its folder, print the path."""
+    """Draw one picture of a run, write it to the run's folder and print its path."""
     from vaelab import pictures, runs
 
     chosen = {key: cfg[key] for key, default in DEFAULTS.items() if cfg[key] != default}
@@ -86,7 +86,7 @@ def draw(cfg: DictConfig, run: "Run", *others: "Run") -> Any:
         case "reconstructions":
             few = slice(min(cfg.num or 32, len(x)))
             pairs = pictures.reconstructions(model, x[few], labels(model, y[few]))
-            return pictures.framed(pairs, "Test images, and right of each E[x | z] at its code")
+            return pictures.framed(pairs, "Test images, each with E[x | z] at its code on the right")
         case "interpolation":
             return pictures.interpolation(model, x, y, cfg.num or 5)
         case "traversal":
@@ -109,15 +109,15 @@ def draw(cfg: DictConfig, run: "Run", *others: "Run") -> Any:
 
 
 def samples(cfg: DictConfig, run: "Run") -> "tuple[Tensor, str]":
-    """Samples at draws of the prior, or of a density that is fitted to codes; and the name of that source."""
+    """Samples from the prior, or from a density that is fitted to codes, and the name of this source."""
     from vaelab import pictures
     from vaelab.evaluation import densities
 
     model, num, source = run.model, cfg.num or 64, "p(z)"
     if cfg.label is not None:
-        pictures.one_class(model, cfg.label)  # refused before a density is fitted
+        pictures.one_class(model, cfg.label)  # raises UserError before a density is fitted
     elif num < model.num_classes:
-        raise UserError(f"num={num}: this model draws its {model.num_classes} classes in turn, or one with label=3")
+        raise UserError(f"num={num}: all {model.num_classes} classes are drawn in turn: raise num or set label=3")
     if cfg.density:
         codes = densities.codes(model, run.data.train_dataloader(), cfg.seed)
         model.prior = densities.Fitted(getattr(densities, cfg.density)(codes, cfg.seed))

@@ -12,10 +12,10 @@ log = logging.getLogger("vaelab.train")
 
 
 def train(cfg: DictConfig, folder: Path) -> float:
-    """Fit, test and record one run in `folder`; returns the monitored metric of its best weights, lower is better."""
+    """Fit, test and record one run in `folder`. Return the monitored metric of its best weights (lower is better)."""
     from vaelab import runs
 
-    runs.check_config(cfg)  # before the imports that take seconds
+    runs.check_config(cfg)  # before the slow imports
     runs.check_arguments(cfg)
 
     import lightning
@@ -26,8 +26,8 @@ def train(cfg: DictConfig, folder: Path) -> float:
     from vaelab.training.threads import tune
 
     runs.start_log(folder)
-    torch.distributions.Distribution.set_default_validate_args(False)  # each check reads every value of every step
-    torch.set_flush_denormal(True)  # Adam's moments decay to numbers below 1e-38, with which a CPU is slow
+    torch.distributions.Distribution.set_default_validate_args(False)  # its checks read every value at every step
+    torch.set_flush_denormal(True)  # a CPU is slow with numbers below 1e-38, which Adam's moments reach
     lightning.seed_everything(cfg.seed, verbose=False)
 
     data = instantiate(cfg.data, _convert_="all")
@@ -53,7 +53,7 @@ def train(cfg: DictConfig, folder: Path) -> float:
     seconds = time.perf_counter() - started
     runs.announce_end(trainer, step)
     best, last = saved_by(trainer, BestCheckpoint), saved_by(trainer, LastCheckpoint)
-    kept = (best.kind, best.step) if best else ("last", trainer.global_step)  # where nothing was validated
+    kept = (best.kind, best.step) if best else ("last", trainer.global_step)  # if nothing was validated
     measure(trainer, module, data, best.path if best else last.path if last else checkpoint)
 
     runs.finish(folder, module, data.protocol, trainer, seconds, kept)
@@ -63,7 +63,7 @@ def train(cfg: DictConfig, folder: Path) -> float:
     log.info("pictures %s/pictures; curves: tensorboard --logdir logs", runs.shown(folder))
     log.info("done     %s", runs.summary(module.metrics.latest, data.description))
     latest = module.metrics.latest
-    return latest.get(module.monitor or "train/loss", latest["test/loss"])  # the last where nothing was trained
+    return latest.get(module.monitor or "train/loss", latest["test/loss"])  # the test loss if nothing was trained
 
 
 if __name__ == "__main__":

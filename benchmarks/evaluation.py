@@ -1,12 +1,12 @@
-"""What the importance-weighted log-likelihood costs: seconds against the matrix products alone, and memory.
+"""The cost of the importance-weighted log-likelihood: seconds, the ratio to the matrix products alone, and memory.
 
     python benchmarks/evaluation.py                     # 10,000 images, 5,000 samples, 784-400-20
-    python benchmarks/evaluation.py --images 500        # a fair impression in a minute
-    python benchmarks/evaluation.py --scaling           # K, images and latent dimension by turns
+    python benchmarks/evaluation.py --images 500        # a rough result in a minute
+    python benchmarks/evaluation.py --scaling           # different K, images and latent dimensions
 
-Both are measured in turn, in the same process and threads, `--rounds` times: the evaluator on a share of the images,
-and the products of the same rows of the same layers, in chunks of the same size. The ratio is that of the sums, the
-spread that over rounds. Memory is the peak of the process above what it held once libraries and images were loaded.
+Each of the `--rounds` rounds measures first the evaluator on a share of the images, and then the matrix products of the
+same layers for the same number of rows. Process, threads and chunk size are the same. The ratio is that of the total
+times. Memory is the peak of the process, minus its memory after libraries and images are loaded.
 """
 
 import argparse
@@ -27,18 +27,18 @@ from vaelab.posteriors import DiagonalGaussian
 from vaelab.priors import StandardNormal
 from vaelab.training import threads
 
-STATUS = Path("/proc/self/status")  # Linux alone tells
+STATUS = Path("/proc/self/status")  # exists on Linux only
 
 
 def build(latent_dim: int) -> Any:
-    """784-400-D, as `python train.py` has it, untrained: the time does not depend on the weights."""
+    """The default model of train.py, 784-400-D, untrained, because the time does not depend on the weights."""
     decoder = partial(MLPDecoder, hidden=[400])
     return VAE(latent_dim, (1, 28, 28), MLPEncoder, DiagonalGaussian, StandardNormal, decoder, Bernoulli()).eval()
 
 
 @torch.inference_mode()
 def products(model: Any, images: int, num_samples: int, rows: int) -> None:
-    """The decoder's matrix products for each sample of each image, and the encoder's for each chunk of samples."""
+    """Run the decoder's matrix products for each sample of each image, and the encoder's for each chunk of samples."""
     weights = [w for w in model.decoder.parameters() if w.dim() == 2]
     inputs = [torch.randn(rows, w.shape[1]) for w in weights]
     encoder = [w for part in (model.encoder, model.posterior) for w in part.parameters() if w.dim() == 2]
@@ -57,7 +57,7 @@ def seconds(task: Callable[[], object]) -> float:
 
 
 def memory(name: str) -> float:
-    """VmRSS, or its peak VmHWM, in GB."""
+    """The memory of this process, VmRSS, or its peak, VmHWM, in GB."""
     if not STATUS.exists():
         return float("nan")
     (line,) = (line for line in STATUS.read_text().splitlines() if line.startswith(name))
@@ -65,7 +65,7 @@ def memory(name: str) -> float:
 
 
 def compare(images: int, num_samples: int, latent_dim: int, rounds: int) -> str:
-    """One row of the table."""
+    """Measure one row of the table."""
     model = build(latent_dim)
     x = (torch.rand(images, 1, 28, 28) < 0.13).float()
     rows = likelihood._rows(model, x[:1], None)
@@ -93,13 +93,11 @@ def main() -> None:
     parser.add_argument("--scaling", action="store_true")
     options = parser.parse_args()
     torch.distributions.Distribution.set_default_validate_args(False)
-    threads.tune(torch.device("cpu"))  # as evaluate.py does, and for both
+    threads.tune(torch.device("cpu"))  # as evaluate.py does
     print(
         f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}\n"
     )
-    print(
-        "| images | K | latent dim | evaluator, s | products, s | ratio | over rounds | µs / sample | peak memory, GB |"
-    )
+    print("| images | K | latent dim | evaluator, s | products, s | ratio | range | µs / sample | peak memory, GB |")
     print("|---|---|---|---|---|---|---|---|---|")
     sizes = [(options.images, options.samples, options.latent_dim)]
     if options.scaling:

@@ -1,11 +1,11 @@
-"""What the parts do, side by side: experiments on 5,000 digits with the same small budget, as a Markdown table.
+"""A Markdown table that compares experiments on 5,000 digits with the same small budget.
 
     python benchmarks/family.py                                           # the README's table, eight minutes on 2 cores
-    python benchmarks/family.py beta_vae "iwae objective.num_samples=5"   # experiments, each with overrides of its own
+    python benchmarks/family.py beta_vae "iwae objective.num_samples=5"   # experiments with overrides
     python benchmarks/family.py default vae_iwae_protocol --steps 100     # default: python train.py, no experiment
 
-Each run is a process of its own, `python train.py experiment=NAME data=mnist_5k ...`: batches of 100 images at the
-experiment's own learning rate, without its schedule. Figures are nats per test image, of one seed.
+Each run is a process, `python train.py experiment=NAME data=mnist_5k ...`, with batches of 100 images and without a
+schedule. Metrics are nats per test image for one seed. Rate is the KL term, distortion the reconstruction term.
 """
 
 import argparse
@@ -42,11 +42,11 @@ EXPERIMENTS = (
     "autoencoder",
     "vq_vae",
 )
-COLLAPSED = 0.1  # nats: a code, or a layer of it, that says less has forgotten the image
+COLLAPSED = 0.1  # nats: a code, or a layer of it, with a lower rate has collapsed
 
 
 def run(entry: str, steps: int, folder: Path) -> dict[str, Any]:
-    """metrics.json of one run, or {"error": its sentence}."""
+    """Run one experiment. Return its metrics.json, or {"error": its message}."""
     name, *overrides = entry.split()
     budget = [f"steps={steps}", "trainer.max_epochs=null", "scheduler=none", "callbacks.pictures.count=0"]
     data = ["data=mnist_5k", "data.batch_size=100", f"data.root={ROOT / 'data'}"]
@@ -59,7 +59,7 @@ def run(entry: str, steps: int, folder: Path) -> dict[str, Any]:
 
 
 def row(entry: str, metrics: dict[str, Any]) -> str:
-    """One line of the table; a collapsed code is named as such."""
+    """One line of the table. The last column says whether a code has collapsed."""
     name, *remarks = entry.split()
     if "error" in metrics:
         return f"| `{name}` | | | | | FAILED: {metrics['error']} |"
@@ -75,13 +75,13 @@ def row(entry: str, metrics: dict[str, Any]) -> str:
     if metrics["protocol"]["binarization"]["test"] == "none":
         remarks.append("grey levels")
     seconds = metrics["fit_seconds"] / metrics["epochs"]
-    figures = f"{shown('bound', 'elbo')} | {shown('rate')} | {shown('distortion')} | {seconds:.2f}"
-    return f"| `{name}` | {figures} | {', '.join(remarks)} |"
+    values = f"{shown('bound', 'elbo')} | {shown('rate')} | {shown('distortion')} | {seconds:.2f}"
+    return f"| `{name}` | {values} | {', '.join(remarks)} |"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("experiments", nargs="*", default=EXPERIMENTS, help="names, each with overrides in its quotes")
+    parser.add_argument("experiments", nargs="*", default=EXPERIMENTS, help="names, or a name with overrides in quotes")
     parser.add_argument("--steps", type=int, default=2000, help="optimiser steps of each run")
     arguments = parser.parse_args()
     print(f"{arguments.steps} steps of 100 images, {os.cpu_count()} CPU cores, torch {version('torch')}\n")

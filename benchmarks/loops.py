@@ -1,6 +1,6 @@
-"""The loops that `python benchmarks/speed.py` compares: one a process, `python benchmarks/loops.py OPTIONS`, as JSON.
+"""The loops that `python benchmarks/speed.py` compares. One process, `python benchmarks/loops.py JSON`, runs one loop.
 
-Each notes its times in FOLDER/times.json and serves the images in FOLDER/data.
+Each loop trains on the images in FOLDER/data and writes its times to FOLDER/times.json.
 """
 
 import argparse
@@ -20,7 +20,7 @@ LAYERS = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
 
 
 class Stopwatch:
-    """When the first step was done, when each epoch began and the last one ended, and the peak memory in bytes."""
+    """Records the time of the first step, of each start of an epoch and of the end, and the peak memory in bytes."""
 
     def __init__(self, folder: Path, device: str) -> None:
         self.file, self.cuda = folder / "times.json", device == "cuda"
@@ -28,10 +28,10 @@ class Stopwatch:
         self.laps: list[float] = []
 
     def lap(self) -> None:
-        """At the start of each epoch and the end of the last: note the time, and write down all that is known."""
+        """Record the time and write the file. Call this at the start of each epoch and at the end of the last one."""
         self._wait()
         self.laps.append(time.perf_counter())
-        status = Path("/proc/self/status").read_text()  # ru_maxrss can be that of the process that started this one
+        status = Path("/proc/self/status").read_text()  # ru_maxrss can be the parent's
         memory = torch.cuda.max_memory_allocated() if self.cuda else int(status.split("VmHWM:")[1].split()[0]) * 1024
         times = {"first": self.first, "laps": self.laps, "memory": memory, "threads": torch.get_num_threads()}
         self.file.write_text(json.dumps(times))
@@ -47,7 +47,7 @@ class Stopwatch:
 
 
 def clock(folder: str, device: str) -> Any:
-    """A stopwatch as a callback, for train.py too: callbacks.clock._target_=loops.clock."""
+    """A stopwatch as a Lightning callback. It is also for train.py: callbacks.clock._target_=loops.clock."""
     from lightning.pytorch.callbacks import LambdaCallback
 
     watch = Stopwatch(Path(folder), device)
@@ -64,11 +64,11 @@ def clock(folder: str, device: str) -> Any:
 
 
 class MLP(nn.Module):
-    """784-400-20 by hand: images (B, 1, 28, 28) -> loss, distortion and rate, nats per image."""
+    """A VAE in plain torch: images (B, 1, 28, 28) -> loss, distortion (reconstruction) and rate (KL), nats an image."""
 
     def __init__(self, logits: bool) -> None:
         super().__init__()
-        self.logits = logits  # or probabilities, as tutorials have it
+        self.logits = logits  # otherwise probabilities, as in tutorials
         self.hidden, self.moments = nn.Linear(784, 400), nn.Linear(400, 40)
         self.code, self.pixels = nn.Linear(20, 400), nn.Linear(400, 784)
 
@@ -86,7 +86,7 @@ class MLP(nn.Module):
 
 
 class Parts(nn.Module):
-    """The project's model and objective: images (B, 1, 28, 28) -> mean loss, and the other terms of each image."""
+    """The model and objective of VAE Lab: images (B, 1, 28, 28) -> mean loss, and the other terms of each image."""
 
     def __init__(self, overrides: list[str]) -> None:
         from hydra import compose, initialize_config_dir
@@ -118,7 +118,7 @@ def digits(o: argparse.Namespace) -> Tensor:
 
 
 def train(o: argparse.Namespace, watch: Stopwatch, epoch: Callable[[], Iterable], step: Callable[[Any], None]) -> None:
-    """Take `step` on each batch of an epoch to warm up and of those that are timed."""
+    """Call `step` on each batch of the epochs: one to warm up, then those that are timed."""
     for _ in range(o.epochs + 1):
         watch.lap()
         for batch in epoch():
@@ -130,13 +130,13 @@ def train(o: argparse.Namespace, watch: Stopwatch, epoch: Callable[[], Iterable]
 def bare(o: argparse.Namespace, watch: Stopwatch) -> None:
     net = network(o)
     score = torch.compile(net) if o.compile else net
-    thresholds = digits(o).to(o.device, torch.int16).mul_(257).sub_(2**15)  # wraps to -2^15 ... 2^15 - 1
+    thresholds = digits(o).to(o.device, torch.int16).mul_(257).sub_(2**15)  # it wraps to -2^15 ... 2^15 - 1
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3, fused=True, capturable=o.loop == "graph")
 
     def step(index: Tensor) -> None:
         pixels = thresholds.index_select(0, index)
         noise = torch.empty(pixels.numel() // 4, dtype=torch.int64, device=o.device).random_(-(2**63), None)
-        x = (noise.view(torch.int16).view_as(pixels) < pixels).float()  # four draws to 64 bits: the cheapest we know
+        x = (noise.view(torch.int16).view_as(pixels) < pixels).float()  # 64 bits give four draws, the fastest way
         with autocast(o):
             loss = score(x)[0]
         optimizer.zero_grad()
@@ -148,7 +148,7 @@ def bare(o: argparse.Namespace, watch: Stopwatch) -> None:
 
 
 def captured(step: Callable[[Tensor], None], index: Tensor) -> Callable[[Tensor], None]:
-    """The step as one CUDA graph, after three in the open."""
+    """The step as one CUDA graph, captured after three steps to warm up."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -261,7 +261,7 @@ def pythae(o: argparse.Namespace, watch: Stopwatch) -> None:
             watch.step()
 
     model = VAE(VAEConfig(input_dim=(1, 28, 28), latent_dim=20, reconstruction_loss="bce"))
-    encoder, decoder = model.encoder, model.decoder  # 784-512-20 as they come
+    encoder, decoder = model.encoder, model.decoder  # 784-512-20 by default
     encoder.layers[0][0], decoder.layers[0][0] = nn.Linear(784, 400), nn.Linear(20, 400)
     encoder.embedding, encoder.log_var, decoder.layers[1][0] = (nn.Linear(400, size) for size in (20, 20, 784))
     x = digits(o).float() / 255
@@ -290,5 +290,5 @@ if __name__ == "__main__":
         from vaelab.training import threads
 
         torch.set_flush_denormal(True)
-        threads.tune(torch.device(options.device))  # as train.py does: what the machine can, not what torch would
+        threads.tune(torch.device(options.device))  # as train.py does
     LOOPS[options.loop](options, Stopwatch(options.folder, options.device))

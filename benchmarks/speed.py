@@ -1,35 +1,35 @@
-"""How fast `python train.py` trains, beside the loops that one could write instead and the products that all need.
+"""The speed of `python train.py`, compared with hand-written loops and with the matrix products that all of them need.
 
     python benchmarks/speed.py                                      # 784-400-20, batches of 128, on the CPU
     python benchmarks/speed.py --batch-size 512 --rounds 3          # also --model conv, iwae or ladder
-    python benchmarks/speed.py --images 6144 --loops train,bare     # a first impression
-    python benchmarks/speed.py --precision bf16 --compile           # of train.py, the bare loop and the products
-    python benchmarks/speed.py device=cuda                          # the script's options, in Hydra's manner, too
-    python benchmarks/speed.py trainer.log_every_n_steps=200        # other settings are train.py's and stand last
+    python benchmarks/speed.py --images 6144 --loops train,bare     # a rough result
+    python benchmarks/speed.py --precision bf16 --compile           # for train.py, the bare loop, the products
+    python benchmarks/speed.py device=cuda                          # options of this script also work this way
+    python benchmarks/speed.py trainer.log_every_n_steps=200        # settings of train.py come last
 
-Each loop (benchmarks/loops.py) is a process of its own with a terminal of its own, so that start-up, memory and the
-progress bar are a user's; it takes Linux. In each round every loop runs once, in turn: an epoch to warm up, then
-`--epochs` that are timed from start to start, with the validation, checkpoints, pictures and curves that the loop has.
-All are served the same digits, those of data/MNIST or else 5,000 over and over.
+Each loop (benchmarks/loops.py) runs in its own process and terminal, as a user would run it. Linux is required. In each
+round, every loop runs once: one epoch to warm up, then `--epochs` timed epochs, with the validation, checkpoints,
+pictures and curves of the loop. All loops get the same digits: those of data/MNIST, or else 5,000 digits, repeated.
 
-    train      python train.py and its defaults: it trains on 11/12 of the images, and validates on the rest. With
-               --precision bf16 it takes trainer=mixed_precision, which compiles
-    fast       the same with each step as one CUDA graph, trainer=gpu_fast, with --device cuda alone
-    bare       by hand: images in memory as thresholds for random bits, the likelihood on logits, fused Adam, no log. It
-               binarises as train.py does, and for all but mlp takes the project's model and objective
-    tuned      the same with the libraries and memory that train.py chooses (src/vaelab/training/threads.py)
-    graph      the same with each step as one CUDA graph, with --device cuda alone
-    parts      the tuned loop with the project's model and objective, for mlp, to tell them from the Trainer
+    train      python train.py with its defaults: it trains on 11/12 of the images and validates on the rest. With
+               --precision bf16 it uses trainer=mixed_precision, which compiles
+    fast       as train, but each step is one CUDA graph (trainer=gpu_fast); needs --device cuda
+    bare       plain torch: images in memory as thresholds for random bits, the likelihood on logits, fused Adam, no
+               log. It binarises like train.py. For all models but mlp it uses the model and objective of VAE Lab
+    tuned      as bare, with the CPU settings of train.py (src/vaelab/training/threads.py)
+    graph      as tuned, but each step is one CUDA graph; needs --device cuda
+    parts      as tuned, with the model and objective of VAE Lab, for mlp only: it shows their cost without the Trainer
     tutorial   torchvision's data set, ToTensor, DataLoader, sigmoid and binary_cross_entropy, Adam, .item() each step
-    lightning  the same as a LightningModule with three self.log, and a Trainer as it comes
-    pythae     its trainer and VAE, for mlp, if it is installed
-    products   the model's matrix products and convolutions alone, forward and backward: the floor
+    lightning  as tutorial, in a LightningModule with three self.log and a default Trainer
+    pythae     pythae's trainer and VAE, for mlp only, if it is installed
+    products   only the model's matrix products and convolutions, forward and backward: a lower limit
     imports    import torch, lightning
 
-Tuned, graph, parts and products are tuned, the others as torch comes. Only train.py and the loops by hand binarise; the
-others, as everyone does, serve grey levels, in 32 bits and as they are. Start-up ends with the first step, and what is
-compiled is in the first epoch. Memory is the process's peak until training ends, with cuda what torch allocated there.
-Ratios are to the bare loop's seconds of the same round. Medians over rounds, and from least to most in brackets.
+Train, fast, tuned, graph, parts and products use the CPU settings of train.py; the other loops use torch's defaults.
+Tutorial, lightning and pythae train on grey levels in 32 bits; the other loops binarise. Start-up ends with the first
+step, and the first epoch includes compilation. Memory is the peak of the process until training ends, or with cuda that
+of torch on the GPU. A ratio is to the seconds of the bare loop in the same round. Values are medians over rounds, and
+brackets hold the range.
 """
 
 import argparse
@@ -51,7 +51,7 @@ from statistics import median
 import torch
 
 ROOT = Path(__file__).parent.parent
-EPOCH = 60_000  # images, whatever a process really trains on
+EPOCH = 60_000  # images, for which seconds are reported
 MODELS: dict[str, list[str]] = {
     "mlp": [],
     "iwae": ["experiment=iwae", "scheduler=none"],
@@ -66,7 +66,7 @@ LABELS = {
     "graph": "tuned loop as a CUDA graph",
     "parts": "tuned loop, the project's model and objective",
     "tutorial": "the tutorials' loop",
-    "lightning": "that under Lightning, three `self.log`",
+    "lightning": "the tutorials' loop under Lightning, three `self.log`",
     "pythae": "pythae",
     "products": "matrix products alone",
     "imports": "`import torch, lightning`",
@@ -74,7 +74,7 @@ LABELS = {
 
 
 def choose(o: argparse.Namespace) -> list[str]:
-    """The loops that can run, of those asked for; says why another cannot."""
+    """The requested loops that can run. Print why the others cannot."""
     missing: dict[str, str] = {}
     if o.model != "mlp":
         missing["pythae"] = missing["parts"] = f"it is for --model mlp, not {o.model}"
@@ -88,7 +88,7 @@ def choose(o: argparse.Namespace) -> list[str]:
 
 
 def write_digits(o: argparse.Namespace) -> str:
-    """Write `images` digits in MNIST's format to the folder's data/, those at hand over and over; their name."""
+    """Write `images` digits in MNIST's format to the folder's data/, repeated if necessary. Return their name."""
     from vaelab.data import MNISTDataModule
 
     dataset = "MNIST" if (o.root / "MNIST/raw").is_dir() else "MNIST-5k"
@@ -106,7 +106,7 @@ def write_digits(o: argparse.Namespace) -> str:
 
 
 def command(o: argparse.Namespace) -> list[str]:
-    """The arguments of python that start a loop: benchmarks/loops.py, or train.py with a stopwatch."""
+    """The arguments of python that start a loop: benchmarks/loops.py, or train.py with a stopwatch as a callback."""
     if o.loop not in ("train", "fast"):
         return [str(ROOT / "benchmarks/loops.py"), json.dumps(vars(o), default=str)]
     mixed = o.precision == "bf16"
@@ -125,7 +125,7 @@ def command(o: argparse.Namespace) -> list[str]:
 
 
 def run(o: argparse.Namespace) -> dict[str, float]:
-    """One loop, one process: its figures."""
+    """Run one loop in one process, and return its measurements."""
     ours, terminal = pty.openpty()
     termios.tcsetwinsize(terminal, (24, 120))
     path = os.pathsep.join([str(ROOT / "benchmarks"), os.environ.get("PYTHONPATH", "")])
@@ -133,19 +133,19 @@ def run(o: argparse.Namespace) -> dict[str, float]:
     with subprocess.Popen([sys.executable, *command(o)], stdin=subprocess.DEVNULL, stdout=terminal, stderr=terminal,
                           env={**os.environ, "PYTHONPATH": path}) as process:  # fmt: skip
         os.close(terminal)
-        with contextlib.suppress(OSError):  # Linux's way to say that all was read
+        with contextlib.suppress(OSError):  # Linux raises it when all is read
             while chunk := os.read(ours, 2**16):
                 said = (said + chunk)[-5000:]
     os.close(ours)
     if process.returncode:
         raise SystemExit(f"{o.loop} failed:\n{said.decode(errors='replace')}")
     times = json.loads((o.folder / "times.json").read_text())
-    figures = {"startup": times["first"] - started, "memory": times["memory"], "threads": times["threads"]}
+    measured = {"startup": times["first"] - started, "memory": times["memory"], "threads": times["threads"]}
     if len(times["laps"]) > 1:
         images = o.epochs * (o.images * 11 // 12 if o.loop in ("train", "fast") else o.images)
-        figures["images_per_second"] = images / (times["laps"][-1] - times["laps"][1])
-        figures["first_epoch"] = times["laps"][1] - times["laps"][0]
-    return figures
+        measured["images_per_second"] = images / (times["laps"][-1] - times["laps"][1])
+        measured["first_epoch"] = times["laps"][1] - times["laps"][0]
+    return measured
 
 
 def machine(o: argparse.Namespace) -> str:
@@ -155,27 +155,27 @@ def machine(o: argparse.Namespace) -> str:
 
 
 def columns(rounds: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, list[float]]]:
-    """{loop: {figure: one value a round}}, with seconds per epoch and their ratio to the bare loop's."""
+    """{loop: {measurement: one value per round}}, with seconds per epoch and their ratio to the bare loop's."""
     table: dict[str, dict[str, list[float]]] = {}
-    for figures in rounds:
-        for loop, figure in figures.items():
-            if rate := figure.get("images_per_second"):
-                figure["seconds_per_epoch"] = EPOCH / rate
-                if "bare" in figures:
-                    figure["ratio"] = figures["bare"]["images_per_second"] / rate
-            for name, value in figure.items():
+    for results in rounds:
+        for loop, result in results.items():
+            if rate := result.get("images_per_second"):
+                result["seconds_per_epoch"] = EPOCH / rate
+                if "bare" in results:
+                    result["ratio"] = results["bare"]["images_per_second"] / rate
+            for name, value in result.items():
                 table.setdefault(loop, {}).setdefault(name, []).append(value)
     return table
 
 
-def row(loop: str, figures: dict[str, list[float]]) -> str:
-    """One line of the table: medians, and from least to most in brackets."""
+def row(loop: str, values: dict[str, list[float]]) -> str:
+    """One line of the table: medians, and the range in brackets."""
 
     def shown(name: str, form: str, unit: float = 1.0, spread: bool = False) -> str:
-        if name not in figures:
+        if name not in values:
             return "–"
-        ends = f" ({min(figures[name]) / unit:{form}} to {max(figures[name]) / unit:{form}})" if spread else ""
-        return f"{median(figures[name]) / unit:{form}}{ends}"
+        ends = f" ({min(values[name]) / unit:{form}} to {max(values[name]) / unit:{form}})" if spread else ""
+        return f"{median(values[name]) / unit:{form}}{ends}"
 
     seconds, ratio = (shown(name, ".3g", spread=True) for name in ("seconds_per_epoch", "ratio"))
     rest = f"{shown('startup', '.1f')} | {shown('first_epoch', '.1f')} | {shown('memory', ',.0f', 2**20)}"
@@ -183,10 +183,10 @@ def row(loop: str, figures: dict[str, list[float]]) -> str:
 
 
 def draw(table: dict[str, dict[str, list[float]]], title: str, path: Path) -> None:
-    """The ratios as bars: medians, with lines from the least to the most."""
+    """Draw the ratios as bars: medians, with lines for the range."""
     from matplotlib.figure import Figure
 
-    bars = [(LABELS[loop].replace("`", ""), figures["ratio"]) for loop, figures in table.items() if "ratio" in figures]
+    bars = [(LABELS[loop].replace("`", ""), values["ratio"]) for loop, values in table.items() if "ratio" in values]
     names, ratios = zip(*reversed(bars), strict=True)
     middle = [median(values) for values in ratios]
     ends = [[m - min(v) for m, v in zip(middle, ratios, strict=True)],
@@ -196,13 +196,13 @@ def draw(table: dict[str, dict[str, list[float]]], title: str, path: Path) -> No
     colors = ["C1" if name.startswith("python train.py") else "C0" for name in names]
     axes.barh(names, middle, xerr=ends, capsize=3, color=colors)
     axes.axvline(1, color="black", linewidth=0.8)
-    axes.set_xlabel("seconds per epoch, the bare loop's being 1")
+    axes.set_xlabel("seconds per epoch, relative to the bare loop")
     axes.set_title(title, fontsize=9)
     figure.savefig(path, dpi=96)
 
 
 def named(text: str) -> list[str]:
-    """Loops, with commas between them."""
+    """Parse the names of loops, with commas between them."""
     loops = text.split(",")
     if unknown := [loop for loop in loops if loop not in LABELS]:
         raise argparse.ArgumentTypeError(f"{unknown[0]} is none of {', '.join(LABELS)}")
@@ -210,7 +210,7 @@ def named(text: str) -> list[str]:
 
 
 def count(text: str) -> int:
-    """A whole number above zero."""
+    """Parse a whole number above zero."""
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"{text}: a whole number above zero is needed")
     return int(text)
@@ -223,19 +223,19 @@ def main() -> None:
     parser.add_argument("--batch-size", type=count, default=128)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--precision", choices=("32", "bf16"), default="32")
-    parser.add_argument("--compile", action="store_true", help="the bare loop's model; train.py has settings")
+    parser.add_argument("--compile", action="store_true", help="compile the bare loop's model, not that of train.py")
     parser.add_argument("--loops", type=named, default=list(LABELS), help=f"some of {','.join(LABELS)}")
     parser.add_argument("--rounds", type=count, default=5)
-    parser.add_argument("--epochs", type=count, default=1, help="timed in each round, after one more")
-    parser.add_argument("--images", type=count, default=EPOCH, help="of an epoch; down to a multiple of twelve batches")
-    parser.add_argument("--root", type=Path, default=ROOT / "data", help="holds MNIST/raw")
-    parser.add_argument("--out", type=Path, default=Path("logs/speed"), help="of the files .json and .png")
+    parser.add_argument("--epochs", type=count, default=1, help="timed epochs of each round, after one to warm up")
+    parser.add_argument("--images", type=count, default=EPOCH, help="per epoch, cut to a multiple of twelve batches")
+    parser.add_argument("--root", type=Path, default=ROOT / "data", help="the folder that holds MNIST/raw")
+    parser.add_argument("--out", type=Path, default=Path("logs/speed"), help="output files, without .json and .png")
     names = {action.dest: action.option_strings[0] for action in parser._actions if action.nargs is None}
     pairs = [argument.partition("=") for argument in sys.argv[1:]]
     o = parser.parse_intermixed_args([names.get(key, key) + equals + value for key, equals, value in pairs])
     if o.device == "cuda" and not torch.cuda.is_available():
         parser.error(f"device=cuda, but torch {torch.__version__} finds no GPU on this machine")
-    whole = 12 * o.batch_size  # so that no loop has a smaller last batch, in training and validation alike
+    whole = 12 * o.batch_size  # so no loop has a smaller last batch, neither in training nor in validation
     o.images = max(1, o.images // whole) * whole
     o.overrides = MODELS[o.model]
     loops = choose(o)
@@ -264,10 +264,10 @@ def main() -> None:
     )
     print(f"{title}\n\n| | images / s | s / {EPOCH:,} images | ratio | start-up, s | first epoch, s | memory, MB |\n"
           + "|---" * 7 + "|")  # fmt: skip
-    print(*(row(loop, figures) for loop, figures in table.items()), sep="\n")
+    print(*(row(loop, values) for loop, values in table.items()), sep="\n")
     if {"train", "imports"} <= table.keys():
         first, least = (median(table[loop]["startup"]) for loop in ("train", "imports"))
-        print(f"\nfirst step after {first / least:.2f} times what importing torch and lightning takes")
+        print(f"\ntime to the first step: {first / least:.2f} times that of importing torch and lightning")
     if "bare" in table:
         draw(table, title, o.out.with_suffix(".png"))
 

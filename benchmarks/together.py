@@ -1,8 +1,8 @@
-"""A step of M models trained together, of one, and of M in turn: milliseconds, medians of interleaved rounds.
+"""Milliseconds for a step of M models together, of one model, and of M models in turn: medians of interleaved rounds.
 
     python benchmarks/together.py [--members 16] [--hidden 32 400] [--device cuda]
 
-A step is loss, gradient and Adam's update of 784-hidden-20 at batches of 128 binary images, without Lightning.
+A step is loss, gradient and Adam's update of models 784-hidden-20 for 128 binary images, without Lightning.
 """
 
 import argparse
@@ -26,7 +26,7 @@ CONFIGS = Path(__file__).parent.parent / "configs"
 
 
 def build(together: bool, count: int, hidden: int, x: Tensor) -> tuple[Callable[[], None], list[Member]]:
-    """Members that differ in beta and learning rate, and their step on images x (B, 1, 28, 28)."""
+    """A step on images x (B, 1, 28, 28), and its members, which differ in beta and learning rate."""
     members = []
     for i in range(1, 1 + count):
         own = [f"objective.beta={i}", f"optimizer.lr={1e-3 / i}", f"model.encoder.hidden=[{hidden}]"]
@@ -67,7 +67,7 @@ def milliseconds(step: Callable[[], None], steps: int, wait: Callable[[], None])
 
 
 def compare(members: int, hidden: int, device: str, steps: int, rounds: int) -> str:
-    """One row of the table."""
+    """Measure one row of the table."""
     x = (torch.rand(128, 1, 28, 28, device=device) < 0.13).float()
     wait = torch.cuda.synchronize if device == "cuda" else lambda: None
     ways = [build(together, count, hidden, x)[0] for together, count in ((False, 1), (False, members), (True, members))]
@@ -94,8 +94,8 @@ def main() -> None:
     torch.set_flush_denormal(True)
     threads.tune(torch.device(o.device))  # as train.py does
     name = torch.cuda.get_device_name() if o.device == "cuda" else platform.processor() or platform.machine()
-    print(f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}; ms a step\n")
-    print("| members | hidden | one | in turn | together | together / one | in turn / together (over rounds) |")
+    print(f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}; ms per step\n")
+    print("| members | hidden | one | in turn | together | together / one | in turn / together (range over rounds) |")
     print("|---|---|---|---|---|---|---|")
     for hidden in o.hidden:
         print(compare(o.members, hidden, o.device, o.steps, o.rounds), flush=True)

@@ -1,6 +1,6 @@
-"""Photograph TensorBoard's tabs in a real browser: `python docs/screenshots.py logs FOLDER` writes one PNG for each.
+"""Take a screenshot of each TensorBoard tab in a browser: `python docs/screenshots.py logs FOLDER` writes PNG files.
 
-Needs Chromium or Chrome. Fails if a tab cannot be reached; what it shows is for a person to look at.
+It needs Chromium or Chrome. It fails if a tab cannot be reached, but it does not check the content of a tab.
 """
 
 import shutil
@@ -16,10 +16,10 @@ PORT = 6123
 
 
 def main(logdir: str, folder: Path) -> None:
-    """One picture a tab, 1,600 x 1,200."""
+    """Write one picture of 1,600 x 1,200 pixels for each tab."""
     browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if browser is None:
-        sys.exit("error: no chromium or google-chrome on the PATH: install one")
+        sys.exit("error: there is no chromium or google-chrome on the PATH: install one of them")
     folder.mkdir(parents=True, exist_ok=True)
     server = subprocess.Popen(
         [sys.executable, "-m", "tensorboard.main", "--logdir", logdir, "--port", str(PORT), "--load_fast=false"],
@@ -42,7 +42,7 @@ def main(logdir: str, folder: Path) -> None:
 
 
 def _wait(url: str) -> None:
-    """Until the server has read the runs."""
+    """Wait until the server has read the runs. Exit with an error after a minute."""
     for _ in range(60):
         time.sleep(1)
         try:

@@ -18,6 +18,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from train import train
 from vaelab import cli
@@ -158,3 +159,28 @@ class Command:
             code = stop.code
         out, err = self.capfd.readouterr()
         return code, out + err
+
+
+@pytest.fixture(scope="session")
+def finished(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One finished run with a two-dimensional code, four epochs of five steps."""
+    folder = tmp_path_factory.mktemp("finished")
+    overrides = [
+        "data.batch_size=100", "trainer.max_epochs=4", "trainer.limit_train_batches=null", "model.latent_dim=2",
+        "trainer.log_every_n_steps=2", "trainer.limit_test_batches=null", "callbacks.pictures.count=2",
+    ]  # fmt: skip
+    train(compose_config(data_root, *overrides), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def events(finished: Path) -> EventAccumulator:
+    accumulator = EventAccumulator(str(finished), size_guidance={"images": 0, "scalars": 0, "tensors": 0})
+    return accumulator.Reload()
+
+
+def refused(action: Callable[..., Any], *arguments: Any) -> str:
+    """The one sentence that an action ends with."""
+    with pytest.raises(ValueError, match=r"\A[^\n]+\Z") as error:
+        action(*arguments)
+    return str(error.value)

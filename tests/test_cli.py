@@ -47,8 +47,8 @@ from vaelab import cli
         ("model.encoder.hidden=400", "hidden=400: a list of whole numbers above zero is needed"),
         ("data.image_shape=28", "data: image_shape=28: three whole numbers are needed, such as [1,28,28]"),
         ("callbacks.pictures.count=abc", "callbacks.pictures: count=abc: a whole number, at least 0, is needed"),
-        ("+trainer.callbacks=[]", "trainer.callbacks is chosen elsewhere: callbacks.NAME._target_=..."),
-        ("+callbacks.mine.patience=3", "callbacks.mine is no callback: callbacks.mine._target_ has to name a class"),
+        ("+trainer.callbacks=[]", "trainer.callbacks is set elsewhere: callbacks.NAME._target_=..."),
+        ("+callbacks.mine.patience=3", "callbacks.mine is not a callback: callbacks.mine._target_ must name a class"),
         (
             "+callbacks.finder._target_=lightning.pytorch.callbacks.BatchSizeFinder",
             "callbacks.finder changes data.batch_size within a run",
@@ -81,7 +81,7 @@ def test_steps_that_were_typed_rule_over_an_experiment_s_epochs(
 
 def test_a_part_that_the_chosen_model_lacks(command: Command) -> None:
     code, _ = command("model=ladder", "model/posterior=flow")
-    assert code == "error: model/posterior: the model that was chosen has no posterior to choose"
+    assert code == "error: model/posterior: the chosen model has no choice of posterior"
 
 
 def test_a_missing_gpu_is_said_before_anything_starts(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,8 +103,8 @@ def test_a_folder_that_cannot_be_written(command: Command) -> None:
     (command.folder / "file").touch()
     code, _ = command(f"hydra.run.dir={command.folder}/file/run")
     assert code == (
-        f"error: the run's folder {command.folder}/file/run cannot be made: Not a directory; "
-        "hydra.run.dir=FOLDER chooses another place"
+        f"error: the run's folder {command.folder}/file/run cannot be created: Not a directory; "
+        "hydra.run.dir=FOLDER chooses another folder"
     )
 
 
@@ -129,30 +129,30 @@ def test_full_disk_names_the_file_and_keeps_what_was_written(command: Command, m
     code, _ = command(f"resume={run}", "trainer.max_epochs=3", small=False)
     assert code == (
         f"error: {run}/config.yaml cannot be read or written: No space left on device; "
-        "make room, then go on with resume=<the run's folder>"
+        "free some space, then continue with resume=<the run's folder>"
     )
     assert (run / "metrics.json").read_text() == before
 
 
 def test_resuming_what_is_no_run(command: Command) -> None:
-    nowhere = "error: nowhere is no run: no such folder; the folder of a run is needed, such as logs/RUN"
+    nowhere = "error: nowhere is not a run: no such folder; the folder of a run is needed, such as logs/RUN"
     assert command("resume=nowhere", small=False)[0] == nowhere
     run = command.folder / "run"
     assert command(f"hydra.run.dir={run}")[0] is None
     finished, _ = command(f"resume={run}", small=False)
-    assert finished == "error: run is complete, all of its 2 epochs: ask for more to go on, trainer.max_epochs=4"
+    assert finished == "error: run is complete, all of its 2 epochs: set trainer.max_epochs=4 to continue"
     assert "resume= needs a run's folder" in command("resume=", small=False)[0]
     part, _ = command(f"resume={run}", "model/prior=mixture", small=False)
-    assert "model/prior=mixture chooses another part, and a resumed run keeps its parts" in part
+    assert "model/prior=mixture chooses another part, but a resumed run keeps its parts" in part
     group, _ = command(f"resume={run}", "optimizer=sgd", small=False)
     assert "optimizer=sgd would replace a whole group" in group
     key, _ = command(f"resume={run}", "trainer.max_epoch=4", small=False)
     assert str(key).startswith("error: there is no setting trainer.max_epoch; did you mean trainer.max_epochs? ")
     flag, _ = command("-m", f"resume={run}", small=False)
-    assert "takes overrides only, not -m" in flag
+    assert "takes only overrides, not -m" in flag
     (run / "checkpoints" / "last.ckpt").write_bytes(b"no checkpoint")
     damaged, _ = command(f"resume={run}", "trainer.max_epochs=4", small=False)
-    assert "last.ckpt holds more than plain data, or is damaged: none of it was run" in damaged
+    assert "last.ckpt holds more than plain data, or is damaged: use another file" in damaged
     (run / "checkpoints" / "last.ckpt").unlink()
     absent, _ = command(f"resume={run}", "trainer.max_epochs=4", small=False)
     assert "cannot be resumed: it has no checkpoints/last.ckpt" in absent
@@ -181,7 +181,7 @@ def test_a_stranger_s_target_is_not_run(command: Command, target: object) -> Non
     text = path.read_text().replace("_target_: vaelab.objectives.ELBO", f"_target_: {target}")
     path.write_text(text)
     code, _ = command(f"resume={run}", "trainer.max_epochs=3", small=False)
-    assert f"names {target}, which is none of vaelab.: it is not run" in code
+    assert f"names {target}, which is not a class of vaelab.: it is not run" in code
 
 
 def test_a_stranger_s_target_is_not_interpolated(command: Command) -> None:

@@ -200,7 +200,7 @@ def test_the_protocol_tells_log_likelihoods_apart_that_do_not_compare(run: Calla
         (["num_samples=0"], "num_samples=0: a whole number"),
         (["seed=-1"], "seed=-1: a whole number"),
         (["device=tpu"], "device=tpu: choose one of auto, cpu, cuda"),
-        (["data.root=nowhere", "device=cpu"], "this run was trained on MNIST, but MNIST-5k is what data.root=nowhere"),
+        (["data.root=nowhere", "device=cpu"], "this run was trained on MNIST, but data.root=nowhere now gives"),
     ],
 )
 def test_bad_settings_get_one_sentence(
@@ -259,7 +259,7 @@ def test_a_shorter_evaluation_does_not_replace_a_longer_one(
     folder = run()
     long = measured(f"run={folder}")
     assert measured(f"run={folder}", "num_images=50") == long
-    assert "evaluation.json stays as it is: it has K = 20, 100 test images" in capsys.readouterr().out
+    assert "evaluation.json is kept, because it has K = 20, 100 test images" in capsys.readouterr().out
     assert measured(f"run={folder}", "num_samples=30")["protocol"]["num_samples"] == 30
 
 
@@ -269,7 +269,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_measuring(
     folder = run()
     monkeypatch.setattr("os.access", lambda *_: False)  # as on a read-only disk; root may write anywhere else
     monkeypatch.setattr(measure_module, "measure", None)
-    with pytest.raises(ValueError, match=r"cannot be written to, and evaluation\.json goes there"):
+    with pytest.raises(ValueError, match=r"cannot be written to, but evaluation\.json goes there"):
         settings(f"run={folder}")
 
 

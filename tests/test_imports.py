@@ -101,6 +101,18 @@ def test_no_class_name_stands_in_two_modules() -> None:
     assert not [name for name, count in Counter(names).items() if count > 1]
 
 
+def test_each_module_has_its_test_file() -> None:
+    tests = {ROOT / "tests" / path.relative_to(SRC / "vaelab").with_name(f"test_{path.name}") for path in MODULES
+             if path.name != "__init__.py"}  # fmt: skip
+    assert not [path for path in tests if not path.is_file()]
+
+
+def test_fixtures_are_in_conftest_and_no_test_file_imports_another() -> None:
+    for path in ROOT.glob("tests/**/test_*.py"):
+        names = [getattr(node, "module", None) for node in ast.walk(ast.parse(path.read_text()))]
+        assert not [name for name in names if str(name).startswith("test")], path
+
+
 def test_no_file_is_long() -> None:
     assert not [name for path, name in MODULES.items() if len(path.read_text().splitlines()) > 300]
 

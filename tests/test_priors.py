@@ -1,14 +1,13 @@
 import pytest
 import torch
-from torch.distributions import Distribution, Independent, MultivariateNormal, Normal, kl_divergence
+from torch.distributions import Distribution, Independent, Normal
 
-from vaelab.distributions import Delta
-from vaelab.objectives import ELBO
-from vaelab.posteriors import DiagonalGaussian, FullCovarianceGaussian, PointMass
 from vaelab.priors import GaussianMixture, StandardNormal, VampPrior
 from vaelab.trace import Latent
 
 AXIS = torch.linspace(-12, 12, 601)
+
+
 PLANE = torch.cartesian_prod(AXIS, AXIS)  # (N, 2)
 
 
@@ -80,44 +79,9 @@ def test_components_are_a_whole_number(build: object, components: object) -> Non
         build(components)
 
 
-# Posteriors -----------------------------------------------------------------------------------------------------------
-
-
-def test_full_covariance_starts_diagonal_and_reads_its_factor() -> None:
-    torch.manual_seed(1)
-    posterior, h = FullCovarianceGaussian(5, 4), torch.randn(3, 5)
-    diagonal = DiagonalGaussian(5, 4)
-    diagonal.linear = posterior.linear
-    torch.testing.assert_close(posterior(h).covariance_matrix, torch.diag_embed(diagonal(h).variance))
-    torch.nn.init.normal_(posterior.correlation.weight)
-    factor = posterior(h).scale_tril
-    assert torch.equal(factor.triu(1), torch.zeros_like(factor))
-    torch.testing.assert_close(factor[:, 2, 0], posterior.correlation(h)[:, 1])
-
-
-@pytest.mark.parametrize("scale", [1.0, 0.5])
-def test_kl_of_a_full_covariance_is_its_monte_carlo_estimate(scale: float) -> None:
-    factor = torch.tensor([[0.8, 0.0, 0.0], [0.5, 1.2, 0.0], [-0.7, 0.3, 0.4]])
-    q = MultivariateNormal(torch.tensor([[0.2, -1.0, 0.6]]), scale_tril=factor)
-    p = StandardNormal(3, scale)(infer)
-    z = q.sample((400_000,))
-    estimate = q.log_prob(z) - p.log_prob(z)
-    latent = Latent(z, q, p, q.log_prob(z))
-    assert latent.kl().item() == pytest.approx(estimate.mean().item(), abs=5 * estimate.std().item() / 400_000**0.5)
-    full = MultivariateNormal(torch.zeros(3), scale**2 * torch.eye(3))
-    torch.testing.assert_close(latent.kl(), kl_divergence(q, full).unsqueeze(0))
-    at_prior = MultivariateNormal(torch.zeros(1, 3), scale_tril=scale * torch.eye(3))
-    assert kl_divergence(at_prior, p).abs().item() < 1e-6
-
-
-def test_a_point_mass_has_no_density_and_its_elbo_says_so() -> None:
-    from oracle import LinearGaussian
-
-    q = PointMass(4, 2)(torch.randn(3, 4))
-    assert isinstance(q, Delta)
-    assert torch.equal(q.rsample((5,)), q.mean.expand(5, 3, 2))
-    assert q.log_prob(q.mean).tolist() == [float("inf")] * 3
-    oracle = LinearGaussian()
-    vae = oracle.vae(exact=False)
-    vae.posterior = PointMass(6, 2)
-    assert ELBO()(vae, oracle.images(3))["loss"].tolist() == [float("inf")] * 3
+def test_prior_scale() -> None:
+    p = StandardNormal(3, 2.0)(lambda: None)
+    assert (p.batch_shape, p.event_shape) == ((), (3,))
+    assert p.stddev.tolist() == [2, 2, 2]
+    with pytest.raises(ValueError, match="scale=0: a number above zero is needed"):
+        StandardNormal(3, 0)

@@ -1,4 +1,4 @@
-"""What Hydra finds here, and nowhere else: a launcher that trains all runs of a sweep at once."""
+"""A Hydra launcher that trains all runs of a sweep at once. Hydra looks for plugins only in this package."""
 
 import contextlib
 from collections.abc import Sequence
@@ -12,16 +12,17 @@ from omegaconf import DictConfig, open_dict
 
 
 class Together(Launcher):
-    """Members of a sweep that differ in numbers of model, objective, optimizer and scheduler, or in the seed, alone.
+    """Trains all runs of a sweep as one batched model.
 
-    Batches and noise are those of the first member, whatever the seeds: they choose the first weights.
+    Raises UserError if they differ in more than seeds and numbers of model, objective, optimizer and scheduler. A seed
+    sets only the first weights of its run: batches and noise are those of the first run.
     """
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.context, self.config = hydra_context, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from vaelab.extensions import sweep  # every program that uses Hydra imports this file
+        from vaelab.extensions import sweep  # Hydra imports this file in every program
 
         setup_globals()
         jobs = []

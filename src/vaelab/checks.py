@@ -1,4 +1,4 @@
-"""One sentence, a ValueError, for an argument that is out of its range: what every constructor here begins with."""
+"""Range checks of constructor arguments. Each raises UserError with one sentence that names the argument."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -8,32 +8,32 @@ from vaelab.errors import UserError
 
 
 def whole(least: int = 1, **values: Any) -> None:
-    """Whole numbers, at least `least`."""
+    """Check that all values are whole numbers, at least `least`."""
     _check(values, lambda v: type(v) is int and v >= least, f"a whole number, at least {least}, is needed")
 
 
 def number(**values: Any) -> None:
-    """Finite numbers, at least zero."""
+    """Check that all values are finite numbers, at least zero."""
     _check(values, lambda v: type(v) in (int, float) and 0 <= v < math.inf, "a number, at least zero, is needed")
 
 
 def positive(**values: Any) -> None:
-    """Finite numbers above zero."""
+    """Check that all values are finite numbers above zero."""
     _check(values, lambda v: type(v) in (int, float) and 0 < v < math.inf, "a number above zero is needed")
 
 
 def share(**values: Any) -> None:
-    """Numbers from zero to one."""
+    """Check that all values are numbers from zero to one."""
     _check(values, lambda v: type(v) in (int, float) and 0 <= v <= 1, "a number from zero to one is needed")
 
 
 def one_of(options: Sequence[Any], **values: Any) -> None:
-    """Names out of a few, or true and false."""
+    """Check that all values are among `options`."""
     _check(values, lambda v: v in options, f"choose one of {', '.join(map(str, options))}")
 
 
 def widths(least: int = 0, **values: Any) -> None:
-    """Lists of whole numbers above zero, with at least `least` entries."""
+    """Check that all values are lists of whole numbers above zero, with at least `least` entries."""
 
     def fits(v: Any) -> bool:
         return not isinstance(v, int | str) and len(v) >= least and all(type(n) is int and n > 0 for n in v)

@@ -1,4 +1,4 @@
-"""The command line: Hydra's, with `resume=<run folder>`, and one sentence for every mistake that a user can mend."""
+"""Hydra's command line, with `resume=<run folder>` and a one-sentence message for each mistake of the user."""
 
 import contextlib
 import difflib
@@ -27,11 +27,11 @@ TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"
 Task = Callable[[DictConfig, Path], Any]  # config, the run's folder
 
 
-@functools.cache  # one name for all that a process starts
+@functools.cache  # each process has one name for its run
 def run_name(name: str) -> str:
-    """A folder name that no other run gets: the time, the name, eight random hexadecimal digits.
+    """A unique folder name: the time, the name and eight random hexadecimal digits.
 
-    Of the processes that torchrun or srun start, the first alone has a folder to write into; the others stay in logs.
+    If torchrun or srun starts several processes, only the first one gets such a folder. The others use the folder logs.
     """
     if int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0))) > 0:
         return "."
@@ -39,7 +39,7 @@ def run_name(name: str) -> str:
 
 
 def folder_name(text: str) -> str:
-    """Only letters, digits, dot, underscore and hyphen: anything else would have to be quoted in run=<folder>."""
+    """Replace characters that need quotes in run=<folder>. Letters, digits, dot, underscore and hyphen stay."""
     return re.sub(r"[^A-Za-z0-9._]+", "-", text).strip("-")[:100]
 
 
@@ -48,8 +48,8 @@ OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
 
 
 def main(task: Task, config_dir: Path, config_name: str, resumable: bool = False) -> None:
-    """Compose the config, or take that of the run to resume, and hand it to `task`; a failure exits with a sentence."""
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, instead of printing a traceback of its own
+    """Compose the config, or read that of the run to resume, and call `task`. An error exits with one sentence."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises errors instead of printing them
     with _sentences():
         resumed = [argument for argument in sys.argv[1:] if argument.startswith("resume=")]
         if resumed and resumable:
@@ -60,9 +60,9 @@ def main(task: Task, config_dir: Path, config_name: str, resumable: bool = False
 
 @contextlib.contextmanager
 def _sentences(go_on: bool = False) -> Iterator[None]:
-    """Exit with one sentence for an error that a user can mend; HYDRA_FULL_ERROR=1 keeps the traceback.
+    """Exit with one sentence for an error that a user can mend. HYDRA_FULL_ERROR=1 keeps the traceback.
 
-    With `go_on`, for a run of a sweep, it is only printed: Hydra goes on with the next run, and raises at the end.
+    With `go_on`, for a run of a sweep, the sentence is only printed: Hydra continues with the next run.
     """
     try:
         yield
@@ -98,8 +98,8 @@ def _launch(task: Task, config_dir: Path, config_name: str) -> None:
     except OSError as error:
         if started or isinstance(error, HydraException):
             raise
-        why = f"the run's folder {error.filename} cannot be made: {error.strerror}"
-        raise UserError(f"{why}; hydra.run.dir=FOLDER chooses another place") from error
+        why = f"the run's folder {error.filename} cannot be created: {error.strerror}"
+        raise UserError(f"{why}; hydra.run.dir=FOLDER chooses another folder") from error
 
 
 def _resume(task: Task, folder: str) -> None:
@@ -108,17 +108,17 @@ def _resume(task: Task, folder: str) -> None:
         raise UserError("resume= needs a run's folder, such as resume=logs/RUN")
     groups = [override for override in overrides if "/" in override.split("=")[0]]
     if groups:
-        raise UserError(f"{groups[0]} chooses another part, and a resumed run keeps its parts: start a new run")
+        raise UserError(f"{groups[0]} chooses another part, but a resumed run keeps its parts: start a new run")
     flags = [override for override in overrides if override.startswith("-")]
     if flags:
-        raise UserError(f"resume={folder} goes on with one run and takes overrides only, not {flags[0]}")
+        raise UserError(f"resume={folder} continues one run and takes only overrides, not {flags[0]}")
     cfg = runs.saved_config(Path(folder), overrides)
     OmegaConf.update(cfg, "resume", folder)
     task(cfg, Path(folder).absolute())
 
 
 def sentence(error: BaseException) -> str | None:
-    """What went wrong and how to mend it, in one sentence; None for an error that is a fault of the program."""
+    """One sentence that says what is wrong and how to mend it, or None for a bug of the program."""
     text, cause = str(error), error.__cause__
     unknown = _unknown_key(error) or _unknown_key(cause)
     if unknown:
@@ -130,7 +130,7 @@ def sentence(error: BaseException) -> str | None:
         hint = f"did you mean {close[0]}? " if close else ""
         return f"{group}={option}: {hint}" + (f"choose one of {', '.join(options)}" if options else "no such group")
     if missing := re.search(r"Could not override '(\S+)/(\S+)'", text):
-        return f"{missing[1]}/{missing[2]}: the {missing[1]} that was chosen has no {missing[2]} to choose"
+        return f"{missing[1]}/{missing[2]}: the chosen {missing[1]} has no choice of {missing[2]}"
     if isinstance(error, HydraException) and isinstance(cause, OmegaConfBaseException):
         text = f"{error}: {cause}"
     elif isinstance(error, InstantiationException) and cause is not None:
@@ -145,7 +145,7 @@ def sentence(error: BaseException) -> str | None:
             return None
         text = f"{key[1]}: {cause}" if key else str(cause)
     elif isinstance(error, OSError) and error.strerror:
-        mend = "; make room, then go on with resume=<the run's folder>" if error.errno == errno.ENOSPC else ""
+        mend = "; free some space, then continue with resume=<the run's folder>" if error.errno == errno.ENOSPC else ""
         text = f"{error.filename or 'a file'} cannot be read or written: {error.strerror}{mend}"
     mendable = UserError | HydraException | OmegaConfBaseException | OSError
     if isinstance(error, mendable) or type(error).__name__ == "MisconfigurationException":
@@ -154,7 +154,7 @@ def sentence(error: BaseException) -> str | None:
 
 
 def _unknown_key(error: BaseException | None) -> str | None:
-    """The sentence for a setting that does not exist: it names one that is meant, below it or beside it."""
+    """The sentence for a setting that does not exist. It suggests settings with a similar name."""
     if not isinstance(error, OmegaConfBaseException) or not isinstance(error.parent_node, DictConfig):
         return None
     if not error.key or "not in struct" not in str(error):

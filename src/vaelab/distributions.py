@@ -1,4 +1,4 @@
-"""Distributions that torch.distributions lacks."""
+"""Distributions that torch.distributions does not have."""
 
 import math
 from typing import Any, ClassVar
@@ -23,12 +23,12 @@ _ONE = Size()  # the shape of a single draw
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Densities are computed in float32, whatever an autocast network returns, or in float64 if that computes in it."""
+    """Convert half precision, which autocast returns, to float32 for densities. Float32 and float64 do not change."""
     return x.float() if x.dtype.itemsize < 4 else x
 
 
 class _Vector(Distribution):
-    """A distribution over vectors, built by code that has checked its arguments."""
+    """A distribution over vectors. It does not validate its arguments, because its callers do."""
 
     arg_constraints: ClassVar = {}
     support = constraints.real_vector
@@ -38,9 +38,9 @@ class _Vector(Distribution):
 
 
 class Delta(_Vector):
-    """All mass at one point: the encoder of a plain autoencoder.
+    """All mass at one point (..., D): the posterior of a plain autoencoder.
 
-    It has no density: log_prob and the KL divergence to any density are +inf, so that its ELBO is -inf, loudly.
+    It has no density. Its log_prob at the point and its KL divergence to any density are +inf, so its ELBO is -inf.
     """
 
     has_rsample = True
@@ -67,10 +67,10 @@ def _kl_point_mass(p: Delta, q: Distribution) -> Tensor:
 
 
 class BernoulliImage(Independent):
-    """Independent Bernoulli pixels: prod_i p_i^x_i (1 - p_i)^(1 - x_i), p = sigmoid(l) of logits l (..., C, H, W)."""
+    """Independent Bernoulli pixels: prod_i p_i^x_i (1 - p_i)^(1 - x_i), p = sigmoid(l), logits l (..., C, H, W)."""
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """x l - log(1 + e^l): exact for black pixels, and as few passes where several models are one (torch.vmap)."""
+        """The sum over pixels of x l - log(1 + e^l). This form is exact for black pixels and fast under torch.vmap."""
         if self._validate_args:
             self._validate_sample(value)
         logits = self.base_dist.logits
@@ -85,9 +85,9 @@ class QuantizedLogistic(Distribution):
 
         P(x = k / 255) = sigmoid((x - mu + 1/510) / s) - sigmoid((x - mu - 1/510) / s)
 
-    The first bin reaches to -inf and the last to +inf, so that the 256 probabilities sum to one.
-    mu and log_scale have any broadcastable shapes, in units of x. Salimans et al. 2017,
-    https://arxiv.org/abs/1701.05517, with one component.
+    The first bin starts at -inf and the last ends at +inf, so the 256 probabilities sum to one. `mu` and `log_scale`
+    = log s have shapes that broadcast; mu and s are in units of x. This is the likelihood of Salimans et al. 2017,
+    https://arxiv.org/abs/1701.05517, with one mixture component.
     """
 
     arg_constraints: ClassVar = {"mu": constraints.real, "log_scale": constraints.real}
@@ -99,7 +99,7 @@ class QuantizedLogistic(Distribution):
 
     @property
     def mean(self) -> Tensor:
-        """The logistic's mean, held inside [0, 1]: for narrow scales the mean over the bins."""
+        """mu, clamped to [0, 1]. If the scale is small, this is close to the mean over the bins."""
         return self.mu.clamp(0, 1)
 
     def sample(self, sample_shape: Any = _ONE) -> Tensor:
@@ -124,8 +124,9 @@ class QuantizedLogistic(Distribution):
 class Categoricals(_Vector):
     """N independent categorical variables of C categories each, one-hot and flattened: event (N*C,).
 
-    With a temperature its samples are relaxed, softmax((logits + Gumbel noise) / temperature), and differentiable;
-    they have no probability. Without one they are exact. The KL divergence is the categorical's either way.
+    With a temperature, samples are relaxed, softmax((logits + Gumbel noise) / temperature). They are differentiable,
+    but have no probability: log_prob raises NotOfferedError. Without a temperature, samples are one-hot vectors. The
+    KL divergence is that of the one-hot vectors in both cases.
     Jang et al. 2017, https://arxiv.org/abs/1611.01144; Maddison et al. 2017, https://arxiv.org/abs/1611.00712
     """
 
@@ -139,7 +140,7 @@ class Categoricals(_Vector):
 
     @property
     def space(self) -> str:
-        """Where samples lie."""
+        """The set that samples lie in, in words."""
         return "{} one-hot vectors of {} categories".format(*self.logits.shape[-2:])
 
     @property
@@ -155,7 +156,7 @@ class Categoricals(_Vector):
 
     def log_prob(self, value: Tensor) -> Tensor:
         if self.temperature is not None:
-            raise NotOfferedError("a relaxed categorical sample has no probability; the analytic ELBO needs none")
+            raise NotOfferedError("a relaxed categorical sample has no probability: use objective=elbo, kl=analytic")
         return (value.unflatten(-1, self.logits.shape[-2:]) * self.logits).sum((-2, -1))
 
 
@@ -165,19 +166,19 @@ def _kl_categoricals(p: Categoricals, q: Categoricals) -> Tensor:
 
 
 def categorical_sizes(latent_dim: int, num_categories: int) -> tuple[int, int]:
-    """(N, C) with N * C = latent_dim; raises ValueError where C does not divide it."""
+    """(N, C) with N * C = latent_dim. Raises UserError unless C is at least 2 and divides latent_dim."""
     if type(num_categories) is not int or num_categories < 2 or latent_dim % num_categories:
-        raise UserError(f"num_categories={num_categories} does not divide latent_dim={latent_dim} into variables")
+        raise UserError(f"num_categories={num_categories}: a divisor of latent_dim={latent_dim}, at least 2, is needed")
     return latent_dim // num_categories, num_categories
 
 
 class HypersphericalUniform(_Vector):
-    """The uniform density on the unit sphere of R^D, 1 / area, area = 2 pi^(D/2) / Gamma(D/2): event (D,), D > 1."""
+    """The uniform density on the unit sphere of R^D, D > 1: p(z) = 1 / area, with area = 2 pi^(D/2) / Gamma(D/2)."""
 
     space = "the unit sphere"
 
     def __init__(self, zero: Tensor) -> None:
-        self.zero = zero  # (D,), for its size and device
+        self.zero = zero  # (D,), the mean; it also sets D, the dtype and the device
         super().__init__(zero.shape[:-1], zero.shape[-1])
 
     @property
@@ -194,11 +195,11 @@ class HypersphericalUniform(_Vector):
 
 
 class PowerSpherical(_Vector):
-    """p(z) = (1 + mu'z)^kappa / Z on the unit sphere of R^D, sampled without rejection.
+    """A density around mu on the unit sphere of R^D, D > 1. Sampling needs no rejection.
 
-        Z = 2^(a + b) pi^b Gamma(a) / Gamma(a + b),   a = b + kappa,   b = (D - 1) / 2
+        p(z) = (1 + mu'z)^kappa / Z,   Z = 2^(a + b) pi^b Gamma(a) / Gamma(a + b),   a = b + kappa,   b = (D - 1) / 2
 
-    for unit vectors mu (..., D), D > 1, and concentrations kappa (...): De Cao & Aziz 2020,
+    `mu` (..., D) is a unit vector and `kappa` (...) is the concentration, above zero. De Cao & Aziz 2020,
     https://arxiv.org/abs/2006.04437
     """
 
@@ -243,7 +244,7 @@ def _kl_power_spherical_uniform(p: PowerSpherical, q: HypersphericalUniform) -> 
 
 
 class Product(_Vector):
-    """Independent blocks side by side: log p(z) = sum_i log p_i(z_i), with z = (z_1, z_2, ...) concatenated."""
+    """Independent blocks: log p(z) = sum_i log p_i(z_i), where z = (z_1, z_2, ...) concatenates the blocks."""
 
     def __init__(self, *factors: Distribution) -> None:
         self.factors = factors
@@ -252,7 +253,7 @@ class Product(_Vector):
 
     @property
     def space(self) -> str:
-        """The set that samples lie in."""
+        """The set that samples lie in, in words: the sizes of the blocks."""
         return f"blocks of {' + '.join(map(str, self.sizes))} dimensions"
 
     @property
@@ -268,9 +269,10 @@ class Product(_Vector):
 
 
 def path_log_prob(q: Distribution, z: Tensor) -> Tensor:
-    """log q(z) with q's parameters held fixed: its gradient is that of z alone, d log q / dz dz.
+    """log q(z) with a gradient through z only: the parameters of q are held fixed.
 
-    The path gradient of Roeder et al. 2017, https://arxiv.org/abs/1703.09194. Without a gradient to pass on, log q(z).
+    This is the path gradient of Roeder et al. 2017, https://arxiv.org/abs/1703.09194. If z requires no gradient, the
+    result is the ordinary log q(z).
     """
     if not z.requires_grad:
         return q.log_prob(z)
@@ -283,5 +285,5 @@ def path_log_prob(q: Distribution, z: Tensor) -> Tensor:
 @register_kl(MultivariateNormal, Independent)
 def _kl_full_diagonal(p: MultivariateNormal, q: Independent) -> Tensor:
     if not isinstance(q.base_dist, Normal):
-        raise NotOfferedError(f"no closed form of KL({type(p).__name__} || {q})")
+        raise NotOfferedError(f"KL({type(p).__name__} || {q}) has no closed form")
     return kl_divergence(p, MultivariateNormal(q.mean, scale_tril=torch.diag_embed(q.stddev)))

@@ -1,24 +1,24 @@
-"""Mistakes that a user can mend. Any other exception is a bug, and keeps its traceback."""
+"""Errors that a user can mend. Any other exception is a bug and keeps its traceback."""
 
 import traceback
 
 
 class UserError(ValueError):
-    """A mistake in settings, data or files. Its text is one sentence that names the cause and the mend."""
+    """A mistake in settings, data or files. Its message is one sentence: what is wrong, and how to mend it."""
 
 
 class PartsError(UserError, TypeError):
-    """Parts do not go together, such as a posterior and a prior that lie on different spaces."""
+    """Parts that do not go together, such as a posterior and a prior on different spaces."""
 
 
 class NotOfferedError(UserError, NotImplementedError):
-    """A model or a distribution does not offer what is asked of it, such as the density of a point."""
+    """Something that a model or a distribution does not offer, such as the density of a point mass."""
 
 
 def refused_by_library(error: BaseException) -> bool:
-    """Whether an exception passed through a library alone, from where it was raised to where it was caught.
+    """Whether an exception passed only through library code, from where it was raised to where it was caught.
 
-    Then a constructor of the library has refused the settings that it was given. Otherwise the exception is a bug.
+    If so, a constructor of the library refused the user's settings. If not, the exception is a bug.
     """
     packages = ("torch", "lightning", "hydra", "omegaconf", "importlib")
     modules = [str(frame.f_globals.get("__name__")) for frame, _ in traceback.walk_tb(error.__traceback__)][1:]

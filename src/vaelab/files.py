@@ -1,4 +1,4 @@
-"""Writing whole files or none, and reading files that anyone may have written."""
+"""Atomic writing of files, and safe reading of files from untrusted sources."""
 
 import io
 import tempfile
@@ -9,7 +9,7 @@ from vaelab.errors import UserError
 
 
 def write_atomically(path: Path, content: bytes | memoryview) -> None:
-    """Write beside `path`, then rename: a full disk or a crash leaves what stood there. An OSError names `path`."""
+    """Write a new file and rename it to `path`. A full disk or a crash keeps the old file. An OSError names `path`."""
     try:
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as file:
             new = Path(file.name)
@@ -26,7 +26,7 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
 
 
 def write_plain(path: Path, content: Any) -> None:
-    """What `read_plain` reads: tensors in plain containers, whole or not at all."""
+    """Write tensors in plain containers atomically, for `read_plain`."""
     import torch
 
     buffer = io.BytesIO()
@@ -35,11 +35,11 @@ def write_plain(path: Path, content: Any) -> None:
 
 
 def read_plain(path: Path) -> Any:
-    """What torch.save wrote: tensors, on the CPU, in plain containers. ValueError for all else, which is not run."""
+    """Read tensors in plain containers, onto the CPU. Raises UserError for other content, and runs no code of it."""
     import torch
 
     with path.open("rb") as file:
         try:
             return torch.load(file, weights_only=True, map_location="cpu")
-        except Exception as error:  # whatever the reader stumbles over; torch's own text tells how to run the file
-            raise UserError(f"{path} holds more than plain data, or is damaged: none of it was run") from error
+        except Exception as error:  # of any type; torch's own message tells how to run the code in the file
+            raise UserError(f"{path} holds more than plain data, or is damaged: use another file") from error

@@ -1,6 +1,6 @@
-"""Normalising flows: z = f^-1(z_0) with z_0 ~ p_0, so that log p(z) = log p_0(f(z)) + log |det df/dz|.
+"""Normalising flows: z = f^-1(z_0) with z_0 ~ p_0, so log p(z) = log p_0(f(z)) + log |det df/dz|.
 
-The transforms are zuko's. It changes torch.distributions when it is imported, so it is imported where a flow is built.
+The transforms come from zuko. Importing zuko changes torch.distributions, so only functions that build flows import it.
 """
 
 import functools
@@ -17,9 +17,11 @@ from vaelab.distributions import at_least_float32
 def transforms(kind: str, features: int, context: int, num_transforms: int, hidden: Sequence[int]) -> nn.ModuleList:
     """Autoregressive transforms of z (..., features) given a context (..., context), in alternating order.
 
-    * iaf: affine; samples in one pass, inverts in `features` passes: Kingma et al. 2016, https://arxiv.org/abs/1606.04934
-    * maf: affine; its density takes one pass, a sample `features`: Papamakarios et al. 2017, https://arxiv.org/abs/1705.07057
-    * spline: rational-quadratic, coupling halves; two passes either way: Durkan et al. 2019, https://arxiv.org/abs/1906.04032
+    * iaf: affine; samples take 1 pass, densities `features`: Kingma et al. 2016, https://arxiv.org/abs/1606.04934
+    * maf: affine; densities take 1 pass, samples `features`: Papamakarios et al. 2017, https://arxiv.org/abs/1705.07057
+    * spline: rational-quadratic coupling; both take 2 passes: Durkan et al. 2019, https://arxiv.org/abs/1906.04032
+
+    Raises UserError for an argument out of its range.
     """
     checks.one_of(("iaf", "maf", "spline"), kind=kind)
     checks.whole(0, num_transforms=num_transforms)
@@ -43,7 +45,7 @@ def transforms(kind: str, features: int, context: int, num_transforms: int, hidd
 
 
 def flow(layers: nn.ModuleList, base: Distribution, context: Tensor | None = None) -> Distribution:
-    """The base distribution carried through the transforms; the base itself where there are none."""
+    """The distribution of samples of `base` after the transforms. Without transforms it is `base`."""
     if not len(layers):
         return base
     from zuko.transforms import ComposedTransform
@@ -58,12 +60,12 @@ def _flow_type() -> Any:
 
     class Flow(NormalizingFlow):
         def log_prob(self, x: Tensor) -> Tensor:
-            """Of x (..., D): expanded first, since zuko's affine transform cannot broadcast x, as a mixture has to."""
+            """log p(x) of x (..., D). x is expanded first: mixtures broadcast x, but zuko's affine transform cannot."""
             return super().log_prob(x.expand(torch.broadcast_shapes(x.shape, self.batch_shape + self.event_shape)))
 
     return Flow
 
 
 def _in_float32(module: nn.Module, inputs: tuple[Tensor], parameters: Tensor) -> Tensor:  # noqa: ARG001
-    """A network may run in half precision; the density it parametrises does not."""
+    """Convert a transform's parameters to float32, because autocast may run its network in half precision."""
     return at_least_float32(parameters)

@@ -1,17 +1,17 @@
-"""What models, parts and distributions may offer to the rest of the package, declared in one place.
+"""The optional attributes and methods of models, parts and distributions, declared in one place.
 
-A part of one's own can be any nn.Module, and a density can be any torch.distributions.Distribution. Every offer in this
-table is optional, and the function beside it is the only place that asks for it.
+A part can be any nn.Module, and a density can be any torch.distributions.Distribution. No attribute in this table is
+required. The rest of the package reads each one through the function beside it.
 
-| offer | of | meaning | function |
+| attribute | of | meaning | function |
 |---|---|---|---|
-| `initialize(images)` | parts, objectives | learns from the training images before the first step | `learners` |
+| `initialize(images)` | parts, objectives | sets state from the training images, before the first step | `learners` |
 | `made_of_posteriors` | priors | p(z) is a mixture of q(z | u) over images u | `made_of_posteriors` |
 | `map_shape` | encoders | (D, h, w) of the feature map that the encoder flattens | `feature_map` |
-| `compares_as` | likelihoods | the name under which its nats compare with others | `likelihood_name` |
-| `space` | distributions | the set that samples lie in, in words; R^D without it | `space` |
-| `rsample_and_log_prob` | distributions | draws a sample together with its density | `draws_with_density` |
-| `levels` | likelihoods | the number of grey levels that P(x) is a probability of | `levels` |
+| `compares_as` | likelihoods | a name; nats compare only between equal names | `likelihood_name` |
+| `space` | distributions | the set that samples lie in, in words; R^D by default | `space` |
+| `rsample_and_log_prob` | distributions | draws a sample together with its log density | `draws_with_density` |
+| `levels` | likelihoods | the number of grey levels, if P(x) is a probability of grey levels | `levels` |
 """
 
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ from torch.distributions import Distribution, MixtureSameFamily
 
 
 class GenerativeModel(Protocol):
-    """The public side of every model. Objectives, evaluation, pictures and training use nothing else of it."""
+    """The public interface of every model. Objectives, evaluation, pictures and training use nothing else."""
 
     latent_dim: int  # D
     image_shape: Size  # (C, H, W)
@@ -55,7 +55,7 @@ def device_of(model: GenerativeModel) -> torch.device:
 def learners(module: nn.Module) -> list[Any]:
     """The parts of a module with a method `initialize(images)`, images (N, C, H, W) in [0, 1].
 
-    Training calls the method once, before the first step. What a part learns there must be in its state dict.
+    Training calls the method once, before the first step. The state that it sets must be in the part's state dict.
     """
     return [part for part in module.modules() if hasattr(part, "initialize")]
 
@@ -71,7 +71,7 @@ def feature_map(encoder: nn.Module) -> Size | None:
 
 
 def likelihood_name(likelihood: nn.Module) -> str:
-    """The name of p(x | z). The nats of two models compare only if it is the same."""
+    """The name of p(x | z). The nats of two models compare only if their names are equal."""
     return getattr(likelihood, "compares_as", type(likelihood).__name__)
 
 
@@ -88,10 +88,10 @@ def lies_on_vectors(distribution: Distribution) -> bool:
 
 
 def draws_with_density(distribution: Distribution) -> bool:
-    """Whether a sample comes with its density, as for a flow, where computing it afterwards is slow."""
+    """Whether a distribution draws a sample together with its log density. Flows do: it is slow to compute later."""
     return hasattr(distribution, "rsample_and_log_prob")
 
 
 def levels(likelihood: nn.Module) -> int | None:
-    """The number of grey levels that P(x) is a probability of. None if p(x) is a density, or x is binary."""
+    """The number of grey levels, or None if p(x) is a density or x is binary."""
     return getattr(likelihood, "levels", None)

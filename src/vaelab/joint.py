@@ -1,4 +1,4 @@
-"""Codes of independent blocks, p(z) = prod_i p_i(z_i), such as continuous and discrete ones side by side."""
+"""Posteriors and priors of independent blocks, such as a continuous and a discrete block."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,9 +10,10 @@ from vaelab.errors import UserError
 
 
 class Joint(nn.Module):
-    """A posterior of posteriors or a prior of priors: built and called as they are, it hands on what it is given.
+    """A posterior or prior of independent blocks: p(z) = prod_i p_i(z_i), or the same for q(z | x).
 
-    Of each block it takes a factory and its dimensions, which add up to the latent dimension.
+    Its constructor takes the sizes of a posterior or of a prior, the factories `blocks` and their dimensions `dims`.
+    Raises UserError unless there is one dimension for each block and their sum is the latent dimension.
     """
 
     def __init__(self, *sizes: int, blocks: Sequence[Callable[..., nn.Module]], dims: Sequence[int]) -> None:

@@ -1,6 +1,7 @@
-"""Likelihoods: decoder parameters (..., P*C, H, W) -> p(x | z) with batch shape (...) and event shape (C, H, W).
+"""Likelihoods: decoder outputs `parameters` (..., P*C, H, W) -> p(x | z), batch shape (...), event shape (C, H, W).
 
-`num_parameters` is P. Log-probabilities are summed over pixels and computed in float32, under autocast too.
+`num_parameters` is P. Log-probabilities are sums over pixels and are computed in float32, also under autocast.
+Constructors raise UserError for an argument out of its range.
 """
 
 from collections.abc import Sequence
@@ -16,24 +17,24 @@ from vaelab import checks, distributions
 
 
 class Bernoulli(nn.Module):
-    """p(x | z) = prod_i p_i^x_i (1 - p_i)^(1 - x_i), with p = sigmoid(parameters).
+    """Bernoulli pixels: p(x | z) = prod_i p_i^x_i (1 - p_i)^(1 - x_i), with p = sigmoid(parameters).
 
-    A density for binary pixels only. On grey levels its "nats" have an entropy floor (45.5 per MNIST test image) and
-    compare with no other likelihood's.
+    This is a probability of binary pixels only. On grey levels, -log p(x | z) cannot fall below the entropy of the
+    pixels (45.5 nats for an MNIST test image), and it does not compare with other likelihoods.
     """
 
     num_parameters = 1
-    compares_as = "Bernoulli"  # whatever its logits start at
+    compares_as = "Bernoulli"  # also for BernoulliAtMean, because its probabilities are Bernoulli, too
 
     def forward(self, parameters: Tensor) -> Distribution:
         return distributions.BernoulliImage(td.Bernoulli(logits=distributions.at_least_float32(parameters)), 3)
 
 
 class BernoulliAtMean(Bernoulli):
-    """A Bernoulli whose logits start at those of the training images' mean, clipped to .001-.999.
+    """Bernoulli pixels with a fixed offset of the logits: the logit of the mean training image, clipped to .001-.999.
 
-    As good as an output bias of the decoder that starts there, and worth 0.9 nat in the protocol of Burda et al. 2016,
-    https://arxiv.org/abs/1509.00519
+    It has the same effect as a decoder output bias that starts at this logit. It gains 0.9 nats in the protocol of
+    Burda et al. 2016, https://arxiv.org/abs/1509.00519
     """
 
     offset: Tensor  # (C, H, W), in logits
@@ -43,7 +44,7 @@ class BernoulliAtMean(Bernoulli):
         self.register_buffer("offset", torch.zeros(*image_shape))
 
     def initialize(self, images: Tensor) -> None:
-        """Start at the mean of the training images (N, C, H, W) in [0, 1]."""
+        """Compute the offset from training images (N, C, H, W) in [0, 1]."""
         self.offset.copy_(images.mean(0).clamp(0.001, 0.999).logit())
 
     def forward(self, parameters: Tensor) -> Distribution:
@@ -51,26 +52,26 @@ class BernoulliAtMean(Bernoulli):
 
 
 class ContinuousBernoulli(nn.Module):
-    """p(x | z) = prod_i C(p_i) p_i^x_i (1 - p_i)^(1 - x_i) on [0, 1], with p = sigmoid(parameters).
+    """Continuous Bernoulli pixels in [0, 1]: prod_i C(p_i) p_i^x_i (1 - p_i)^(1 - x_i), p = sigmoid(parameters).
 
-    The constant C makes it a density for grey levels, where a Bernoulli is none; its mean is not p.
+    The constant C(p) makes it a density of grey levels, unlike Bernoulli. Its mean is not p.
     Loaiza-Ganem & Cunningham 2019, https://arxiv.org/abs/1907.06845
     """
 
     num_parameters = 1
 
     def forward(self, parameters: Tensor) -> Distribution:
-        # torch's own limits leave the mean 0.003 off at p = 0.501, a difference of large numbers; these 1e-5
+        # With torch's default limits, cancellation gives the mean an error of 0.003 at p = 0.501; with these, 1e-5
         return Independent(
             td.ContinuousBernoulli(logits=distributions.at_least_float32(parameters), lims=(0.48, 0.52)), 3
         )
 
 
 class DiscretizedLogistic(nn.Module):
-    """P(x | z) of the 256 grey levels k / 255: a logistic density per pixel, integrated over each level's bin.
+    """Probabilities P(x | z) of the 256 grey levels k / 255: a logistic density, integrated over the bin of each level.
 
-    Mean mu = sigmoid(first parameter), log scale = second parameter, at least `min_log_scale`. A probability, not a
-    density: -log P / (n ln 2) is bits per dimension. Kingma et al. 2016, https://arxiv.org/abs/1606.04934
+    The mean is sigmoid(first parameter). The log scale is the second parameter, at least `min_log_scale`. For n pixels,
+    -log P / (n ln 2) is in bits per dimension. Kingma et al. 2016, https://arxiv.org/abs/1606.04934
     """
 
     num_parameters = 2
@@ -87,10 +88,10 @@ class DiscretizedLogistic(nn.Module):
 
 
 class _LocationScale(nn.Module):
-    """A location-scale family. The mean is a parameter per pixel, as it is or through a sigmoid.
+    """A location-scale family. The mean is one parameter per pixel ("identity"), or its "sigmoid".
 
-    The scale, in units of x, is a number, "learned" for one trained scalar that starts at 1, or "per_pixel": a second
-    parameter per pixel, through a softplus, above `floor`; without one, constant pixels have unbounded likelihood.
+    The scale, in units of x, is a number, "learned" (one trained scalar that starts at 1) or "per_pixel" (the softplus
+    of a second parameter per pixel, plus `floor`). Without a floor, the likelihood of a constant pixel is unbounded.
     """
 
     family: ClassVar[type[Any]]
@@ -112,7 +113,7 @@ class _LocationScale(nn.Module):
 
     @property
     def compares_as(self) -> str:
-        """The floor decides how high the density of a constant pixel can become, so it is part of the name."""
+        """The class name. It includes the floor, if there is one, because the floor limits the density of a pixel."""
         per_pixel = f" (a scale per pixel, at least {self.floor:.4g})" if self.num_parameters == 2 else ""
         return type(self).__name__ + per_pixel
 
@@ -128,16 +129,16 @@ class _LocationScale(nn.Module):
 
 
 class Gaussian(_LocationScale):
-    """p(x | z) = N(x; mean, scale^2 I), with mean = parameters or sigmoid(parameters).
+    """Gaussian pixels: p(x | z) = N(x; mean, scale^2 I), with mean = parameters or sigmoid(parameters).
 
-    With scale = sqrt(1/2), -log p(x | z) is the summed squared error plus (n/2) log pi for n pixels. `scale` is a
-    number, "learned" or "per_pixel" (above `floor`), `mean` "identity" or "sigmoid".
+    With scale = sqrt(1/2) and n pixels, -log p(x | z) is the summed squared error plus (n/2) log pi. `scale` is a
+    number, "learned" or "per_pixel" (above `floor`); `mean` is "identity" or "sigmoid".
     """
 
     family = Normal
 
 
 class Laplace(_LocationScale):
-    """p(x | z) = prod_i exp(-|x_i - mean_i| / scale) / (2 scale): summed absolute error; arguments as for Gaussian."""
+    """Laplace pixels: p(x | z) = prod_i exp(-|x_i - mean_i| / scale) / (2 scale). Arguments are those of Gaussian."""
 
     family = td.Laplace

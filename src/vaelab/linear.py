@@ -1,9 +1,9 @@
-"""Closed forms of linear models: the optima of the autoencoder and of the VAE, and the exact log p(x).
+"""Closed forms of linear models: the optimal autoencoder, the optimal VAE and the exact log p(x).
 
     S = U diag(lambda) U',  lambda_1 >= lambda_2 >= ...,   the covariance of n-pixel images around their mean
 
-`pca` and `ppca` return state dicts of `VAE` with model/network=linear and a Gaussian likelihood of identity mean. They
-are computed in float64 and returned in float32.
+`pca` and `ppca` return state dicts of a `VAE` with model/network=linear and a Gaussian likelihood with mean=identity.
+Both compute in float64 and return float32. U_q are the first q = latent_dim columns of U.
 """
 
 import math
@@ -19,9 +19,9 @@ from vaelab.errors import UserError
 def pca(images: Tensor, latent_dim: int) -> dict[str, Tensor]:
     """Principal component analysis, z = U_q'(x - mean) and x' = U_q z + mean, for model/posterior=point_mass.
 
-    The mean squared error of images (N, C, H, W) is the sum of the discarded eigenvalues, the least that a linear
-    autoencoder can have: Baldi & Hornik 1989, https://doi.org/10.1016/0893-6080(89)90014-2. Raises ValueError for a
-    latent_dim that is not below the number of pixels.
+    On images (N, C, H, W) it has the least mean squared error of any linear autoencoder, the sum of the discarded
+    eigenvalues: Baldi & Hornik 1989, https://doi.org/10.1016/0893-6080(89)90014-2. Raises UserError unless latent_dim
+    is below the number of pixels.
     """
     mean, _, basis = _principal_components(images, latent_dim)
     return _state_dict(basis, mean, basis.T)
@@ -33,28 +33,29 @@ def ppca(images: Tensor, latent_dim: int) -> dict[str, Tensor]:
         W = U_q (Lambda_q - sigma^2 I)^(1/2),   sigma^2 = mean discarded eigenvalue,   M = W'W + sigma^2 I = Lambda_q
         q(z | x) = p(z | x) = N(M^-1 W'(x - mean), sigma^2 M^-1)
 
-    W's columns are orthogonal, so that a diagonal posterior is exact. Tipping & Bishop 1999,
-    https://doi.org/10.1111/1467-9868.00196; Lucas et al. 2019, https://arxiv.org/abs/1911.02469. Raises ValueError for
-    a latent_dim that is not below the number of pixels, or leaves no variance for the noise.
+    The columns of W are orthogonal, so a diagonal posterior is exact. Tipping & Bishop 1999,
+    https://doi.org/10.1111/1467-9868.00196; Lucas et al. 2019, https://arxiv.org/abs/1911.02469. Raises UserError
+    unless latent_dim is below the number of pixels, and if it leaves no variance for the noise.
     """
     mean, eigenvalues, basis = _principal_components(images, latent_dim)
     kept, variance = eigenvalues[:latent_dim], eigenvalues[latent_dim:].mean()
     if variance <= torch.finfo(eigenvalues.dtype).eps * eigenvalues[0]:
-        raise UserError(f"latent_dim={latent_dim} leaves no variance for the noise of {len(images):,} images")
+        wrong = f"latent_dim={latent_dim} leaves no variance for the noise of {len(images):,} images"
+        raise UserError(f"{wrong}: choose a smaller one or take more images")
     decoder = basis * (kept - variance).sqrt()
     state = _state_dict(decoder, mean, (decoder / kept).T, (variance / kept).log())
     return state | {"likelihood.log_scale": 0.5 * variance.log().float()}
 
 
 def ppca_log_likelihood(state: Mapping[str, Tensor], images: Tensor) -> Tensor:
-    """The exact log p(x) of a linear VAE with a learned scale, from its state dict: nats, (B,), images (B, C, H, W)."""
+    """The exact log p(x) of images (B, C, H, W) under a linear VAE with a learned scale, in nats, (B,)."""
     names = ("decoder.layers.0.weight", "decoder.layers.0.bias", "likelihood.log_scale")
     weight, mean, log_scale = (state[name] for name in names)
     return log_likelihood(images, mean, weight, log_scale.exp())
 
 
 def log_likelihood(images: Tensor, mean: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
-    """log p(x) = log N(x; mean, W W' + diag(scale^2)) in nats, (B,) float64, where p(z) = N(0, I).
+    """log p(x) = log N(x; mean, W W' + diag(scale^2)) in nats, (B,) float64, for the prior p(z) = N(0, I).
 
     Images are (B, C, H, W), the mean is (n,), W is (n, D), and the scale is () or (n,), all in units of x.
     """
@@ -64,10 +65,10 @@ def log_likelihood(images: Tensor, mean: Tensor, weight: Tensor, scale: Tensor) 
 
 
 def principal_angle(a: Tensor, b: Tensor) -> float:
-    """The largest principal angle between the column spaces of a (n, p) and b (n, q), of full rank: 0 to 90 degrees.
+    """The largest principal angle, 0 to 90 degrees, between the column spaces of a (n, p) and b (n, q), of full rank.
 
-    From its sine and its cosine, for either alone loses half of the digits at one end. Bjorck & Golub 1973,
-    https://doi.org/10.2307/2005662
+    It is computed from its sine and its cosine, because each alone loses half of the digits at one end of the range.
+    Bjorck & Golub 1973, https://doi.org/10.2307/2005662
     """
     wide, narrow = (torch.linalg.qr(m.double()).Q for m in sorted((a, b), key=lambda m: -m.shape[1]))
     inside = wide.T @ narrow
@@ -77,14 +78,14 @@ def principal_angle(a: Tensor, b: Tensor) -> float:
 
 
 def _principal_components(images: Tensor, latent_dim: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean (n,), all eigenvalues of the covariance (n,), largest first, and the first eigenvectors (n, D): float64."""
+    """The mean (n,), all eigenvalues of the covariance (n,), largest first, and D eigenvectors (n, D), in float64."""
     x = images.flatten(1)
     pixels = x.shape[1]
     if type(latent_dim) is not int or not 0 < latent_dim < pixels:
         raise UserError(f"latent_dim={latent_dim}: a closed form needs fewer dimensions than the {pixels} pixels")
     mean = x.mean(0, dtype=torch.float64)
     covariance = torch.zeros(pixels, pixels, dtype=torch.float64, device=x.device)
-    for chunk in x.split(8192):  # all of MNIST in float64 would take 376 MB, twice
+    for chunk in x.split(8192):  # because all of MNIST in float64 takes 376 MB
         centred = chunk - mean
         covariance.addmm_(centred.T, centred)
     eigenvalues, vectors = torch.linalg.eigh(covariance / len(x))
@@ -92,7 +93,7 @@ def _principal_components(images: Tensor, latent_dim: int) -> tuple[Tensor, Tens
 
 
 def _state_dict(decoder: Tensor, mean: Tensor, weight: Tensor, log_variance: Tensor | None = None) -> dict[str, Tensor]:
-    """x' = decoder z + mean and z = weight (x - mean), with a log-variance (D,) that is the same for all images."""
+    """The state of x' = decoder z + mean and z = weight (x - mean). All images have the same log-variance (D,)."""
     bias = -weight @ mean
     if log_variance is not None:
         weight, bias = torch.cat([weight, torch.zeros_like(weight)]), torch.cat([bias, log_variance])

@@ -1,7 +1,7 @@
-"""Approximate posteriors: features h of an image -> q(z | x).
+"""Approximate posteriors: features h (B, F) of images -> q(z | x), batch shape (B,), event shape (D,).
 
-Each is a module built from (in_features, latent_dim) that returns a torch.distributions.Distribution with batch
-shape (B,) and the latent as its event. Densities are computed in float32, under autocast too.
+Each is a module that is built from (in_features, latent_dim), F and D. Densities are computed in float32, also under
+autocast. Constructors raise UserError for an argument out of its range.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from vaelab import checks, distributions, flows
 
 
 class DiagonalGaussian(nn.Module):
-    """q(z | x) = N(z; mu(h), diag(sigma^2(h))), with log sigma^2 linear in the features h (B, F).
+    """A factorised Gaussian: q(z | x) = N(z; mu(h), diag(sigma^2(h))), with mu and log sigma^2 linear in h.
 
     Kingma & Welling 2014, https://arxiv.org/abs/1312.6114
     """
@@ -30,9 +30,9 @@ class DiagonalGaussian(nn.Module):
 
 
 class FullCovarianceGaussian(nn.Module):
-    """q(z | x) = N(z; mu(h), L L'), with the Cholesky factor L(h) lower triangular and exp(log sigma) on its diagonal.
+    """A Gaussian with full covariance: q(z | x) = N(z; mu(h), L L'), with a lower triangular matrix L(h).
 
-    Starts as a diagonal Gaussian: the entries below the diagonal start at zero.
+    Training starts with a diagonal covariance: the entries of L below the diagonal are zero at first.
     """
 
     below: Tensor
@@ -53,7 +53,7 @@ class FullCovarianceGaussian(nn.Module):
 
 
 class PointMass(nn.Module):
-    """q(z | x) puts all mass on one point, linear in the features h: the encoder of a plain autoencoder."""
+    """A point mass, the posterior of a plain autoencoder: z = W h + b. It has no density."""
 
     def __init__(self, in_features: int, latent_dim: int) -> None:
         super().__init__()
@@ -64,9 +64,9 @@ class PointMass(nn.Module):
 
 
 class FlowPosterior(nn.Module):
-    """q(z | x): a sample of N(mu(h), diag(sigma^2(h))) carried through transforms that are conditional on h.
+    """A normalising flow: z is a sample of N(mu(h), diag(sigma^2(h))) after transforms that are conditional on h.
 
-    Rezende & Mohamed 2015, https://arxiv.org/abs/1505.05770. Without transforms it is the diagonal Gaussian.
+    Rezende & Mohamed 2015, https://arxiv.org/abs/1505.05770. Without transforms, q(z | x) is the diagonal Gaussian.
     """
 
     def __init__(
@@ -86,9 +86,10 @@ class FlowPosterior(nn.Module):
 
 
 class Categorical(nn.Module):
-    """q(z | x) = prod_n Categorical(z_n; softmax(W_n h + b_n)), one-hot and flattened, with D = N * num_categories.
+    """N categorical variables, one-hot and flattened: q(z | x) = prod_n Categorical(z_n; softmax(W_n h + b_n)).
 
-    Relaxed at a temperature while training, exact in evaluation: Jang et al. 2017, https://arxiv.org/abs/1611.01144
+    D = N * num_categories. Samples are relaxed at `temperature` in training mode and one-hot in evaluation mode: Jang
+    et al. 2017, https://arxiv.org/abs/1611.01144
     """
 
     temperature: Tensor
@@ -106,10 +107,10 @@ class Categorical(nn.Module):
 
 
 class Hyperspherical(nn.Module):
-    """q(z | x) on the unit sphere, around mu(h) = Wh / |Wh| with concentration kappa(h) = 1 + softplus(w'h).
+    """A power spherical density on the unit sphere of R^D, D > 1: mu(h) = Wh / |Wh|, kappa(h) = 1 + softplus(w'h).
 
-    De Cao & Aziz 2020, https://arxiv.org/abs/2006.04437; the hyperspherical VAE of Davidson et al. 2018,
-    https://arxiv.org/abs/1804.00891, without its rejection sampler. The code has D > 1 coordinates.
+    De Cao & Aziz 2020, https://arxiv.org/abs/2006.04437. It does not need the rejection sampler of the first
+    hyperspherical VAE: Davidson et al. 2018, https://arxiv.org/abs/1804.00891
     """
 
     def __init__(self, in_features: int, latent_dim: int) -> None:

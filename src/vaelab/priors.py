@@ -1,7 +1,7 @@
-"""Priors p(z): modules built from latent_dim that return a distribution with batch shape () and the latent as event.
+"""Priors p(z): modules that are built from latent_dim and return a distribution of batch shape (), event shape (D,).
 
-A prior is handed the model's `infer` when it is called: a prior made of posteriors needs the encoder, and the encoder
-stands once in the state dict.
+The model passes its method `infer` to its prior, because a prior made of posteriors needs the encoder. The prior does
+not own the encoder. Constructors raise UserError for an argument out of its range.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from vaelab import checks, distributions, flows
 
 
 class StandardNormal(nn.Module):
-    """p(z) = N(z; 0, scale^2 I): standard with scale = 1."""
+    """A Gaussian with a fixed scale: p(z) = N(z; 0, scale^2 I). With scale = 1 it is the standard normal."""
 
     mean: Tensor
     std: Tensor
@@ -30,7 +30,7 @@ class StandardNormal(nn.Module):
 
 
 class GaussianMixture(nn.Module):
-    """p(z) = sum_c pi_c N(z; mu_c, diag(sigma_c^2)), all learned. Weights start equal, means as draws from N(0, I)."""
+    """A learned mixture p(z) = sum_c pi_c N(z; mu_c, diag(sigma_c^2)). It starts with equal pi_c and mu_c ~ N(0, I)."""
 
     def __init__(self, latent_dim: int, num_components: int = 10) -> None:
         super().__init__()
@@ -45,12 +45,12 @@ class GaussianMixture(nn.Module):
 
 
 class VampPrior(nn.Module):
-    """p(z) = 1/C sum_c q(z | u_c): the model's own posteriors at C = num_components learned images u_c in [0, 1].
+    """A mixture of posteriors: p(z) = 1/C sum_c q(z | u_c), at C = num_components learned images u_c in [0, 1].
 
-    Pseudo-inputs start as training images. Tomczak & Welling 2018, https://arxiv.org/abs/1705.07120
+    These pseudo-inputs start as training images. Tomczak & Welling 2018, https://arxiv.org/abs/1705.07120
     """
 
-    made_of_posteriors = True  # of q(z | u) for an image alone: no labels, no layers below
+    made_of_posteriors = True  # q(z | u) depends on an image u alone, not on labels or on layers below
 
     def __init__(self, latent_dim: int, image_shape: Sequence[int], num_components: int = 500) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class VampPrior(nn.Module):
 
     @torch.no_grad()
     def initialize(self, images: Tensor) -> None:
-        """Start at a random choice of training images (N, C, H, W) in [0, 1]."""
+        """Set the pseudo-inputs to random training images (N, C, H, W) in [0, 1]."""
         choice = torch.randint(len(images), (len(self.pseudo_inputs),), device=images.device)
         self.pseudo_inputs.copy_(images[choice])
 
@@ -69,9 +69,10 @@ class VampPrior(nn.Module):
 
 
 class FlowPrior(nn.Module):
-    """p(z): a standard normal sample carried through learned transforms. Chen et al. 2017, https://arxiv.org/abs/1611.02731
+    """A normalising flow: z is a standard normal sample after learned transforms.
 
-    Arguments as for the posterior. The density takes one pass of a "maf", two of a "spline", D of an "iaf".
+    Arguments are those of FlowPosterior. The density takes one pass of a "maf", two of a "spline" or D of an "iaf".
+    Chen et al. 2017, https://arxiv.org/abs/1611.02731
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class FlowPrior(nn.Module):
 
 
 class UniformCategorical(nn.Module):
-    """p(z) = C^-N over N one-hot vectors of C categories, with N * C the latent dimension."""
+    """The uniform distribution of N one-hot vectors of C = num_categories entries: p(z) = C^-N, latent_dim = N * C."""
 
     logits: Tensor
 
@@ -100,7 +101,7 @@ class UniformCategorical(nn.Module):
 
 
 class UniformSphere(nn.Module):
-    """p(z) = 1 / area on the unit sphere of R^D, D > 1: Davidson et al. 2018, https://arxiv.org/abs/1804.00891"""
+    """The uniform density 1 / area on the unit sphere, D > 1: Davidson et al. 2018, https://arxiv.org/abs/1804.00891"""
 
     zero: Tensor
 

@@ -1,8 +1,8 @@
-"""What one pass of inference and generation leaves behind. Models and objectives meet here and nowhere else.
+"""The result of one pass of inference and generation. It is the only interface between models and objectives.
 
     log w = log p(x | z) + sum_l [log p(z_l | layers above) - log q(z_l | x)],      ELBO = E_q[log w]
 
-Shapes, here and in every trailing comment of the package:
+The shape comments of the whole package use these symbols:
 
     K  importance samples            D  latent dimension           (C, H, W)  image
     B  batch                         F  encoder features           P          likelihood parameters per pixel
@@ -21,13 +21,13 @@ from vaelab.noise import fixed_noise
 
 
 class Latent(NamedTuple):
-    """One stochastic layer or independent block: a sample z of q, with the densities q and p at hand."""
+    """One stochastic layer or independent block: a sample z of q, and the densities q and p."""
 
     z: Tensor  # (K, B, D), reparameterised
     q: Distribution  # q(z | x, other layers), batch shape broadcasts to (K, B)
     p: Distribution  # p(z | layers above), batch shape broadcasts to (K, B)
-    known_log_q: Tensor | None = None  # (K, B), if drawing z gave it: an autoregressive flow inverts slowly
-    given_above: bool = True  # False if the layers above were drawn from this z: then its KL has no closed form
+    known_log_q: Tensor | None = None  # (K, B), if q gives it together with z: a flow computes it slowly afterwards
+    given_above: bool = True  # False if the layers above were drawn from this z; its KL then has no closed form
 
     @property
     def log_q(self) -> Tensor:
@@ -37,8 +37,8 @@ class Latent(NamedTuple):
     def kl(self) -> Tensor:
         """KL(q || p) in nats, (1, B), or (K, B) if q or p depends on another layer.
 
-        Flows and mixtures have no closed form. For them it is log q(z) - log p(z) of this sample, (K, B), an unbiased
-        estimate. Any other pair without a closed form raises NotOfferedError.
+        Flows and mixtures have no closed form. For them the result is log q(z) - log p(z) of this sample, (K, B), which
+        is an unbiased estimate. Any other pair without a closed form raises NotOfferedError.
         """
         if not self.given_above or _estimated(self.q) or _estimated(self.p):
             return self.log_q - self.p.log_prob(self.z)
@@ -49,13 +49,13 @@ class Latent(NamedTuple):
             raise NotOfferedError(f"{pair} has no closed form here: kl=sample estimates it") from None
 
     def gaussians(self) -> tuple[Normal, Normal]:
-        """The factors of q and p, batch shapes broadcast to (K, B, D). Raises PartsError unless both are factorised."""
+        """The factors of q and p, Normals that broadcast to (K, B, D). Raises PartsError if there are none."""
         densities: Any = (self.q, self.p)
         q, p = densities
         factorised = all(isinstance(d, Independent) and isinstance(d.base_dist, Normal) for d in densities)
         if not (factorised and self.given_above):
             got = f"q = {type(q).__name__} and p = {type(p).__name__}"
-            drawn = "" if self.given_above else " of a layer above that was drawn from it"
+            drawn = "" if self.given_above else ", and the layer above was drawn from this one: use inference=top_down"
             raise PartsError(f"a KL per latent dimension needs factorised Gaussians, got {got}{drawn}")
         return q.base_dist, p.base_dist
 
@@ -66,7 +66,7 @@ class Latent(NamedTuple):
 
 
 def draw(q: Distribution, p: Distribution, shape: Size) -> tuple[Latent, ...]:
-    """Draw z ~ q, with `shape` in front of q's batch shape: one Latent, or one for each block of a Product.
+    """Draw z ~ q with the sample shape `shape`. The result is one Latent, or one for each block of a Product.
 
     Raises PartsError if q and p lie on different spaces or consist of different blocks.
     """
@@ -83,7 +83,7 @@ def draw(q: Distribution, p: Distribution, shape: Size) -> tuple[Latent, ...]:
 
 
 def point_estimate(q: Distribution, device: torch.device) -> Tensor:
-    """The mean of q, (B, D). If it has no closed form, the mean of 64 samples at fixed noise."""
+    """The mean of q, (B, D), or the mean of 64 samples at fixed noise if q has no mean in closed form."""
     try:
         return q.mean
     except NotImplementedError:
@@ -92,12 +92,12 @@ def point_estimate(q: Distribution, device: torch.device) -> Tensor:
 
 
 def _estimated(distribution: Distribution) -> bool:
-    """Whether it is a mixture or a flow, which have no KL in closed form."""
+    """Whether a distribution is a mixture or a flow. Neither has a KL in closed form."""
     return isinstance(distribution, MixtureSameFamily) or draws_with_density(distribution)
 
 
 class Trace(NamedTuple):
-    """All latents of one pass, the top layer first, and the likelihood that they lead to."""
+    """All latents of one pass, the top layer first, and the likelihood p(x | z)."""
 
     latents: tuple[Latent, ...]
     likelihood: Distribution  # p(x | z): batch (K, B), event (C, H, W)
@@ -111,10 +111,10 @@ class Trace(NamedTuple):
 
 
 class Quantized(NamedTuple):
-    """One pass of a vector-quantised autoencoder. It stands in place of a Trace, because the loss needs z_e."""
+    """The result of one pass of a vector-quantised autoencoder. It replaces a Trace, because the loss needs z_e."""
 
     z_e: Tensor  # (B, D, h, w), the encoder's feature map
     z_q: Tensor  # (B, D, h, w), the nearest codes; its gradient reaches the codebook, not the encoder
-    indices: Tensor  # (B, h, w), of these codes
-    likelihood: Distribution  # p(x | z_q): batch (B,), event (C, H, W); its gradient goes straight through to z_e
+    indices: Tensor  # (B, h, w), the rows of the codebook that z_q consists of
+    likelihood: Distribution  # p(x | z_q): batch (B,), event (C, H, W); its gradient skips z_q and goes to z_e
     codebook: Tensor  # (J, D), all codes; requires a gradient unless the codebook learns by moving averages

@@ -104,7 +104,7 @@ def bomb(path: Path) -> None:
         ),
         (lambda path: Image.new("L", (28, 28)).save(path, format="PPM"), "x.png cannot be read as an image: "),
         (lambda path: path.mkdir(), "x.png cannot be read as an image: "),
-        (lambda path: Image.new("I;16", (28, 28), 60_000).save(path), "x.png has more than 8 bits a pixel"),
+        (lambda path: Image.new("I;16", (28, 28), 60_000).save(path), "x.png has more than 8 bits per pixel"),
         (bomb, "x.png"),
     ],
     ids=["size", "bytes", "empty", "truncated", "another format", "folder", "16 bits", "bomb"],
@@ -117,13 +117,13 @@ def test_a_bad_image_is_named(folder: Path, plant: Callable[[Path], Any], senten
 
 
 def test_no_images(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"there are no images, files that end in .png, .jpg, .jpeg, .bmp"):
+    with pytest.raises(ValueError, match=r"there are no files that end in .png, .jpg, .jpeg, .bmp"):
         read_images(tmp_path, SHAPE)
     with pytest.raises(ValueError, match="nowhere: there is no such folder"):
         read_images(tmp_path / "nowhere", SHAPE)
 
 
 def test_a_model_with_labels_is_refused(folder: Path, data_root: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="this model encodes an image together with its label, which a folder lacks"):
+    with pytest.raises(ValueError, match="this model needs the label of each image, and a folder has no labels"):
         write_codes(vae(num_classes=10), data(data_root, "none"), folder, tmp_path / "codes.npz")
     assert not (tmp_path / "codes.npz").exists()

@@ -118,8 +118,8 @@ def test_categoricals_against_enumeration() -> None:
     assert found.metrics["mutual_information"] == pytest.approx(float((q * (q / aggregate).log()).sum() / 5), abs=0.01)
     assert found.metrics["aggregate_kl"] == pytest.approx(float((aggregate * (aggregate / p).log()).sum()), abs=0.01)
     assert "active_units" not in found.metrics
-    assert found.absent["active_units"] == "units are counted where q(z | x) is a density on R^D"
-    assert found.absent["total_correlation"] == "the density of a single dimension is known of Gaussians alone"
+    assert found.absent["active_units"] == "units are counted only if q(z | x) is a density on R^D"
+    assert found.absent["total_correlation"] == "the density of a single dimension is known for Gaussians only"
     assert found.collapse() is None
 
 

@@ -131,7 +131,7 @@ def test_a_callback_that_follows_gradients_is_refused(
     config: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Progress, "on_after_backward", lambda *_: None)
-    with pytest.raises(ValueError, match="does not go with the callback Progress, which trainer=gpu takes"):
+    with pytest.raises(ValueError, match="does not go with the callback Progress: choose trainer=gpu"):
         run(config, tmp_path / "run", *FAST)
 
 
@@ -147,7 +147,7 @@ def test_windows_of_another_size_are_refused_when_resuming(config: Compose, tmp_
     run(config, tmp_path / "run", *FAST)
     cfg = runs.saved_config(tmp_path / "run", ["trainer.max_epochs=3", "trainer.log_every_n_steps=2"])
     cfg.resume = str(tmp_path / "run")
-    with pytest.raises(ValueError, match=r"goes on with trainer.log_every_n_steps=6, with which it began"):
+    with pytest.raises(ValueError, match=r"cannot change the size of windows: set trainer.log_every_n_steps=6"):
         train(cfg, tmp_path / "run")
 
 

@@ -101,13 +101,13 @@ def test_product_of_gaussians() -> None:
 
 
 def test_what_a_bottom_up_posterior_cannot_tell() -> None:
-    with pytest.raises(ValueError, match=r"VampPrior is made of q.* inference=top_down goes with it"):
+    with pytest.raises(ValueError, match=r"VampPrior is made of q.*bottom_up does not have: use inference=top_down"):
         build((2, 3), "bottom_up", partial(VampPrior, num_components=3, image_shape=SHAPE))
     with pytest.raises(NotImplementedError, match="no density of the top code"):
         build((2, 3), "bottom_up").infer(torch.rand(1, *SHAPE))
     ladder = build((2, 3), "top_down", partial(VampPrior, num_components=3, image_shape=SHAPE))
     assert ladder(torch.rand(5, *SHAPE)).latents[0].kl().shape == (1, 5)
-    with pytest.raises(TypeError, match="of a layer above that was drawn from it"):
+    with pytest.raises(TypeError, match="the layer above was drawn from this one: use inference=top_down"):
         build((2, 3), "bottom_up")(torch.rand(5, *SHAPE)).latents[1].kl_per_dim()
 
 

@@ -37,7 +37,7 @@ def codes(x: Tensor, *_: object) -> Codes:
     "objective", [ELBO(), IWAE(2), BetaTC(), MMD()], ids=lambda objective: type(objective).__name__
 )
 def test_a_model_that_leaves_no_trace_is_refused(objective: Objective) -> None:
-    sentence = f"{type(objective).__name__} scores a Trace, and the model leaves a Codes: objective=vq and model=vqvae"
+    sentence = f"{type(objective).__name__} scores a Trace, and the model returns a Codes: use objective=vq with"
     with pytest.raises(TypeError, match=sentence):
         objective(codes, torch.rand(3, 1, 2, 3))
 
@@ -45,7 +45,7 @@ def test_a_model_that_leaves_no_trace_is_refused(objective: Objective) -> None:
 def test_an_objective_of_another_kind_refuses_a_trace_and_takes_its_own() -> None:
     oracle = LinearGaussian()
     x = oracle.images(3)
-    with pytest.raises(TypeError, match="Quantised scores a Codes, and the model leaves a Trace"):
+    with pytest.raises(TypeError, match="Quantised scores a Codes, and the model returns a Trace"):
         Quantised()(oracle.vae(exact=True), x)
     torch.testing.assert_close(Quantised()(codes, x)["loss"], x.flatten(1).sum(1))
 

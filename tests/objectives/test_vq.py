@@ -86,7 +86,7 @@ def test_perplexity_is_the_number_of_codes_in_equal_use() -> None:
 
 def test_a_model_that_does_not_quantise() -> None:
     oracle = LinearGaussian()
-    with pytest.raises(TypeError, match="VQ scores a Quantized, and the model leaves a Trace"):
+    with pytest.raises(TypeError, match="VQ scores a Quantized, and the model returns a Trace"):
         VQ()(oracle.vae(exact=True), oracle.images(3))
 
 

@@ -1,11 +1,15 @@
 """Sums on the device: means per image, windows, and the first batch that is not a finite number."""
 
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from conftest import Compose, checkpoint
 
-from vaelab.training import NonFiniteLossError
+from train import train
+from vaelab.training import NonFiniteLossError, VAEModule
 from vaelab.training.metrics import Metrics
 
 ONE = SimpleNamespace(world_size=1)
@@ -87,3 +91,40 @@ def test_an_evaluation_in_inference_mode_is_followed_by_one_outside() -> None:
     with torch.no_grad():
         add(metrics, 0, [2.0], "val")
     assert metrics.end_epoch("val", ONE)["val/loss"] == 2.0
+
+
+def test_a_bad_loss_stops_the_run_and_names_step_terms_and_checkpoint(
+    config: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def spoil(self: VAEModule, *args: Any) -> dict[str, torch.Tensor]:
+        if self.trainer.global_step == 4:
+            with torch.no_grad():
+                self.model.posterior.linear.bias.fill_(float("nan"))
+        return original(self, *args)
+
+    original = VAEModule.terms
+    monkeypatch.setattr(VAEModule, "terms", spoil)
+    with pytest.raises(ArithmeticError) as error:
+        train(config("trainer.log_every_n_steps=50"), tmp_path)
+    message = str(error.value)
+    assert message.startswith("the loss is not a finite number at step 5 (loss nan, elbo nan, rate nan, distortion ")
+    assert message.endswith("first try a smaller optimizer.lr")
+    assert f"the last good checkpoint is {tmp_path / 'checkpoints' / 'last.ckpt'}" in caplog.text
+    assert checkpoint(tmp_path)["global_step"] == 3
+    assert all(value.isfinite().all() for value in checkpoint(tmp_path)["state_dict"].values())
+
+
+def test_weights_that_are_no_numbers_are_never_saved(
+    config: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoil(self: VAEModule, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        if self.trainer.global_step == 5:
+            with torch.no_grad():
+                self.model.decoder.layers[0].weight[0, 0] = float("inf")
+
+    original = VAEModule.optimizer_step
+    monkeypatch.setattr(VAEModule, "optimizer_step", spoil)
+    with pytest.raises(ArithmeticError, match=r"a weight is not a finite number after step 6"):
+        train(config("data.val_size=0"), tmp_path)
+    assert checkpoint(tmp_path)["global_step"] == 3

@@ -1,15 +1,45 @@
-"""A CPU's products stay float32."""
+"""Threads are those that the process may use, and a CPU's products stay float32."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
+import joblib
 import pytest
 import torch
 
 from vaelab.training import threads
 
+COUNTS = [(8, 1, 8), (8, 3, 2), (2, 4, 1), (100, 1, 12)]  # CPUs, processes, threads of 12
 AMD = "vendor_id\t: AuthenticAMD"
 CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(("cpus", "processes", "expected"), COUNTS)
+def test_processes_share_the_cpus(monkeypatch: pytest.MonkeyPatch, cpus: int, processes: int, expected: int) -> None:
+    chosen: list[int] = []
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setattr(joblib, "cpu_count", lambda: cpus)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 12)
+    monkeypatch.setattr(torch, "set_num_threads", chosen.append)
+    threads.tune(CPU, processes)
+    assert chosen == [expected]
+
+
+def test_the_environment_s_number_of_threads_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: pytest.fail("the user has chosen"))
+    threads.tune(CPU, 4)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no affinity")
+def test_a_process_that_is_bound_to_one_cpu_computes_in_one_thread() -> None:
+    script = "import os, torch; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+    script += "from vaelab.training import threads; threads.tune(torch.device('cpu')); print(torch.get_num_threads())"
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1"]
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
-"""The files of a data set in MNIST's format: find them, download them, verify them, read them.
+"""Find, download, verify and read the files of a data set in MNIST's format.
 
-An IDX file of unsigned bytes is: two zero bytes, the type 8, the number of axes, big-endian sizes, the values.
+An IDX file of unsigned bytes holds two zero bytes, the type 8, the number of axes, big-endian sizes and the values.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ def download(root: Path, dataset: str) -> str:
     torch_class = _torch_class(dataset)
     mirrors = getattr(torch_class, "mirrors", ())
     if not mirrors:
-        return f"torchvision knows no data set {dataset} in this format"
+        return f"torchvision has no data set {dataset} in this format"
     archives = all((folder / f"{name}.gz").is_file() for name in FILES)
     answering = mirrors if archives else reachable(tuple(mirrors), f"{FILES[0]}.gz")
     if not answering:
@@ -54,20 +54,20 @@ def download(root: Path, dataset: str) -> str:
                 # torchvision names the folder after the class, and tries the class's mirrors in turn
                 type(dataset, (torch_class,), {"mirrors": answering})(root, download=True)
         return ""
-    except (RuntimeError, ConnectionError, TimeoutError, http.client.HTTPException) as error:  # not a full disk
+    except (RuntimeError, ConnectionError, TimeoutError, http.client.HTTPException) as error:  # not errors of the disk
         return " ".join(str(error).split())
     finally:
         socket.setdefaulttimeout(timeout)
 
 
 def missing(dataset: str, folder: Path, md5: Mapping[str, str], why: str) -> str:
-    """The sentence that lists the files to provide. It names archives if only their checksums are known."""
+    """The error message that lists the files to provide. It names archives if only their checksums are known."""
     archives = dict(getattr(_torch_class(dataset), "resources", ()))
     known = {**archives, **md5}
     names = [name if name in md5 or f"{name}.gz" not in archives else f"{name}.gz" for name in FILES]
     wanted = ", ".join(f"{name} (md5 {known.get(name, 'not checked')})" for name in names)
-    resort = "" if dataset != "MNIST" else ", or let data.allow_subset=true take 5,000 digits"
-    return f"{dataset} cannot be had ({why}): put these files into {folder.absolute()}{resort}: {wanted}"
+    resort = "" if dataset != "MNIST" else ", or set data.allow_subset=true to use 5,000 digits"
+    return f"{dataset} is not available ({why}): put these files into {folder.absolute()}{resort}: {wanted}"
 
 
 def read(folder: Path, split: str, md5: Mapping[str, str]) -> tuple[Tensor, Tensor]:
@@ -102,7 +102,7 @@ def read_idx(path: Path, md5: str | None = None) -> Tensor:
         sound = f"{header + math.prod(shape):,}"
         fault = f"{len(content):,} bytes, but an IDX file of {axes} axes with sizes {shape} has {sound}"
     if fault:
-        mend = "move it away, and it will be downloaded again, or put a sound copy in its place"
+        mend = "move it away to download it again, or replace it with a correct copy"
         raise UserError(f"{path} is corrupt: {fault}; {mend}")
     return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=header).view(shape)
 
@@ -115,9 +115,9 @@ def subset() -> tuple[Tensor, Tensor]:
     return rows[:, :-1].reshape(-1, 1, 28, 28), rows[:, -1].long()
 
 
-@functools.cache  # one answer serves every run of a sweep
+@functools.cache  # all runs of a sweep use one result
 def reachable(mirrors: tuple[str, ...], file: str) -> tuple[str, ...]:
-    """The mirrors that answer within PROBE_SECONDS. All are asked at once."""
+    """The mirrors that answer within PROBE_SECONDS. All are tried at once."""
     answered: list[str] = []
 
     def ask(mirror: str) -> None:
@@ -130,7 +130,7 @@ def reachable(mirrors: tuple[str, ...], file: str) -> tuple[str, ...]:
     deadline = time.monotonic() + PROBE_SECONDS
     for thread in threads:
         thread.start()
-    for thread in threads:  # a name server that never answers outlasts urlopen's own timeout
+    for thread in threads:  # urlopen's timeout does not apply to a name server
         thread.join(max(0.0, deadline - time.monotonic()))
     return tuple(mirror for mirror in mirrors if mirror in answered)
 

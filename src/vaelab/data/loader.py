@@ -1,4 +1,4 @@
-"""Batches of an in-memory data set, made on the device that holds it: one index operation a batch, no workers."""
+"""Batches of a data set in memory. One index operation on the device makes each batch, without worker processes."""
 
 from collections.abc import Iterator
 from functools import cached_property
@@ -12,16 +12,16 @@ from vaelab.errors import UserError
 
 
 def thresholds(images: Tensor) -> Tensor:
-    """257 * pixel - 2^15 of uint8 pixels, as int16: what `binarize` compares with its noise."""
-    return images.to(torch.int16).mul_(257).add_(-(2**15))  # wraps to -2^15 ... 2^15 - 1
+    """257 * pixel - 2^15 of uint8 pixels, as int16. `binarize` compares these thresholds with its noise."""
+    return images.to(torch.int16).mul_(257).add_(-(2**15))  # int16 wraps to -2^15 ... 2^15 - 1
 
 
 def binarize(limits: Tensor, generator: Generator) -> Tensor:
-    """Draw x ~ Bernoulli(pixel / 255), given the pixels' `thresholds` as limits; returns booleans of the same shape.
+    """Draw x ~ Bernoulli(pixel / 255) as booleans. `limits` are the `thresholds` of the pixels, of the same shape.
 
-    Each is compared with 16 random bits, four of them to one 64-bit draw, which is several times faster than
-    torch.bernoulli. Black stays 0 and white stays 1 with certainty; any other probability is low by a factor of
-    1 - 2^-16.
+    Each threshold is compared with 16 random bits. One 64-bit draw gives four such numbers, which is several times
+    faster than torch.bernoulli. Black is always 0 and white is always 1. Any other probability is too low by a factor
+    of 1 - 2^-16.
     """
     words = torch.empty(-(-limits.numel() // 4), dtype=torch.int64, device=limits.device)
     noise = words.random_(-(2**63), None, generator=generator).view(torch.int16)[: limits.numel()]
@@ -29,22 +29,22 @@ def binarize(limits: Tensor, generator: Generator) -> Tensor:
 
 
 def seeded(device: torch.device, *keys: int) -> Generator:
-    """A generator on `device` whose stream depends on all the keys."""
+    """A random generator on `device` with a seed that depends on all the keys."""
     return Generator(device).manual_seed(seed_of(*keys))
 
 
 def seed_of(*keys: int) -> int:
-    """One seed for all the keys."""
+    """One seed that depends on all the keys."""
     return int(np.random.SeedSequence(keys).generate_state(1)[0])
 
 
 class Loader:
     """An iterable over (x, y): float32 images in [0, 1] of shape (B, C, H, W) and int64 labels (B,).
 
-    Every pass is a new epoch: the order depends on (seed, epoch) and binarisation noise on (seed, epoch, rank) alone,
-    so that they are the same whatever the model draws. Ranks share the order and take every world_size-th image; when
-    shuffling, all ranks get the same number of batches. `next_index` and `gather` are the two halves of a batch. A CUDA
-    graph can hold the second.
+    Each pass is a new epoch. The order of images depends only on (seed, epoch), and the binarisation noise only on
+    (seed, epoch, rank): random draws of a model do not change them. The ranks share the order, and each takes every
+    world_size-th image. With `shuffle`, all ranks get the same number of batches. `next_index` selects a batch, and
+    `gather` makes it. A CUDA graph can contain `gather`. Raises UserError for fewer images than ranks.
     """
 
     def __init__(
@@ -58,18 +58,18 @@ class Loader:
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
-        epoch: int = 0,  # which the first pass is
-        limit: float | None = None,  # batches after which an epoch is over, or as a float a share of all batches
+        epoch: int = 0,  # the number of the first pass
+        limit: float | None = None,  # most batches of an epoch; a float is a share of all batches
     ) -> None:
         if 0 < len(images) < world_size:
-            raise UserError(f"{world_size} processes cannot share {len(images)} images: each needs one at least")
+            raise UserError(f"{world_size} processes cannot share {len(images)} images: each needs at least one")
         self.images, self.labels, self.batch_size = images, labels, batch_size
         self.shuffle, self.dynamic, self.seed = shuffle, dynamic, seed
         self.rank, self.world_size, self.limit = rank, world_size, limit
-        self.served = len(images) - (len(images) % world_size if shuffle else 0)  # in an epoch, by all ranks together
-        self.epoch, self.batch = epoch - 1, 0  # the epoch under way and the batches of it that were served
-        self.noise = Generator(images.device)  # one for all epochs: a CUDA graph holds on to it
-        self._order: Tensor | None = None  # of the epoch under way
+        self.served = len(images) - (len(images) % world_size if shuffle else 0)  # images of an epoch, of all ranks
+        self.epoch, self.batch = epoch - 1, 0  # the present epoch, and how many of its batches were served
+        self.noise = Generator(images.device)  # one for all epochs, because a CUDA graph refers to it
+        self._order: Tensor | None = None  # the images of the present epoch
         self._resumed = False
 
     def __len__(self) -> int:
@@ -77,7 +77,7 @@ class Loader:
 
     @property
     def taken(self) -> int:
-        """How many batches an epoch has under the limit."""
+        """The number of batches of an epoch under the limit."""
         if self.limit is None:
             return len(self)
         return min(self.limit, len(self)) if isinstance(self.limit, int) else int(self.limit * len(self))
@@ -91,7 +91,7 @@ class Loader:
         return None if index is None else self.gather(index)
 
     def next_index(self) -> Tensor | None:
-        """The images of the next batch, (B,): of a new epoch after `iter`; None where the epoch ends."""
+        """The index (B,) of the next batch, or None if the epoch is over. The call after `iter` starts an epoch."""
         if self._order is None:
             if not self._resumed:
                 self.epoch, self.batch = self.epoch + 1, 0
@@ -103,7 +103,7 @@ class Loader:
         return index if len(index) else None
 
     def indices(self) -> Iterator[Tensor]:
-        """The images (B,) of each batch of an epoch, or of the rest of a resumed one, under the limit."""
+        """Yield the index (B,) of each batch of an epoch, or of the rest of a resumed epoch, under the limit."""
         iter(self)
         index = self.next_index()
         while index is not None:
@@ -111,33 +111,33 @@ class Loader:
             index = self.next_index() if self.batch < self.taken else None
 
     def gather(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """The batch (x, y) of images (B,), with binarisation's next noise."""
+        """The batch (x, y) of an index (B,). Dynamic binarisation uses the next noise of the loader."""
         rows = self._source.index_select(0, index)
         x = binarize(rows, self.noise).float() if self.dynamic else rows.float().div_(255)
         return x, self.labels.index_select(0, index)
 
     @cached_property
     def _source(self) -> Tensor:
-        """What batches are made of, (N, C, H, W)."""
+        """The tensor (N, C, H, W) that batches are taken from: thresholds if pixels are redrawn, otherwise images."""
         return thresholds(self.images) if self.dynamic else self.images
 
     def _shuffled(self) -> Tensor:
-        """The images of this rank, in turn."""
+        """The index of this rank's images, in the order of the epoch."""
         order = torch.arange(len(self.images))
         if self.shuffle:
             order = torch.randperm(len(order), generator=seeded(torch.device("cpu"), self.seed, self.epoch, 0))
         return order[self.rank : self.served : self.world_size].to(self.images.device)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the epoch under way stands; plain containers and a tensor."""
+        """The position in the present epoch, as plain containers and a tensor."""
         owner = (self.images.device.type, self.rank)
         return {"epoch": self.epoch, "batch": self.batch, "noise": self.noise.get_state(), "owner": owner}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state`: with the rest of its epoch, or with the next epoch where none is left."""
+        """Continue from `state`: with the rest of its epoch, or with the next epoch if its epoch is complete."""
         self.epoch, self.batch = state["epoch"], state["batch"]
         if tuple(state["owner"]) == (self.images.device.type, self.rank):
             self.noise.set_state(state["noise"])
-        else:  # another rank, or another kind of device: the order of images goes on, noise starts anew
+        else:  # another rank or kind of device: the order of images is kept, and the noise is seeded again
             self.noise.manual_seed(seed_of(self.seed, self.epoch, 1 + self.rank, self.batch))
         self._resumed = 0 < self.batch < self.taken

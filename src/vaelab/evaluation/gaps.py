@@ -1,4 +1,4 @@
-"""The amortisation gap: what is lost because one encoder names q(z | x) = N(mu, diag(sigma^2)) for every image.
+"""The amortisation gap: the loss in ELBO because one encoder gives q(z | x) = N(mu, diag(sigma^2)) for all images.
 
     gap(x) = max over mu, sigma of ELBO(x; mu, sigma) - ELBO(x; encoder(x))
 
@@ -24,21 +24,21 @@ def refine(
     x: Tensor,
     y: Tensor | None = None,
     steps: int = 1000,  # of Adam, which starts at the encoder's q
-    num_samples: int = 100,  # of each ELBO
+    num_samples: int = 100,  # noise samples of each ELBO
     seed: int = 0,
-    lr: float = 0.03,  # the first learning rate; a cosine takes it to zero
-    progress: Callable[[int], object] = lambda _: None,  # called with 1 after each of steps + num_samples
+    lr: float = 0.03,  # the first learning rate; a cosine schedule ends at zero
+    progress: Callable[[int], object] = lambda _: None,  # called with 1 after each step and after each noise sample
 ) -> tuple[Tensor, Tensor]:
-    """ELBO of images (N, C, H, W) at the encoder's q, and at a q refined for each of them: nats, (N,) each.
+    """The ELBO of images (N, C, H, W) at the encoder's q, and at a q refined for each image: nats, (N,) each.
 
-    Both are means over the same noise, which the refinement has not seen, and the refined q counts even where it came
-    out worse: choosing by the estimates would favour their errors. So on average the difference is at most the gap.
-    The path gradient refines, for it is zero at an exact posterior. All images are refined at once, which takes the
-    memory of a training step on them. Raises ValueError unless q(z | x) is one factorised Gaussian.
+    Both are means over the same noise, which the refinement does not use. The refined q counts even if its ELBO is
+    lower, because a choice by noisy estimates would be biased. So the expected difference is at most the gap. The
+    refinement uses the path gradient, which is zero at an exact posterior. It needs the memory of one training step on
+    all images. Raises UserError unless q(z | x) is one factorised Gaussian.
     """
 
     def log_weight(mean: Tensor, log_std: Tensor) -> Tensor:
-        """log p(x, z) - log q(z | x) at the noise drawn last, (N,)."""
+        """log p(x, z) - log q(z | x) at the last noise drawn, (N,)."""
         z = mean + log_std.exp() * noise
         log_q = path_log_prob(Independent(Normal(mean, log_std.exp()), 1), z)
         return model.decode(z, y).log_prob(x) + prior.log_prob(z) - log_q
@@ -47,12 +47,12 @@ def refine(
         q, prior = _gaussian(model, x, y), model.prior(model.infer)
         before = q.mean, q.stddev.log()
         after = tuple(parameter.clone().requires_grad_() for parameter in before)
-        optimizer = torch.optim.Adam(after, lr, betas=(0.9, 0.99))  # soon forgets how steep its first steps were
+        optimizer = torch.optim.Adam(after, lr, betas=(0.9, 0.99))  # 0.99 forgets the large first gradients soon
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         for _ in range(steps):
             noise = torch.randn_like(q.mean)
             with torch.enable_grad():
-                gradients = torch.autograd.grad(-log_weight(*after).sum(), after)  # the decoder gets none
+                gradients = torch.autograd.grad(-log_weight(*after).sum(), after)  # no gradient for the decoder
             for parameter, gradient in zip(after, gradients, strict=True):
                 parameter.grad = gradient
             optimizer.step()
@@ -67,7 +67,7 @@ def refine(
 
 
 def _gaussian(model: GenerativeModel, x: Tensor, y: Tensor | None) -> Distribution:
-    """q(z | x) of a model with one layer whose posterior is a factorised Gaussian; ValueError for any other."""
+    """q(z | x) of a model with one layer and a factorised Gaussian posterior. Raises UserError for any other model."""
     trace = model(x[:1], None if y is None else y[:1])
     latents = trace.latents if isinstance(trace, Trace) else ()
     q = latents[0].q if len(latents) == 1 else None

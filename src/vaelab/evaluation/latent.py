@@ -1,12 +1,12 @@
-"""What the posteriors of N images make of the code, with the aggregate posterior q(z) = 1/N sum_n q(z | x_n):
+"""Statistics of the codes of N images, with the aggregate posterior q(z) = 1/N sum_n q(z | x_n):
 
     1/N sum_n KL(q(z | x_n) || p(z)) = I(x; z) + KL(q(z) || p(z))       total correlation = KL(q(z) || prod_d q(z_d))
 
 Hoffman & Johnson 2016, http://approximateinference.org/accepted/HoffmanJohnson2016.pdf; Chen et al. 2018,
-https://arxiv.org/abs/1802.04942. Each is a mean over the same codes, so that the first equation holds exactly. I(x; z)
-tells which of the N images a code belongs to, and is at most log N: 9.2 nats of 10,000 images. Where the rate is far
-above that, posteriors hardly overlap, and the rest of the rate counts as KL and correlation of q(z), which consists of
-these N images alone.
+https://arxiv.org/abs/1802.04942. All terms are means over the same codes, so the first equation holds exactly. I(x; z)
+is the information in a code about its image. It is at most log N: 9.2 nats for 10,000 images. If the rate (the KL term)
+is far above log N, the posteriors hardly overlap. The rest of the rate then counts as KL and total correlation of q(z),
+because q(z) consists of N images only.
 
 A unit d is active if Var_x E[z_d | x] > 0.01: Burda et al. 2016, https://arxiv.org/abs/1509.00519
 """
@@ -27,18 +27,18 @@ from vaelab.noise import fixed_noise
 from vaelab.trace import Latent
 
 ACTIVE = 0.01  # variance of the posterior mean, above which a unit is active
-BATCH, CHUNK = 500, 32  # images and codes in one array of densities: (32, 500, D) floats stay in a core's cache
+BATCH, CHUNK = 500, 32  # images and codes in one array of densities: (32, 500, D) floats fit into a core's cache
 
-# What to train with instead, where units have collapsed; without a KL for each unit there are no free bits
+# Settings to train with if units have collapsed. Free bits need a KL for each unit.
 REMEDIES = (
-    "objective=elbo objective/beta=linear (a rate that is weighed in slowly)",
+    "objective=elbo objective/beta=linear (the weight of the rate rises slowly)",
     "objective=elbo objective.free_bits=0.1 (the first 0.1 nats of each unit are free)",
     "objective=iwae (a tighter bound)",
 )
 REMEDIES_WITHOUT_RATES = (
     REMEDIES[0],
-    "objective=elbo objective/beta=cyclical (weighed in again and again)",
-    "objective=elbo objective.beta=0.5 (a rate at half its price)",
+    "objective=elbo objective/beta=cyclical (the weight of the rate rises several times)",
+    "objective=elbo objective.beta=0.5 (the rate has half its weight)",
 )
 
 
@@ -46,22 +46,22 @@ class LatentStatistics(NamedTuple):
     """Statistics of the posteriors of N images. For a ladder, they are those of its top layer."""
 
     metrics: dict[str, float]  # active_units, and in nats mean_kl, mutual_information, aggregate_kl, total_correlation
-    absent: dict[str, str]  # what is undefined, and why; mutual_information stands for mean_kl and aggregate_kl, too
+    absent: dict[str, str]  # undefined metric -> reason; mutual_information stands for mean_kl and aggregate_kl, too
     codes: Tensor  # (N, D), E[z | x]
     variances: Tensor  # (D,), Var_x E[z | x]
-    rates: Tensor | None  # (D,), the KL of each dimension in nats, where q and p are factorised Gaussians
+    rates: Tensor | None  # (D,), the KL of each dimension in nats, if q and p are factorised Gaussians
     collapsed: list[int]  # the units that are not active
 
     def collapse(self) -> str | None:
-        """Which units have collapsed, what that means, and three remedies as overrides of train.py; None for none."""
+        """A message with the collapsed units and three remedies, which are overrides of train.py, or None."""
         if not self.collapsed:
             return None
         names = ", ".join(f"z_{d}" for d in self.collapsed[:10]) + ", ..." * (len(self.collapsed) > 10)
         first, second, third = REMEDIES_WITHOUT_RATES if self.rates is None else REMEDIES
         return (
-            f"{len(self.collapsed)} of {len(self.variances)} units have collapsed ({names}): their posterior means "
-            f"vary by no more than {ACTIVE} from image to image, so that they tell the decoder next to nothing. This "
-            f"costs nothing if fewer units are enough; to fill them, train with {first}, {second} or {third}."
+            f"{len(self.collapsed)} of {len(self.variances)} units have collapsed ({names}): the variance of their "
+            f"posterior means over images is at most {ACTIVE}, so the decoder gets almost no information from them. "
+            f"If fewer units are enough, do nothing; to use more units, train with {first}, {second} or {third}."
         )
 
 
@@ -69,7 +69,7 @@ class LatentStatistics(NamedTuple):
 def latent_statistics(
     model: GenerativeModel, x: Tensor, y: Tensor | None = None, num_samples: int = 1, seed: int = 0
 ) -> LatentStatistics:
-    """Statistics of images (N, C, H, W), at `num_samples` codes for each image that depend on the seed alone."""
+    """Statistics of images x (N, C, H, W), with `num_samples` codes per image. The draws depend on the seed alone."""
     parts = list(batches(x, y, BATCH))
     codes = torch.cat([model.encode(*part) for part in parts])
     variances = codes.var(0, correction=0)
@@ -79,13 +79,13 @@ def latent_statistics(
     try:
         posteriors = [model.infer(*part) for part in parts]
         units, why = _units(posteriors[0]), _unknown(posteriors[0])
-    except NotOfferedError as error:  # a VQ-VAE, or a ladder inferred bottom_up, whose code has a prior
+    except NotOfferedError as error:  # a VQ-VAE (which has no prior), or a ladder with inference=bottom_up
         units, why = [model.prior is not None] * len(variances), str(error)
     collapsed = [d for d, unit in enumerate(units) if unit and variances[d] <= ACTIVE]
     if any(units):
         metrics["active_units"] = sum(units) - len(collapsed)
     else:
-        absent["active_units"] = "units are counted where q(z | x) is a density on R^D"
+        absent["active_units"] = "units are counted only if q(z | x) is a density on R^D"
     if why:
         absent |= dict.fromkeys(("rate_per_dim", "mutual_information", "total_correlation"), why)
         return LatentStatistics(metrics, absent, codes, variances, rates, collapsed)
@@ -108,7 +108,7 @@ def latent_statistics(
     if isinstance(posteriors[0], Independent | MultivariateNormal):
         terms["total_correlation"] = log_aggregate - torch.cat([_log_marginals(posteriors, z) for z in chunks])
     else:
-        absent["total_correlation"] = "the density of a single dimension is known of Gaussians alone"
+        absent["total_correlation"] = "the density of a single dimension is known for Gaussians only"
     metrics |= {name: term.cpu().double().mean().item() for name, term in terms.items()}
     return LatentStatistics(metrics, absent, codes, variances, rates, collapsed)
 
@@ -116,38 +116,38 @@ def latent_statistics(
 def rate_per_dim(posteriors: Sequence[Distribution], prior: Distribution) -> Tensor:
     """KL(q(z_d | x) || p(z_d)) in nats, mean over all images of the posteriors, (D,).
 
-    Raises TypeError where q and p are no factorised Gaussians.
+    Raises PartsError unless q and p are factorised Gaussians.
     """
-    undrawn = torch.empty(0)  # the closed form needs no sample
+    undrawn = torch.empty(0)  # because the closed form needs no sample
     return torch.cat([Latent(undrawn, q, prior).kl_per_dim()[0] for q in posteriors]).mean(0)
 
 
 def _log_aggregate(posteriors: Sequence[Distribution], z: Tensor) -> Tensor:
-    """log q(z) of codes (M, D), (M,), over all images of the posteriors."""
+    """log q(z) of codes (M, D), (M,), where q(z) is the mean of all posteriors."""
     sums = torch.stack([q.log_prob(z.unsqueeze(1)).logsumexp(1) for q in posteriors])  # (M, B) -> (M,) each
     return sums.logsumexp(0) - math.log(sum(q.batch_shape.numel() for q in posteriors))
 
 
 def _log_marginals(posteriors: Sequence[Distribution], z: Tensor) -> Tensor:
-    """sum_d log q(z_d) of codes (M, D), (M,). No density vanishes, since each code's own posterior is among them."""
+    """sum_d log q(z_d) of codes (M, D), (M,). It is finite, because the posterior of each code's image is included."""
     densities = [Normal(q.mean, q.stddev).log_prob(z.unsqueeze(1)).exp().sum(1) for q in posteriors]  # (M, D) each
     images = sum(q.batch_shape.numel() for q in posteriors)
     return (torch.stack(densities).sum(0) / images).log().sum(-1)
 
 
 def _units(q: Distribution) -> list[bool]:
-    """Which coordinates of the code are units of R^D with a density, unlike one-hot vectors, spheres and points."""
+    """Whether each coordinate of the code is a unit with a density on R, unlike one-hot vectors, spheres and points."""
     if isinstance(q, Product):
         return [unit for factor in q.factors for unit in _units(factor)]
     return [lies_on_vectors(q) and not isinstance(q, Delta)] * q.event_shape[0]
 
 
 def _unknown(q: Distribution) -> str:
-    """Why the density of each code under each image's posterior cannot be had, or an empty string."""
+    """Why the density of each code under the posterior of each image is not available, or an empty string."""
     if isinstance(q, Product):
         return next(filter(None, map(_unknown, q.factors)), "")
     if isinstance(q, Delta):
         return "a point mass has no density"
     if draws_with_density(q):
-        return "a flow would have to run once for each pair of a code and an image"
+        return "a flow would have to run once for each pair of a code and an image, which is too slow"
     return ""

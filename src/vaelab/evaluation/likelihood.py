@@ -1,9 +1,9 @@
-"""Importance-weighted log-likelihood, streamed over samples, and the exact one of linear models.
+"""The importance-weighted estimate of log p(x), and the exact log p(x) of linear models.
 
     log p(x) ~ log 1/K sum_k w_k,   w_k = p(x, z_k) / q(z_k | x),   z_k ~ q(z | x),   ESS = (sum_k w_k)^2 / sum_k w_k^2
 
-The estimate is a lower bound in expectation that rises to log p(x) with K; K = 1 is the ELBO: Burda et al. 2016,
-https://arxiv.org/abs/1509.00519. An effective sample size near 1 says that K samples were too few.
+The expectation of the estimate is a lower bound that rises to log p(x) with K; K = 1 is the ELBO: Burda et al. 2016,
+https://arxiv.org/abs/1509.00519. If the effective sample size ESS is near 1, K samples are too few.
 """
 
 import math
@@ -25,7 +25,7 @@ from vaelab.trace import Trace
 
 
 class Estimate(NamedTuple):
-    """Of each image, (N,) float64, in nats but for `ess`, which lies between 1 and K."""
+    """One value per image, (N,) float64. `ess` is between 1 and K, all others are in nats."""
 
     log_likelihood: Tensor
     elbo: Tensor  # -(distortion + rate), at the same samples
@@ -41,23 +41,23 @@ def importance_weighted(
     y: Tensor | None = None,  # (N,) for a model with classes
     num_samples: int = 5000,  # K
     seed: int = 0,
-    progress: Callable[[int], Any] = lambda _: None,  # told how many images each step has done
+    progress: Callable[[int], Any] = lambda _: None,  # called with the number of images of each finished chunk
 ) -> Estimate:
-    """Estimate log p(x) of each image, in chunks of samples and images whose tensors stay small.
+    """Estimate log p(x) of each image, in chunks of samples and images to limit memory.
 
-    The noise depends on the seed and the size of the chunks alone, and torch's random state stays as it was. Raises
-    NotImplementedError for a model without densities: an autoencoder, a VQ-VAE.
+    The noise depends on the seed and the size of the chunks alone, and torch's random state does not change. Raises
+    NotOfferedError for a model without densities: an autoencoder or a VQ-VAE.
     """
     checks.whole(num_samples=num_samples)
     rows = _rows(model, x[:1], None if y is None else y[:1])
-    size = max(1, rows // min(num_samples, 100))  # images, each with enough samples for its encoder to cost little
+    size = max(1, rows // min(num_samples, 100))  # images per chunk; 100 samples of each make its encoding cheap
     most = max(1, rows // size)
     counts = [min(most, num_samples - done) for done in range(0, num_samples, most)]
     estimates = []
     with fixed_noise(x.device, seed):
         for start in range(0, len(x), size):
             batch, labels = x[start : start + size], None if y is None else y[start : start + size]
-            sums = torch.zeros(2, len(batch), dtype=torch.float64, device=x.device)  # of rates and distortions
+            sums = torch.zeros(2, len(batch), dtype=torch.float64, device=x.device)  # of rate (KL term) and distortion
             log_sums = sums.new_full((2, len(batch)), -math.inf)  # log sum w, log sum w^2
             for count in counts:
                 trace = model(batch, labels, num_samples=count)
@@ -75,7 +75,7 @@ def importance_weighted(
 
 
 def _rows(model: GenerativeModel, x: Tensor, y: Tensor | None) -> int:
-    """How many samples to take at once: their largest tensor should fill 2 MB, or a hundredth of a GPU's memory."""
+    """The number of samples per chunk: its largest tensor takes 2 MB, or a hundredth of the memory of a GPU."""
     probe = 64
     with _Largest() as largest, fixed_noise(x.device):
         trace = model(x, y, num_samples=probe)
@@ -87,7 +87,7 @@ def _rows(model: GenerativeModel, x: Tensor, y: Tensor | None) -> int:
 
 
 class _Largest(TorchFunctionMode):
-    """Notes the size of the largest tensor that any operation returns."""
+    """A mode that records the size in bytes of the largest tensor that any operation returns."""
 
     bytes = 1
 
@@ -102,8 +102,8 @@ class _Largest(TorchFunctionMode):
 def exact_log_likelihood(model: GenerativeModel, x: Tensor) -> Tensor | None:
     """log p(x) = log N(x; b, s^2 W W' + sigma^2 I), (N,) float64, or None for a model that is not linear and Gaussian.
 
-    Linear is p(x | z) = N(W z + b, sigma^2 I) with p(z) = N(0, s^2 I), which is asked of the model's own distributions.
-    A ladder is none, whatever its networks: decode hides the noise of its lower layers.
+    A linear model has p(x | z) = N(W z + b, sigma^2 I) and p(z) = N(0, s^2 I). The test uses the model's distributions.
+    The result for a ladder is None, because `decode` leaves out the noise of its lower layers.
     """
     if model.num_classes or model.prior is None:
         return None

@@ -1,4 +1,4 @@
-"""All metrics of a model on test images, with the protocol that tells what they compare with."""
+"""All metrics of a model on test images, and the protocol that must be equal if the metrics are to compare."""
 
 import math
 import time
@@ -20,25 +20,25 @@ from vaelab.evaluation.representation import representation
 from vaelab.interfaces import GenerativeModel, device_of, labels, levels, likelihood_name
 from vaelab.noise import fixed_noise
 
-LOW_ESS = 10  # effective samples; below it, the log p(x) of an image is likely to be some nats too low
+LOW_ESS = 10  # effective samples; with fewer, the estimate of log p(x) is probably several nats too low
 
 
 class Sizes(NamedTuple):
-    """How much work an evaluation does beside the K samples of log p(x)."""
+    """The sizes of an evaluation, apart from the K samples of log p(x)."""
 
     probed: int = 10_000  # training images for the probes and for the generalisation gap
     train_samples: int = 100  # importance samples for each of them
-    refined: int = 1_000  # test images whose q(z | x) is refined
+    refined: int = 1_000  # test images for the refinement of q(z | x)
     steps: int = 1_000  # optimiser steps of the refinement
     refined_samples: int = 100  # noise samples of an ELBO before and after the refinement
-    drawn: int = 1_000  # samples, and test images, whose nearest training images are looked for
+    drawn: int = 1_000  # samples, and as many test images, that are compared with training images
 
 
 DEFAULT = Sizes()
 
 
 class Measurement(NamedTuple):
-    """What `measure` returns."""
+    """The result of `measure`."""
 
     record: dict[str, Any]  # plain data: protocol, metrics, standard errors over images, reasons for absent metrics
     codes: Tensor  # (N, D), of the test images
@@ -48,7 +48,7 @@ class Measurement(NamedTuple):
 def protocol(
     model: GenerativeModel, data: Any, num_samples: int, num_images: int | None, seed: int, sizes: Sizes = DEFAULT
 ) -> dict[str, Any]:
-    """What two models must share before their metrics compare. num_images=None takes all test images.
+    """The settings that two models must share if their metrics are to compare. num_images=None takes all test images.
 
     Raises UserError for a number out of its range.
     """
@@ -80,11 +80,11 @@ def measure(
     model: GenerativeModel,
     data: Any,  # a data module that is set up
     num_samples: int = 5000,  # K of log p(x)
-    num_images: int | None = None,  # the first so many test images; None takes all
+    num_images: int | None = None,  # number of test images, from the first on; None takes all
     seed: int = 0,  # of all noise
     sizes: Sizes = DEFAULT,
 ) -> Measurement:
-    """Measure a model on test images. Bars show the time left. A metric that is undefined is absent, with the reason.
+    """Measure a model on test images, with progress bars. The record gives a reason for each metric that is absent.
 
     Raises UserError for a number out of its range.
     """
@@ -170,9 +170,9 @@ def _densities(
 def _samples(
     model: GenerativeModel, data: Any, x: Tensor, train_x: Tensor, seed: int, count: int
 ) -> tuple[dict[str, float], Tensor]:
-    """How near samples lie to training images, and the 32 nearest ones, each beside that image: (32, C, H, 2 W).
+    """Distances of samples to training images, and the 32 nearest pairs of sample and image, (32, C, H, 2 W).
 
-    If the data are binary, samples are draws from p(x | z). If they are grey levels, samples are its means.
+    If the data are binary, samples are draws from p(x | z). If they are grey levels, samples are means of p(x | z).
     """
     y = labels(model, torch.arange(count, device=x.device) % max(model.num_classes, 1))
     with fixed_noise(x.device, seed):

@@ -1,8 +1,8 @@
-"""Does a model copy its training images x_n? Distances of samples to the nearest of them, L2 over pixels in [0, 1],
+"""A test for copies of training images x_n among samples: the distance to the nearest one, L2 over pixels in [0, 1].
 
-    d(x) = min_n |x - x_n|,
+    d(x) = min_n |x - x_n|
 
-are compared with those of test images, which nobody can have copied: Meehan et al. 2020,
+The distances of samples are compared with those of test images, which cannot be copies: Meehan et al. 2020,
 https://arxiv.org/abs/2004.05675
 """
 
@@ -13,9 +13,9 @@ CHUNK = 5000  # training images compared at a time
 
 
 def nearest(queries: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
-    """d of each query (M, C, H, W) among images (N, C, H, W), and where it is: (M,) each. Pixels in [0, 1], or uint8.
+    """d of each query (M, C, H, W), and the index of its nearest image of (N, C, H, W): (M,) each. Uint8 is scaled.
 
-    Which is nearest follows from |x_n|^2 - 2 x'x_n, so that rounding may choose between equals; d itself is exact.
+    The nearest image minimises |x_n|^2 - 2 x'x_n. Rounding may decide between equally near images; d itself is exact.
     """
     queries = _rows(queries)
     least = torch.full((len(queries),), torch.inf, device=queries.device)
@@ -29,10 +29,10 @@ def nearest(queries: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def memorization(samples: Tensor, tests: Tensor) -> dict[str, float]:
-    """Medians of the distances d of samples and of test images, and the share of samples that lie suspiciously near.
+    """Medians of the distances d of samples and of test images, and `nearer_share`.
 
-    That is `nearer_share`: nearer than all but 5 % of the test images, so 0.05 where samples lie as test images do, and
-    more of it is copying. Compare like with like: means of p(x | z) are smoother than images and nearer to all.
+    `nearer_share` is the share of samples that are nearer than 95 % of the test images. It is 0.05 if samples lie like
+    test images. A higher value hints at copies. Means of p(x | z) are smoother than images, so they are nearer to all.
     """
     bar = tests.quantile(0.05)
     return {

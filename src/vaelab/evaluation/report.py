@@ -18,7 +18,7 @@ METRICS = {
         "distortion": f"{NATS}, -E_q[log p(x|z)]",
         "ess": "effective samples among the K, mean over images",
         "low_ess_share": "share of images with fewer than 10 effective samples: their log p(x) may be nats too low",
-        "squared_error": "of the reconstruction from the posterior's mean, summed over pixels",
+        "squared_error": "squared error of the reconstruction from the posterior mean, summed over pixels",
     },
     "gaps": {
         "inference_gap": f"{NATS}, log_likelihood - elbo",
@@ -27,7 +27,7 @@ METRICS = {
         "generalization_gap": f"{NATS}, ELBO of the first training images - ELBO of the test images",
     },
     "latent space": {
-        "active_units": "dimensions whose posterior mean varies by more than 0.01",
+        "active_units": "dimensions with a variance of the posterior mean above 0.01",
         "mean_kl": f"{NATS}, KL(q(z|x) || p(z)) at one sample per image: mutual_information + aggregate_kl",
         "mutual_information": f"{NATS}, I(x; z) over these images, at most the log of their number",
         "aggregate_kl": f"{NATS}, KL(q(z) || p(z)) of the aggregate posterior",
@@ -41,7 +41,7 @@ METRICS = {
     "samples": {
         "sample_distance": f"{PIXELS}, median distance of a sample to its nearest training image",
         "test_distance": f"{PIXELS}, the same distance of a test image",
-        "nearer_share": "share of samples nearer than all but 5 % of test images; above 0.05 hints at copies",
+        "nearer_share": "share of samples nearer than 95 % of the test images; above 0.05 hints at copies",
     },
 }
 OF_A_SEED = ("seed", "data.seed", "data.root", "resume")  # settings in which runs of several seeds may differ
@@ -52,7 +52,7 @@ COLUMNS = (
 
 
 def check_protocols(protocols: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raise UserError if the protocols differ, so that their metrics do not compare. It names the differences."""
+    """Raise UserError if the protocols differ, because their metrics do not compare. It names the differences."""
     (first, agreed), *others = protocols.items()
     for name, protocol in others:
         if differing := [f"{key} {agreed[key]} and {protocol[key]}" for key in agreed if agreed[key] != protocol[key]]:
@@ -63,7 +63,7 @@ def check_protocols(protocols: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def seed_groups(configs: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
-    """Groups of at least two runs whose settings, {dotted key: value}, differ in the seed alone."""
+    """Groups of at least two runs that differ only in the seed. Their settings are {dotted key: value}."""
     groups: dict[str, list[str]] = {}
     for name, config in configs.items():
         leaves = {key: value for key, value in config.items() if not isinstance(value, dict | list)}
@@ -102,7 +102,7 @@ def table(record: Mapping[str, Any]) -> str:
 
 
 def comparison(records: Mapping[str, Mapping[str, Any]], groups: Sequence[Sequence[str]]) -> str:
-    """One line for each run, and for each group of seeds their mean and standard deviation."""
+    """One line per run, and one line per group of seeds with the mean and the standard deviation."""
     protocols = {name: protocol_line(record["protocol"]) for name, record in records.items()}
     columns = [name for name in COLUMNS if any(name in record["metrics"] for record in records.values())]
     rows = [["run", *columns]]
@@ -126,7 +126,7 @@ def comparison(records: Mapping[str, Mapping[str, Any]], groups: Sequence[Sequen
 
 
 def shown(value: float | None) -> str:
-    """Whole numbers as they are, other numbers with two or three decimal places."""
+    """A whole number unchanged, any other number with two or three decimal places, or – for None."""
     if value is None:
         return "–"
     return str(value) if isinstance(value, int) else f"{value:.3f}" if abs(value) < 10 else f"{value:.2f}"

@@ -1,8 +1,8 @@
-"""What the code knows of the class: probes trained on codes and labels of training images, scored on test images.
+"""Probes that predict the class from the code: trained on codes of training images, scored on test images.
 
-Codes are posterior means. The linear probe is multinomial logistic regression on standardised codes. Neighbours and
-the silhouette, (b - a) / max(a, b) with mean distances a to a code's own class and b to the nearest other one, see the
-codes as they are, where a unit that has collapsed has no weight: Rousseeuw 1987,
+Codes are posterior means. The linear probe is multinomial logistic regression on standardised codes. The neighbours and
+the silhouette use codes that are not standardised, so collapsed units have no weight. The silhouette is
+(b - a) / max(a, b), with mean distances a to the code's class and b to the nearest other class: Rousseeuw 1987,
 https://doi.org/10.1016/0377-0427(87)90125-7
 """
 
@@ -10,9 +10,9 @@ from torch import Tensor
 
 
 def representation(codes: Tensor, labels: Tensor, test_codes: Tensor, test_labels: Tensor) -> dict[str, float]:
-    """`linear_accuracy` and `knn_accuracy` (5 neighbours) on test codes (M, D), trained on codes (N, D): in [0, 1].
+    """`linear_accuracy` and `knn_accuracy` (5 neighbours), in [0, 1], on test codes (M, D), trained on codes (N, D).
 
-    Also `silhouette` of at most 2,000 test codes, in [-1, 1]. A metric is absent if there is one class only.
+    `silhouette` is in [-1, 1] and uses at most 2,000 test codes. If there is only one class, metrics are absent.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import silhouette_score

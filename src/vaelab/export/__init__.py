@@ -1,4 +1,4 @@
-"""What of a run can be given away: weights, ONNX graphs that agree with torch, a model card."""
+"""Export a run: its weights, ONNX graphs that agree with torch, and a model card."""
 
 from vaelab.export.card import card
 from vaelab.export.files import check, pictures, weights, write

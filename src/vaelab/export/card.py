@@ -1,4 +1,4 @@
-"""The model card of an export, Markdown: how to load the model, and what the files of the run say about it."""
+"""The model card of an export in Markdown: how to load the model, its metrics, its parts and its limits."""
 
 from collections.abc import Iterator
 from importlib import metadata
@@ -10,15 +10,15 @@ from vaelab.export.onnx import NO_MEAN, Graph
 from vaelab.runs import find_caveats, read_json
 
 HUB = {"MNIST": "ylecun/mnist", "MNIST-5k": "ylecun/mnist", "FashionMNIST": "zalando-datasets/fashion_mnist"}
-LOCAL = ("data.root=", "hydra.", "trainer.accelerator=")  # overrides that belong to this machine
+LOCAL = ("data.root=", "hydra.", "trainer.accelerator=")  # overrides for one machine only
 CARD = """---
 library_name: vaelab
 tags: [autoencoder, onnx]{hub}
 ---
 # {name}, trained on {dataset}
 
-Images of {height} x {width} pixels to codes of {dim} numbers and back, {parameters:,} parameters. Made by VAE Lab
-{version}, `{command}`.
+This model encodes images of {height} x {width} pixels as codes of {dim} numbers, and decodes them again. It has
+{parameters:,} parameters. VAE Lab {version} trained it with `{command}`.
 
 {pictures}
 
@@ -30,8 +30,8 @@ from vaelab import load_run
 model = load_run("this/folder")
 ```
 
-`model.encode(x{y})` turns images x ({shape}), values from 0 to 1, into codes, `model.decode(z{y}).mean` codes into
-images.{more}
+`model.encode(x{y})` turns images x ({shape}) with values from 0 to 1 into codes z. `model.decode(z{y}).mean` turns
+codes into images.{more}
 
 ## ONNX
 
@@ -64,7 +64,7 @@ import onnxruntime
 
 
 def card(run: Path, config: dict[str, Any], model: Any, made: dict[str, Graph]) -> str:
-    """The model card of a run."""
+    """The model card of a run as Markdown. `made` holds the ONNX graphs by file name."""
     metrics, evaluation, record = (read_json(run / f"{name}.json") for name in ("metrics", "evaluation", "run"))
     dataset = metrics.get("protocol", {}).get("dataset", config["data"]["dataset"])
     typed = [word for start in record.get("starts", [])[:1] for word in start["overrides"]]
@@ -78,7 +78,7 @@ def card(run: Path, config: dict[str, Any], model: Any, made: dict[str, Graph]) 
         note += " `std` is the posterior's standard deviation." if "std" in encoder.outputs else ""
     else:
         note += f" There is no encoder: {NO_MEAN}."
-    more = f" `model.sample(16{y}).mean` makes new ones." if model.prior else ""
+    more = f" `model.sample(16{y}).mean` makes new images." if model.prior else ""
     more += f" Labels y (B,) are whole numbers below {model.num_classes}." if label else ""
     return CARD.format(
         hub=f"\ndatasets: [{HUB[dataset]}]" if dataset in HUB else "",
@@ -102,14 +102,14 @@ def card(run: Path, config: dict[str, Any], model: Any, made: dict[str, Graph]) 
         ),
         use="\n".join(use),
         note=note,
-        metrics="\n\n".join(_metrics(metrics, evaluation)) or "None were recorded.",
+        metrics="\n\n".join(_metrics(metrics, evaluation)) or "No metrics were recorded.",
         parts="\n".join(f"| {name} | {part} |" for name, part in _parts(config)),
         limits="\n".join(f"* {limit}" for limit in _limits(config, model, dataset, evaluation)),
     )
 
 
 def _metrics(metrics: dict[str, Any], evaluation: dict[str, Any]) -> Iterator[str]:
-    """The protocols and tables of what train.py and evaluate.py measured on test images."""
+    """Yield the protocols and the tables of the test metrics from train.py and evaluate.py."""
     if metrics:
         protocol, test = metrics["protocol"], metrics["test"]
         counts = f"{protocol['images']['train']:,} training and {protocol['images']['test']:,} test images"
@@ -125,7 +125,7 @@ def _metrics(metrics: dict[str, Any], evaluation: dict[str, Any]) -> Iterator[st
 
 
 def _parts(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Names and settings of the parts of the model, of the objective and of the optimiser."""
+    """Yield the name and the settings of each part of the model, of the objective and of the optimiser."""
     yield "model", _part({"_target_": config["model"]["_target_"]}).rstrip("()")
     chosen = {**config["model"], **{name: config.get(name) for name in ("objective", "optimizer")}}
     yield from ((name, _part(value)) for name, value in chosen.items() if not name.startswith("_"))
@@ -142,11 +142,11 @@ def _part(value: Any) -> str:
 
 
 def _limits(config: dict[str, Any], model: Any, dataset: str, evaluation: dict[str, Any]) -> Iterator[str]:
-    """What a user of this model must know."""
+    """Yield the limits of a model, one or two sentences each."""
     height, width = model.image_shape[1:]
-    yield f"It knows {height} x {width} images like those of {dataset}, and makes something of any other."
+    yield f"It was trained on {height} x {width} images of {dataset}. Its output for other images has no meaning."
     config = {**config, "data": {**config["data"], "dataset": dataset, "used": dataset}}
     yield from find_caveats(model, config, evaluation.get("metrics"))
     if config["data"]["binarization"] in ("static", "dynamic"):
         yield "Test pixels are one seeded draw from the grey levels, not the published fixed file of binarised MNIST."
-    yield f"No licence is stated: it is the publisher's to choose, and the terms of {dataset} are its makers'."
+    yield f"No licence is stated: the publisher of this model must choose one. {dataset} has its own terms."

@@ -1,4 +1,4 @@
-"""The folder of an export: weights, config, pictures, and how it is written."""
+"""The files of an export: check its folder, collect weights and pictures, and write all files."""
 
 import importlib.util
 from importlib import metadata
@@ -14,16 +14,16 @@ PICTURES = {"reconstructions.png": "images beside their reconstructions", "sampl
 
 
 def check(folder: Path) -> None:
-    """Raise UserError if a package for ONNX is missing, or if `folder` holds something else than an export."""
+    """Raise UserError if a package for ONNX is missing, or if `folder` holds anything other than an export."""
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
     if missing:
-        raise UserError(f"an export needs {', '.join(missing)}, not installed here: pip install -e '.[export]'")
+        raise UserError(f"an export needs {', '.join(missing)}, which is not installed: run pip install -e '.[export]'")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "config.json").is_file():
-        raise UserError(f"{folder} holds something else than an export: output=FOLDER chooses another place")
+        raise UserError(f"{folder} holds files other than an export: output=FOLDER chooses another folder")
 
 
 def write(folder: Path, files: dict[str, bytes]) -> None:
-    """Write the files in place of an earlier export. config.json comes last, because it makes the folder a model."""
+    """Replace an earlier export by these files. config.json is last, because a folder without it is not a model."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("config.json", "encoder.onnx", *PICTURES):
         (folder / name).unlink(missing_ok=True)

@@ -14,7 +14,7 @@ from torch.distributions import Independent, Normal
 
 from vaelab.errors import NotOfferedError, UserError
 
-TOLERANCE = 1e-3  # largest difference from torch, in units of code and pixel, or of their largest value above 1
+TOLERANCE = 1e-3  # largest difference from torch; relative if the largest value is above 1
 NO_MEAN = "its posterior has no mean in closed form, and model.encode averages 64 samples"
 
 
@@ -71,7 +71,7 @@ def graphs(model: Any) -> dict[str, Graph]:
     There is no encoder if q has no mean in closed form, because `encode` then averages draws. Raises UserError for a
     part that ONNX cannot express, and for a graph that differs from torch at one image or at seven.
     """
-    ink = torch.full((7, *model.image_shape), 0.13)  # the share of ink in a digit
+    ink = torch.full((7, *model.image_shape), 0.13)  # the mean pixel of a digit
     x = torch.bernoulli(ink, generator=torch.Generator().manual_seed(0))
     labels = {"label": torch.arange(7) % model.num_classes} if model.num_classes else {}
     made = {}
@@ -90,10 +90,10 @@ def _graph(function: Any, model: Any, inputs: dict[str, Tensor], outputs: list[s
     expected = {size: part(*(given[:size] for given in inputs.values())) for size in (1, 7)}
     outputs = outputs[: len(expected[1])]
     batch, options = torch.export.Dim("batch"), onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # the failure is raised as well
+    options.log_severity_level = 4  # errors are raised anyway
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the exporter warns of names that it chose itself
+            warnings.simplefilter("ignore")  # the exporter warns about its own choice of names
             program: Any = torch.onnx.export(
                 part,
                 tuple(given[:3] for given in inputs.values()),
@@ -103,7 +103,7 @@ def _graph(function: Any, model: Any, inputs: dict[str, Tensor], outputs: list[s
                 verbose=False,
             )
         for node in program.model.graph.all_nodes():
-            node.metadata_props.clear()  # stack traces, with the folders of this machine
+            node.metadata_props.clear()  # stack traces name local folders
         content = program.model_proto.SerializeToString()
         session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         found = {size: session.run(outputs, {k: v[:size].numpy() for k, v in inputs.items()}) for size in expected}
@@ -115,6 +115,6 @@ def _graph(function: Any, model: Any, inputs: dict[str, Tensor], outputs: list[s
         for ours, theirs in zip(map(torch.from_numpy, found[size]), expected[size], strict=True):
             gap, most = (ours - theirs).abs().max().item(), theirs.abs().max().item()
             if not gap <= TOLERANCE * max(1.0, most):  # also true if the gap is not a number
-                raise UserError(f"as ONNX the {name} differs from torch by {gap:.1e}, so nothing was written")
+                raise UserError(f"the ONNX {name} differs from torch by {gap:.1e}, so nothing was written")
             difference = max(difference, gap)
     return Graph(content, [*inputs], outputs, difference)

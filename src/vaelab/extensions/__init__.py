@@ -1,11 +1,11 @@
-"""What goes beyond plain Lightning, for those who ask for it. The rest of the package never imports it."""
+"""Optional ways to train beyond plain Lightning. The rest of the package never imports them."""
 
 from collections.abc import Iterable
 from typing import Any
 
 
 def configured(built: Any) -> tuple[Any, list[Any]]:
-    """The optimiser and the schedules, as Lightning keeps them, of what VAEModule.configure_optimizers returns."""
+    """Turn the result of VAEModule.configure_optimizers into the optimiser and Lightning's schedule configurations."""
     from lightning.pytorch.utilities.types import LRSchedulerConfig
     from torch.optim.lr_scheduler import ReduceLROnPlateau
 
@@ -17,7 +17,7 @@ def configured(built: Any) -> tuple[Any, list[Any]]:
 
 
 def step_schedules(schedules: Iterable[Any], interval: str, count: int) -> None:
-    """Step the schedules that are due after `count` steps or epochs, where Lightning does not."""
+    """Step the schedules that are due after `count` steps or epochs, because Lightning does not step them."""
     for config in schedules:
         if config.interval == interval and count % config.frequency == 0 and not config.reduce_on_plateau:
             config.scheduler.step()

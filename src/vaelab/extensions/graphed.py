@@ -1,7 +1,7 @@
-"""Training steps as one CUDA graph: on a GPU, a step of a small model takes less time than its launch from Python.
+"""Training steps as one CUDA graph. On a GPU, a step of a small model takes less time than its launch from Python.
 
-Lightning gets windows of `log_every_n_steps` batches. Inside a window, `VAEModule.training_step` runs on one batch
-after the other, as it is written; on a GPU it is captured once, with gradient and optimiser, and replayed.
+Lightning gets windows of `log_every_n_steps` batches. Inside a window, `VAEModule.training_step` runs on each batch in
+turn. On a GPU, the step is captured once, with gradient and optimiser update, and then replayed.
 """
 
 import contextlib
@@ -36,13 +36,13 @@ REFUSED = (
 )
 WINDOW_HOOKS = ("on_train_batch_start", "on_train_batch_end")
 STEP_HOOKS = ("on_before_backward", "on_after_backward", "on_before_optimizer_step", "on_before_zero_grad")
-LIGHTNINGS = ("optimizer_step", "optimizer_zero_grad", "configure_gradient_clipping", "lr_scheduler_step")  # not called
-CAPTURES = ("cuda",)  # the devices whose steps can be captured
+LIGHTNINGS = ("optimizer_step", "optimizer_zero_grad", "configure_gradient_clipping", "lr_scheduler_step")  # never run
+CAPTURES = ("cuda",)  # the types of device that can capture a step
 WARM_UP = 3  # steps before the capture; they allocate the memory that the graph will use
 
 
 class Windows:
-    """A loader whose items are iterators over up to `size` batches, each as the index (B,) of its images."""
+    """A loader of windows. A window is an iterator over up to `size` batches, each as the index (B,) of its images."""
 
     def __init__(self, loader: Loader, size: int) -> None:
         self.loader, self.size = loader, size
@@ -63,27 +63,27 @@ class Windows:
 
 
 class GraphedModule(VAEModule):
-    """Trains as VAEModule does, with each step on a GPU replayed as one CUDA graph, and on a CPU without a graph.
+    """A VAEModule that replays each training step on a GPU as one CUDA graph. On a CPU it uses no graph.
 
-    A graph holds what the step computes on the device. What it does in Python (a counter, a print, `self.log`) happens
-    in the first steps, and where a batch is smaller than the others. Callbacks see one batch for each window of steps.
-    Raises ValueError for settings and callbacks that need single steps, and for a step that cannot be captured.
+    The graph contains what the step computes on the device. Python code of the step (a counter, a print, `self.log`)
+    runs only in the first steps and for a smaller last batch. Callbacks see one batch for each window of steps. Raises
+    UserError for settings and callbacks that need single steps, and for a step that cannot be captured.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.automatic_optimization = False  # of Lightning's: training_step optimises, many times in a window
-        self._graph: Any = None  # torch.cuda.CUDAGraph, once it is captured
+        self.automatic_optimization = False  # training_step takes all optimiser steps of a window
+        self._graph: Any = None  # a torch.cuda.CUDAGraph after the capture
         self._taken = 0  # steps since the fit began
 
     def configure_callbacks(self) -> list[Any]:
-        """Lightning asks for callbacks before anything else: what cannot be is refused here."""
+        """Check the settings, because Lightning calls this method first. Return no callbacks."""
         if self.trainer.state.fn == "fit":
             self._check()
         return []
 
     def configure_optimizers(self) -> Any:
-        """Lightning gets the schedule for its checkpoints; it leaves it to manual optimisation to step it."""
+        """Give Lightning the schedules for its checkpoints. Under manual optimisation, it does not step them."""
         optimizer, self._schedules = configured(super().configure_optimizers())
         return [optimizer], [config.scheduler for config in self._schedules]
 
@@ -98,7 +98,7 @@ class GraphedModule(VAEModule):
             self._graph, self._taken = None, 0
 
     def _check(self) -> None:
-        """Refuse settings that need single steps, and log which callbacks see windows only."""
+        """Raise UserError for settings that need single steps, and log which callbacks see only windows."""
         trainer, limit = self.trainer, self.trainer.limit_train_batches
         reasons = {
             f"accumulate_grad_batches={trainer.accumulate_grad_batches}": trainer.accumulate_grad_batches != 1,
@@ -121,7 +121,7 @@ class GraphedModule(VAEModule):
             elif _has(callback, WINDOW_HOOKS) and not isinstance(callback, LastCheckpoint | Progress):
                 seeing.append(name)
         if refused:
-            raise UserError(f"trainer=gpu_fast does not go with {refused[0]}, which trainer=gpu takes")
+            raise UserError(f"trainer=gpu_fast does not go with {refused[0]}: choose trainer=gpu")
         every = f"one batch for every {trainer.log_every_n_steps} steps"
         log.info("steps    callbacks see %s%s", every, f": {', '.join(seeing)}" * bool(seeing))
 
@@ -133,7 +133,7 @@ class GraphedModule(VAEModule):
         return steps if self.trainer.max_steps == -1 else min(steps, self.trainer.max_steps)
 
     def training_step(self, batch: Iterator[Tensor], batch_idx: int) -> None:
-        """Take a step on each batch of a window."""
+        """Take an optimiser step on each batch of a window."""
         counter = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
         size = self.trainer.log_every_n_steps
         for number, index in enumerate(batch, batch_idx * size):
@@ -145,7 +145,7 @@ class GraphedModule(VAEModule):
             if self.trainer.global_step % size == 0:
                 self.log_window()
             if self.trainer.global_step == self.trainer.max_steps:
-                self.resumable = (number + 1) % size == 0  # Lightning counts a window that is cut as a whole one
+                self.resumable = (number + 1) % size == 0  # Lightning counts a part of a window as a whole one
                 return
 
     def on_train_batch_end(self, *args: Any) -> None:
@@ -158,11 +158,11 @@ class GraphedModule(VAEModule):
         checkpoint["vaelab"]["steps_per_window"] = self.trainer.log_every_n_steps
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Raises ValueError for windows of another size: Lightning has counted those of the epoch under way."""
+        """Restore the state. Raises UserError for another size of windows, because Lightning counts windows."""
         super().on_load_checkpoint(checkpoint)
         size = self._restored["steps_per_window"]
         if size != self.trainer.log_every_n_steps:
-            raise UserError(f"trainer=gpu_fast goes on with trainer.log_every_n_steps={size}, with which it began")
+            raise UserError(f"trainer=gpu_fast cannot change the size of windows: set trainer.log_every_n_steps={size}")
 
     def _take_step(self, index: Tensor, batch_idx: int) -> None:
         full = len(index) == self.trainer.train_dataloader.loader.batch_size
@@ -175,7 +175,7 @@ class GraphedModule(VAEModule):
             self._replay(index, batch_idx)
 
     def _optimize(self, index: Tensor, batch_idx: int) -> None:
-        """One step on the images (B,): batch, loss, gradient, update."""
+        """Take one optimiser step on the images of an index (B,): batch, loss, gradient, update."""
         optimizer: Any = self.optimizers(use_pl_optimizer=False)
         batch = self.trainer.train_dataloader.loader.gather(index)
         loss = super().training_step(self.trainer.precision_plugin.convert_input(batch), batch_idx)
@@ -185,10 +185,10 @@ class GraphedModule(VAEModule):
         self.on_before_optimizer_step(optimizer)
         optimizer.step()
         self.step += 1
-        torch.clear_autocast_cache()  # of weights in bfloat16, which have changed
+        torch.clear_autocast_cache()  # it holds the old weights in bfloat16
 
     def _replay(self, index: Tensor, batch_idx: int) -> None:
-        """`_optimize` as a CUDA graph, with the learning rates of this step."""
+        """Run `_optimize` as a CUDA graph with the learning rates of this step. The first call captures the graph."""
         optimizer: Any = self.optimizers(use_pl_optimizer=False)
         groups = optimizer.param_groups
         settings = [{key: group[key] for key in group if key not in ("params", "lr")} for group in groups]
@@ -196,14 +196,14 @@ class GraphedModule(VAEModule):
             self._captured_settings = settings
             self._capture(index, batch_idx, groups)
         if settings != self._captured_settings:
-            raise UserError("the scheduler changes more than learning rates, which a CUDA graph keeps as they were")
+            raise UserError("the scheduler changes more than learning rates, which needs trainer=gpu")
         self._index.copy_(index)
         for rate, group in zip(self._rates, groups, strict=True):
             rate.fill_(group["lr"])
         self._graph.replay()
 
     def _capture(self, index: Tensor, batch_idx: int, groups: list[dict[str, Any]]) -> None:
-        """Record one step, whose images and learning rates are read from the device; nothing is computed."""
+        """Record one step without running it. The graph reads the index (B,) and the learning rates from tensors."""
         self._index, before = index.clone(), [dict(group) for group in groups]
         self._rates = [torch.tensor(float(group["lr"]), device=index.device) for group in groups]
         for group, rate in zip(groups, self._rates, strict=True):
@@ -215,7 +215,7 @@ class GraphedModule(VAEModule):
                 self._optimize(self._index, batch_idx)
         except Exception as error:
             what = f"{type(self.model).__name__} with {type(self.objective).__name__}"
-            why = str(error.__context__ or error).strip().splitlines()[0]  # ending the capture fails as well
+            why = str(error.__context__ or error).strip().splitlines()[0]  # the end of the capture fails too
             raise UserError(f"a step of {what} cannot be captured as a CUDA graph, use trainer=gpu: {why}") from error
         finally:
             for group, settings in zip(groups, before, strict=True):
@@ -230,7 +230,7 @@ def _has(callback: Callback, hooks: Iterable[str]) -> bool:
 
 @contextlib.contextmanager
 def _side_stream() -> Iterator[None]:
-    """Where a step has to be warmed up before it is captured."""
+    """Run the warm-up steps on a side stream, which a later capture requires."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):

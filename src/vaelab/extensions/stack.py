@@ -1,4 +1,4 @@
-"""The weights of M models in one stack, (M, ...), and the terms of all of them in one pass."""
+"""The weights of M models in one stack (M, ...), and the objective's terms of all models in one pass."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ from vaelab.training.module import Batch
 
 
 class Member(VAEModule):
-    """One of the models that are trained together: a run of its own in all but the step."""
+    """One of the models that are trained together. Each has its own run; they share only the training step."""
 
     forward = VAEModule.terms
     folder: Path
@@ -24,10 +24,10 @@ class Member(VAEModule):
     own_optimizer: Optimizer
     own_schedules: Sequence[LRSchedulerConfig] = ()
     seed: int
-    stream: Tensor  # torch's random state once it was built
-    best = float("inf")  # of the monitored metric
-    best_step = 0  # of weights.pt
-    error: Exception | None = None  # what stopped it
+    stream: Tensor  # torch's random state after the model was built
+    best = float("inf")  # the lowest monitored metric so far
+    best_step = 0  # the optimiser step of weights.pt
+    error: Exception | None = None  # the exception that stopped this member
 
     @property
     def loggers(self) -> list[Any]:
@@ -42,7 +42,7 @@ class Member(VAEModule):
         return self.own_optimizer.param_groups
 
     def log_dict(self, *args: Any, **kwargs: Any) -> None:
-        """Lightning's table has room for one model."""
+        """Do nothing, because Lightning's table of metrics has room for one model."""
 
     def keep_best(self) -> None:
         """Write weights.pt if the validation that has just ended was the best so far."""
@@ -55,9 +55,9 @@ class Member(VAEModule):
 
 
 class Stack:
-    """The terms of M modules of one build in one pass: their weights and buffers, hyper-parameters among them, stacked.
+    """The terms of M modules in one pass. Their weights and buffers, which include hyper-parameters, are stacked.
 
-    Raises ValueError if two of them differ in the shape of a weight.
+    Raises UserError if two modules differ in the shape of a weight.
     """
 
     def __init__(self, modules: list[Member]) -> None:
@@ -65,7 +65,7 @@ class Stack:
         for other in shapes[1:]:
             for name in shapes[0] | other:
                 if shapes[0].get(name) != other.get(name):
-                    raise UserError(f"{name} is {shapes[0].get(name)} and {other.get(name)}, which makes no stack")
+                    raise UserError(f"{name} has shapes {shapes[0].get(name)} and {other.get(name)}, which must agree")
         self.module = modules[0]
         self.weights, self.buffers = stack_module_state(modules)
         # Buffers that are not saved are constants. If all members have the same value, it is not stacked
@@ -74,7 +74,7 @@ class Stack:
         self.constants = {name: self.buffers.pop(name)[0] for name in same}
 
     def __call__(self, batch: Batch, step: Tensor | None) -> dict[str, Tensor]:
-        """{"loss": (M, B), ...}."""
+        """The terms {"loss": (M, B), ...} of all modules, as `VAEModule.terms` defines them."""
 
         def terms(weights: Any, buffers: Any) -> dict[str, Tensor]:
             return functional_call(self.module, (weights, buffers, self.constants), (batch, step))
@@ -89,7 +89,7 @@ class Stack:
                     part.data = (self.weights if name in self.weights else self.buffers)[name][i].detach()
 
     def split_gradients(self, modules: list[Member]) -> None:
-        """Hand each module its part of the gradient."""
+        """Give each module its part of the gradient."""
         parts = {name: weight.grad.unbind() for name, weight in self.weights.items() if weight.grad is not None}
         for i, module in enumerate(modules):
             for name, weight in module.named_parameters():

@@ -1,4 +1,4 @@
-"""The runs of a sweep trained at once, as one batched model: python train.py -m hydra/launcher=together ..."""
+"""Train all runs of a sweep as one batched model: `python train.py -m hydra/launcher=together ...`."""
 
 import logging
 import signal
@@ -21,9 +21,9 @@ ALONE = "; without hydra/launcher=together each run trains by itself"
 
 
 def check(configs: Sequence[DictConfig]) -> None:
-    """Raise ValueError unless the configs are those of train.py and differ in what can be batched."""
+    """Raise UserError unless the configs are those of train.py and differ only in what can be batched."""
     if "objective" not in configs[0]:
-        raise UserError("hydra/launcher=together trains: it goes with python train.py -m")
+        raise UserError("hydra/launcher=together trains models: use it with python train.py -m")
     first = dict(_leaves(configs[0]))
     for other in (dict(_leaves(config)) for config in configs[1:]):
         for key in first | other:
@@ -32,20 +32,20 @@ def check(configs: Sequence[DictConfig]) -> None:
                 continue
             differ = f"hydra/launcher=together: {key} is {values[0]} and {values[1]}"
             if key.split(".")[0] not in BATCHED:
-                raise UserError(f"{differ}, and all runs share their {key.split('.')[0]}{ALONE}")
+                raise UserError(f"{differ}, but all runs must share their {key.split('.')[0]}{ALONE}")
             if any(type(value) not in (int, float) for value in values):
-                raise UserError(f"{differ}, and runs that train as one differ in numbers and seeds alone{ALONE}")
+                raise UserError(f"{differ}, but such runs may differ only in numbers and seeds{ALONE}")
     trainer, module = configs[0].trainer, configs[0].module
     if runs.processes(configs[0]) > 1:
-        raise UserError(f"hydra/launcher=together trains in one process, and trainer.devices={trainer.devices}{ALONE}")
+        raise UserError(f"hydra/launcher=together trains in one process, but trainer.devices={trainer.devices}{ALONE}")
     if module.compile or not module._target_.endswith(".VAEModule"):
-        raise UserError(f"hydra/launcher=together has a training step of its own: module is for single runs{ALONE}")
+        raise UserError(f"hydra/launcher=together has its own training step, so module must be the default{ALONE}")
     if trainer.precision == "16-mixed":
-        why = "scales all losses alike, and members would feel each other's overflow: bf16-mixed does not"
+        why = "scales all losses alike, so one overflow would affect all runs: choose bf16-mixed"
         raise UserError(f"hydra/launcher=together: trainer.precision=16-mixed {why}")
     for name, callback in configs[0].callbacks.items():
         if callback and name not in CALLBACKS:
-            raise UserError(f"hydra/launcher=together: callbacks.{name} follows one run, not several{ALONE}")
+            raise UserError(f"hydra/launcher=together: callbacks.{name} works for a single run only{ALONE}")
 
 
 def _leaves(config: DictConfig) -> Any:
@@ -53,9 +53,9 @@ def _leaves(config: DictConfig) -> Any:
 
 
 def train(cfgs: Sequence[DictConfig], folders: Sequence[Path], contexts: Sequence[Any] = ()) -> list[float | Exception]:
-    """Fit all members, then test and record each in its folder; returns their monitored metrics, or what stopped them.
+    """Fit all members, then test and record each in its folder. Return their monitored metrics or their exceptions.
 
-    `contexts` are Hydra's configs of the jobs. Raises ValueError for what cannot be batched, before it writes anything.
+    `contexts` are Hydra's configs of the jobs. Raises UserError, before it writes anything, if runs cannot be batched.
     """
     import lightning
     import torch
@@ -110,7 +110,7 @@ def train(cfgs: Sequence[DictConfig], folders: Sequence[Path], contexts: Sequenc
         log.error(error)
     except (KeyboardInterrupt, SystemExit) as stop:
         step = f"{trainer.global_step:,}"
-        log.info("stopped at step %s for good: what weights.pt there are in %s are the best", step, parent)
+        log.info("stopped at step %s and cannot be resumed; %s/*/weights.pt hold the best weights", step, parent)
         raise Interrupted(128 + signal.SIGINT) from stop
     seconds = time.perf_counter() - started
     together.part()

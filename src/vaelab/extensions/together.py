@@ -1,10 +1,10 @@
 """M models trained as one batched model.
 
-    loss = sum_i mean_b loss_i(x_b),     so that each model gets the gradient that it would get alone.
+    loss = sum_i mean_b loss_i(x_b)
 
-Weights and hyper-parameters of the M models lie in one stack, (M, ...), and each model's own weights are views of it:
-its optimiser and schedule are those of a run by itself. Batches and noise are shared. Every draw is that of the first
-model's run.
+Each model i gets the gradient that it would get alone. The weights and hyper-parameters of all models lie in one stack
+(M, ...). The weights of each model are views of it, so a model has the optimiser and the schedule of a single run. All
+models share the batches and the noise of the first model's run.
 """
 
 import copy
@@ -29,7 +29,7 @@ log = logging.getLogger("vaelab.train")
 
 
 class _Optimizers(Optimizer):
-    """The members' optimisers as the one that Lightning steps."""
+    """The one optimiser that Lightning steps. It steps the optimisers of all members."""
 
     def __init__(self, stack: Stack, step: Callable[[], None]) -> None:
         super().__init__([*stack.weights.values()], {})
@@ -42,10 +42,10 @@ class _Optimizers(Optimizer):
 
 
 class Together(L.LightningModule):
-    """Trains members that differ in numbers or seeds alone, as one. Each keeps its own metrics, curves and weights.
+    """Trains members that differ only in numbers or seeds. Each keeps its own metrics, curves and weights.
 
-    A member whose loss is not a finite number stops with its `error`, and the others go on. Raises ValueError for parts
-    that cannot be computed for several models at once, such as path gradients.
+    If the loss of a member is not a finite number, the member stops with its `error` and the others continue. Raises
+    UserError for parts that cannot be computed for several models at once, such as path gradients.
     """
 
     members: Any  # nn.ModuleList of Member
@@ -64,7 +64,7 @@ class Together(L.LightningModule):
 
     @property
     def metrics(self) -> Any:
-        """The first running member's, for the progress bar."""
+        """The metrics of the first running member, for the progress bar."""
         return self.running[0].metrics
 
     @property
@@ -111,7 +111,7 @@ class Together(L.LightningModule):
             step_schedules(member.schedules, "step", self.trainer.fit_loop.batch_idx + 1)
 
     def on_fit_start(self) -> None:
-        for member in reversed(self.members):  # the first one last: the random stream goes on from there
+        for member in reversed(self.members):  # the first is last, because training continues with its random state
             torch.manual_seed(member.seed)
             torch.set_rng_state(member.stream)
             member.on_fit_start()
@@ -144,32 +144,32 @@ class Together(L.LightningModule):
         self._tell("on_train_epoch_end")
 
     def _tell(self, hook: str, *args: Any) -> None:
-        """Call a method of each member that is running; the loss of a member that is not a finite number stops it."""
+        """Call a method of each running member. A loss that is not a finite number stops its member."""
         for member in self.running:
             try:
                 getattr(member, hook)(*args)
             except NonFiniteLossError as error:
                 member.error = error
-                log.error("%s: %s; the others go on", member.folder.name, error)
+                log.error("%s: %s; the other runs continue", member.folder.name, error)
         if not self.running:
             raise NonFiniteLossError("the loss of every member is not a finite number")
 
     def part(self) -> None:
-        """Make the members' weights their own again: a view is saved with all that it is a view of."""
+        """Copy each member's weights out of the stack, because torch saves a view together with the whole stack."""
         for member in self.members:
             for _, part in state(member):
                 part.data = part.data.clone()
 
 
 def _rehearse(members: list[Member]) -> None:
-    """Score two images of noise on copies, each alone and all together: ValueError unless terms and gradients agree."""
+    """Score two noise images with copies, alone and together. Raises UserError unless terms and gradients agree."""
     copies, alone = copy.deepcopy(members), copy.deepcopy(members)
     model = members[0].model
     cpu = torch.device("cpu")
     with fixed_noise(cpu):
         batch = (torch.rand(2, *model.image_shape) < 0.5).float(), torch.zeros(2, dtype=torch.long)
     stack = Stack(copies)
-    for training, step in ((True, torch.ones(())), (False, None)):  # of a schedule's first steps and its end
+    for training, step in ((True, torch.ones(())), (False, None)):  # at the start and at the end of schedules
         for module in (*copies, *alone):
             module.train(training)
         with torch.set_grad_enabled(training):
@@ -189,7 +189,7 @@ def _rehearse(members: list[Member]) -> None:
 
 
 def _refusal(error: Exception) -> str:
-    """Which part of the package could not be computed for several models at once, and why."""
+    """The sentence that names the part that cannot be computed for several models at once, and the reason."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     ours = [
         f for f in frames if str(f.f_globals.get("__name__")).startswith("vaelab.") and f.f_globals is not globals()
@@ -200,7 +200,7 @@ def _refusal(error: Exception) -> str:
 
 
 def _compare(stack: Stack, i: int, module: Member, terms: dict[str, Tensor], own: dict[str, Tensor]) -> None:
-    """Raise ValueError unless the terms, gradients and buffers of member i are those of the module by itself."""
+    """Raise UserError unless the terms, gradients and buffers of member i are those of the module alone."""
     pairs = [(f"the {name}", term[i], own[name]) for name, term in terms.items()]
     for name, weight in module.named_parameters():
         grads = stack.weights[name].grad
@@ -214,5 +214,5 @@ def _compare(stack: Stack, i: int, module: Member, terms: dict[str, Tensor], own
     for name, got, wanted in pairs:
         got, wanted = got.detach().float(), wanted.detach().float()
         if not torch.allclose(got, wanted, rtol=1e-3, atol=1e-4 * (1 + wanted.abs().max().item()), equal_nan=True):
-            why = "a number that is no buffer, or a gradient that is taken inside the step, does not reach it"
-            raise UserError(f"{name} would not be that of a run by itself: {why}")
+            why = "a number that is not a buffer, or a gradient inside the step, cannot be batched"
+            raise UserError(f"{name} would differ from that of a single run: {why}")

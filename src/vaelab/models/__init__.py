@@ -1,4 +1,4 @@
-"""Generative models with their inference networks. They know nothing of objectives, Lightning or Hydra."""
+"""Generative models with their inference networks. They do not depend on objectives, Lightning or Hydra."""
 
 from vaelab.models.ladder import LadderVAE
 from vaelab.models.vae import VAE

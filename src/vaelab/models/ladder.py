@@ -1,4 +1,4 @@
-"""A ladder of L stochastic layers, diagonal Gaussians in between: p(x, z) = p(x | z_1) p(z_1 | z_2) ... p(z_L)."""
+"""The VAE with several stochastic layers."""
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -15,14 +15,14 @@ from vaelab.trace import Latent, Trace, draw
 
 
 class LadderVAE(nn.Module):
-    """A hierarchy of codes, inferred in one of two ways.
+    """L stochastic layers: p(x, z) = p(x | z_1) p(z_1 | z_2) ... p(z_L), with diagonal Gaussians between layers.
 
-    * top_down: q(z | x) = q(z_L | x) prod_l q(z_l | z_{l+1}, x), where each factor is the product of a Gaussian read
-      from x and of p(z_l | z_{l+1}), renormalised: Sonderby et al. 2016, https://arxiv.org/abs/1602.02282
-    * bottom_up: q(z | x) = q(z_1 | x) q(z_2 | z_1) ..., of which only the top layer's KL has a closed form:
+    * top_down: q(z | x) = q(z_L | x) prod_l q(z_l | z_{l+1}, x). Each q(z_l | z_{l+1}, x) is the normalised product of
+      p(z_l | z_{l+1}) and a Gaussian that depends on x: Sonderby et al. 2016, https://arxiv.org/abs/1602.02282
+    * bottom_up: q(z | x) = q(z_1 | x) q(z_2 | z_1) ... Only the KL of the top layer has a closed form:
       Burda et al. 2016, https://arxiv.org/abs/1509.00519
 
-    Raises ValueError for a prior made of posteriors of the top layer given the image alone, which bottom_up has not.
+    Raises UserError for a prior made of posteriors with bottom_up: that prior needs q(z_L | x).
     """
 
     num_classes = 0
@@ -31,8 +31,8 @@ class LadderVAE(nn.Module):
         self,
         latent_dims: Sequence[int],  # (D_L, ..., D_1), the top layer first, as in a Trace
         image_shape: Sequence[int],  # (C, H, W)
-        encoder: Encoder,  # from the image to the lowest layer
-        step: Encoder,  # between two layers, either way: (n,) -> module: (N, n) -> (N, F), has .out_features
+        encoder: Encoder,  # from the image to the features of the lowest layer
+        step: Encoder,  # between two layers, both up and down: (n,) -> module: (N, n) -> (N, F), has .out_features
         prior: Prior,  # of the top layer
         decoder: Decoder,
         likelihood: nn.Module,
@@ -55,12 +55,12 @@ class LadderVAE(nn.Module):
         self.prior = prior(self.latent_dim)
         if inference == "bottom_up" and len(dims) > 1 and made_of_posteriors(self.prior):
             name = f"{type(self.prior).__name__} is made of q(z | image) of the top layer"
-            raise UserError(f"{name}, given lower layers in bottom_up: inference=top_down goes with it")
+            raise UserError(f"{name}, which inference=bottom_up does not have: use inference=top_down")
         self.decoder = decoder(dims[0], parameter_shape(likelihood, self.image_shape))
         self.likelihood = likelihood
 
     def forward(self, x: Tensor, y: Tensor | None = None, num_samples: int = 1) -> Trace:
-        """Infer, draw `num_samples` codes of each layer an image, generate: (B, C, H, W) -> Trace, top layer first."""
+        """Infer, draw `num_samples` codes of each layer for each image x (B, C, H, W), and generate."""
         shape = Size((num_samples,))
         latents = self._top_down(x, shape) if self.inference == "top_down" else self._bottom_up(x, shape)
         return Trace(latents, self._likelihood(latents[-1].z))
@@ -85,27 +85,28 @@ class LadderVAE(nn.Module):
         return tuple(Latent(z[i], q[i], p[i], given_above=i == top) for i in reversed(range(len(z))))
 
     def _features(self, x: Tensor) -> list[Tensor]:
-        """What each layer's posterior sees of the image on the way up, (B, F) each."""
+        """The features of the image for the posterior of each layer, lowest layer first, (B, F) each."""
         features = [self.encoder(x)]
         for up in self.up:
             features.append(up(features[-1]))
         return features
 
     def _conditional(self, level: int, above: Tensor) -> Distribution:
-        """p(z_l | z_{l+1}), batch shape that of the codes above (..., D)."""
+        """p(z_l | z_{l+1}) for codes z_{l+1} (..., D), batch shape (...)."""
         return self.conditionals[level](_rows(self.down[level], above))
 
     def _likelihood(self, z: Tensor) -> Distribution:
         return self.likelihood(_rows(self.decoder, z))
 
     def infer(self, x: Tensor, y: Tensor | None = None) -> Distribution:
-        """q(z_L | x), batch shape (B,); NotImplementedError for several layers inferred bottom_up, which have none."""
+        """q(z_L | x), batch shape (B,). Raises NotOfferedError for several layers with inference=bottom_up."""
         if self.inference == "bottom_up" and len(self.posteriors) > 1:
-            raise NotOfferedError("inference=bottom_up has no density of the top code given the image alone")
+            why = "inference=bottom_up has no density of the top code given the image alone"
+            raise NotOfferedError(f"{why}: inference=top_down has one")
         return self.posteriors[-1](self._features(x)[-1])
 
     def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """The top code, (B, D_L): its posterior's mean, at the means of the layers below where it depends on them."""
+        """The posterior mean of the top code, (B, D_L). In bottom_up it is given the means of the layers below."""
         if self.inference == "top_down":
             return self.infer(x).mean
         z = self.posteriors[0](self.encoder(x)).mean
@@ -122,7 +123,7 @@ class LadderVAE(nn.Module):
         return self._likelihood(z)
 
     def decode(self, z: Tensor, y: Tensor | None = None) -> Distribution:
-        """p(x | z) of top codes (..., D_L), batch shape (...), with the layers below at their conditional means."""
+        """p(x | z) of top codes (..., D_L), batch shape (...). The layers below are at their conditional means."""
         return self._descend(z, lambda p: p.mean)
 
     def sample(self, num_samples: int, y: Tensor | None = None) -> Distribution:
@@ -136,12 +137,12 @@ class LadderVAE(nn.Module):
 
 
 def _rows(network: nn.Module, z: Tensor) -> Tensor:
-    """Apply a network of (N, D) to (..., D)."""
+    """Apply a network for codes (N, D) to codes (..., D)."""
     return network(z.flatten(0, -2)).unflatten(0, z.shape[:-1])
 
 
 def _product(a: Distribution, b: Distribution) -> Independent:
-    """The normalised product of two diagonal Gaussians: precisions add, means are weighted by them."""
+    """The normalised product of two diagonal Gaussians: precisions add, and they are the weights of the means."""
     precision = a.variance.reciprocal() + b.variance.reciprocal()
     mean = (a.mean / a.variance + b.mean / b.variance) / precision
     return Independent(Normal(mean, precision.rsqrt()), 1)

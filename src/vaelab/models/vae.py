@@ -1,7 +1,4 @@
-"""The variational autoencoder with one stochastic layer: p(x, z) = p(x | z) p(z), inferred by q(z | x).
-
-Kingma & Welling 2014, https://arxiv.org/abs/1312.6114; Rezende et al. 2014, https://arxiv.org/abs/1401.4082
-"""
+"""The variational autoencoder with one stochastic layer, and checks of its networks."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -23,11 +20,12 @@ Prior = Callable[[int], nn.Module]  # D -> module: infer -> Distribution
 
 
 class VAE(nn.Module):
-    """A prior, a likelihood and an approximate posterior, joined by an encoder and a decoder.
+    """A VAE with one stochastic layer: p(x, z) = p(x | z) p(z), with the approximate posterior q(z | x).
 
-    The parts are factories: sizes flow from `latent_dim` and `image_shape`, so parts cannot disagree. With
-    `num_classes` the label, one-hot, joins the features that q sees and the code that the decoder sees. Raises
-    ValueError for a network whose output has the wrong shape, and a prior made of posteriors that would need labels.
+    The parts are factories, and the model computes their sizes from `latent_dim` and `image_shape`. If `num_classes` is
+    above 0, the one-hot label is appended to the encoder's features and to the code. Raises UserError if the output of
+    a network has the wrong shape, or if a prior made of posteriors would need labels. Kingma & Welling 2014,
+    https://arxiv.org/abs/1312.6114; Rezende et al. 2014, https://arxiv.org/abs/1401.4082
     """
 
     def __init__(
@@ -39,7 +37,7 @@ class VAE(nn.Module):
         prior: Prior,
         decoder: Decoder,
         likelihood: nn.Module,
-        num_classes: int = 0,  # 0 for an unconditional model, else labels y are (B,) integers below it
+        num_classes: int = 0,  # 0 for an unconditional model; otherwise labels y (B,) are integers below num_classes
     ) -> None:
         super().__init__()
         checks.whole(latent_dim=latent_dim)
@@ -51,7 +49,7 @@ class VAE(nn.Module):
         self.posterior = posterior(features + num_classes, latent_dim)
         self.prior = prior(latent_dim)
         if num_classes and made_of_posteriors(self.prior):
-            raise UserError(f"{type(self.prior).__name__} has no labels for its pseudo-inputs: num_classes must be 0")
+            raise UserError(f"{type(self.prior).__name__} has no labels for its pseudo-inputs: use num_classes=0")
         parameters = parameter_shape(likelihood, self.image_shape)
         self.decoder = decoder(latent_dim + num_classes, parameters)
         self.likelihood = likelihood
@@ -59,7 +57,7 @@ class VAE(nn.Module):
         check_shape(self.decoder, Size((latent_dim + num_classes,)), parameters)
 
     def forward(self, x: Tensor, y: Tensor | None = None, num_samples: int = 1) -> Trace:
-        """Infer, draw `num_samples` codes an image, generate: (B, C, H, W) -> Trace with K = num_samples."""
+        """Infer, draw K = `num_samples` codes for each image x (B, C, H, W), and generate."""
         latents = draw(self.infer(x, y), self.prior(self.infer), Size((num_samples,)))
         z = latents[0].z if len(latents) == 1 else torch.cat([latent.z for latent in latents], dim=-1)  # (K, B, D)
         return Trace(latents, self.decode(z, y))
@@ -69,7 +67,7 @@ class VAE(nn.Module):
         return self.posterior(self._with_label(self.encoder(x), y))
 
     def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """A point estimate of the code, (B, D): the posterior's mean, or that of 64 samples at fixed noise."""
+        """A point estimate of the code, (B, D): the posterior mean, or the mean of 64 samples at fixed noise."""
         return point_estimate(self.infer(x, y), x.device)
 
     def reconstruct(self, x: Tensor, y: Tensor | None = None) -> Distribution:
@@ -77,7 +75,7 @@ class VAE(nn.Module):
         return self.decode(self.encode(x, y), y)
 
     def decode(self, z: Tensor, y: Tensor | None = None) -> Distribution:
-        """p(x | z) of codes (..., D), batch shape (...); labels y broadcast against it."""
+        """p(x | z) of codes (..., D), batch shape (...). Labels y broadcast to this shape."""
         code = self._with_label(z, y)
         parameters = self.decoder(code.flatten(0, -2))  # (N, P*C, H, W)
         return self.likelihood(parameters.unflatten(0, z.shape[:-1]))
@@ -90,7 +88,7 @@ class VAE(nn.Module):
         if self.num_classes == 0 and y is None:
             return code
         if self.num_classes == 0:
-            raise UserError("labels were given to a model without class conditioning (num_classes=0)")
+            raise UserError("labels were given to a model without class conditioning (num_classes=0): leave them out")
         if y is None:
             raise UserError(f"this model is conditioned on {self.num_classes} classes: give it labels y")
         one_hot = F.one_hot(y, self.num_classes).to(code.dtype)
@@ -98,13 +96,13 @@ class VAE(nn.Module):
 
 
 def parameter_shape(likelihood: Any, image_shape: Size) -> Size:
-    """(P*C, H, W): what a decoder has to make."""
+    """The shape (P*C, H, W) of a decoder's output."""
     return Size((likelihood.num_parameters * image_shape[0], *image_shape[1:]))
 
 
 @torch.no_grad()
 def check_shape(network: nn.Module, in_shape: Size, out_shape: Size) -> None:
-    """Run one blank input through a network and compare the shapes."""
+    """Run one blank input through a network. Raises UserError if the output has the wrong shape."""
     name = type(network).__name__
     network.eval()
     try:

@@ -2,7 +2,8 @@
 
     N_j <- decay N_j + (1 - decay) n_j,     m_j <- decay m_j + (1 - decay) sum_{k = j} z_e,     e_j = m_j / N_j
 
-van den Oord et al. 2017, https://arxiv.org/abs/1711.00937 (the moving averages are its appendix A.1)
+n_j is the number of places in the batch with k = j. These moving averages are appendix A.1 of
+van den Oord et al. 2017, https://arxiv.org/abs/1711.00937
 """
 
 from collections.abc import Callable, Sequence
@@ -25,29 +26,29 @@ Decoder = Callable[[Size, Size], nn.Module]  # (D, h, w), (P*C, H, W) -> module:
 
 
 class VQVAE(nn.Module):
-    """An encoder's feature map, quantised place by place to J codes of dimension D, and a decoder of the codes.
+    """A VQ-VAE: each place of the encoder's feature map takes the nearest of J codes of dimension D.
 
-    A code whose moving count N_j is small moves to an encoder output of the batch, drawn at random: Dhariwal et al.
-    2020, https://arxiv.org/abs/2005.00341. There is no prior: `prior` is None. Raises ValueError for a network that
-    does not fit, or leaves no feature map.
+    If the moving count N_j of a code is small, the code restarts at a random encoder output of the batch: Dhariwal et
+    al. 2020, https://arxiv.org/abs/2005.00341. There is no prior: `prior` is None. Raises UserError if the output of a
+    network has the wrong shape, or if the encoder has no feature map.
     """
 
     prior = None
     num_classes = 0
     codebook: Tensor  # (J, D)
-    usage: Tensor  # (J,), N_j in code vectors a batch
+    usage: Tensor  # (J,), N_j, the number of places per batch
 
     def __init__(
         self,
         embedding_dim: int,  # D
         num_embeddings: int,  # J
         image_shape: Sequence[int],  # (C, H, W)
-        encoder: Encoder,  # leaves a feature map `map_shape`, which a 1x1 convolution brings to D channels
+        encoder: Encoder,  # has a feature map `map_shape`; a 1x1 convolution changes its channels to D
         decoder: Decoder,
         likelihood: nn.Module,
-        codebook: str = "ema",  # moving averages of the encoder outputs, or "gradient": learned by the objective
+        codebook: str = "ema",  # moving averages of encoder outputs, or "gradient": trained by the objective
         decay: float = 0.99,  # of the moving averages
-        restart_below: float = 0.1,  # share of the mean count below which a code restarts; 0 for never
+        restart_below: float = 0.1,  # a code restarts if N_j is below this share of the mean count; 0: never
     ) -> None:
         super().__init__()
         checks.whole(embedding_dim=embedding_dim, num_embeddings=num_embeddings)
@@ -76,13 +77,13 @@ class VQVAE(nn.Module):
 
     @torch.no_grad()
     def initialize(self, images: Tensor) -> None:
-        """Start the codes as encoder outputs at random places of 256 random images of (N, C, H, W)."""
+        """Set the codes to encoder outputs at random places of 256 random images of (N, C, H, W)."""
         z = _places(self._embed(images[torch.randint(len(images), (256,), device=images.device)]))
-        order = torch.randperm(len(z), device=z.device)  # repeated where there are more codes than places
+        order = torch.randperm(len(z), device=z.device)  # it repeats below if there are more codes than places
         self.codebook.copy_(_of_first_rank(z[order[torch.arange(len(self.codebook), device=z.device) % len(z)]]))
 
     def forward(self, x: Tensor, y: Tensor | None = None, num_samples: int = 1) -> Quantized:
-        """Encode, quantise, generate; the code is a point, whatever `num_samples`. In training the codebook moves."""
+        """Encode, quantise and generate. `num_samples` has no effect. Training mode also updates the codebook."""
         z_e = self._embed(x)
         z_q, indices = self.quantize(z_e)
         straight_through = z_q.detach() + (z_e - z_e.detach())  # the value of z_q, the gradient to z_e
@@ -92,7 +93,7 @@ class VQVAE(nn.Module):
         return Quantized(z_e, z_q, indices, likelihood, self.codebook)
 
     def quantize(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """The nearest codes to z (B, D, h, w), of the same shape, and their indices (B, h, w)."""
+        """The nearest code to each place of z (B, D, h, w), of the same shape, and the indices (B, h, w)."""
         with torch.no_grad(), torch.autocast(z.device.type, enabled=False):
             norms = self.codebook.square().sum(1)
             nearest = torch.addmm(norms, _places(z), self.codebook.T, alpha=-2).argmin(1)
@@ -124,7 +125,7 @@ class VQVAE(nn.Module):
 
     @torch.no_grad()
     def _move_codes(self, z: Tensor, indices: Tensor) -> None:
-        """Moving averages and restarts from encoder outputs z (N, D) and their codes' indices (N,); alike on all ranks.
+        """Update and restart codes from encoder outputs z (N, D) and code indices (N,). All ranks get the same codes.
 
         m_j = N_j e_j is not stored: e_j moves by (1 - decay) (sum z_e - n_j e_j) / N_j, which is zero for unused codes.
         """

@@ -1,4 +1,4 @@
-"""Deterministic maps: image -> features, code -> likelihood parameters. No probability in here."""
+"""Encoder networks, image -> features, and decoder networks, code -> likelihood parameters. All are deterministic."""
 
 from vaelab.networks.conv import ConvDecoder, ConvEncoder
 from vaelab.networks.mlp import MLPDecoder, MLPEncoder

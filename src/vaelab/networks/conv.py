@@ -1,6 +1,6 @@
-"""Convolutional networks: 4x4 convolutions of stride 2 turn n pixels into floor(n / 2), transposed ones turn them back.
+"""Convolutional networks: 4x4 convolutions of stride 2 reduce n pixels to floor(n / 2), transposed ones reverse this.
 
-With residual blocks, x + conv1x1(relu(conv3x3(relu(x)))): van den Oord et al. 2017, https://arxiv.org/abs/1711.00937
+Residual blocks are x + conv1x1(relu(conv3x3(relu(x)))): van den Oord et al. 2017, https://arxiv.org/abs/1711.00937
 """
 
 import math
@@ -18,18 +18,18 @@ from vaelab.networks.mlp import ACTIVATIONS, hidden_layers
 class ConvEncoder(nn.Module):
     """Image (B, C, H, W) -> features (B, F): strided convolutions, then dense layers.
 
-    `map_shape` is the shape (C', h, w) of the feature map that is left, flattened, without dense layers; else None.
-    Raises ValueError for an image that is too small for so many convolutions.
+    Without dense layers, the features are a flattened feature map of shape `map_shape` (C', h, w). With dense layers,
+    `map_shape` is None. Raises UserError if the image is too small for the number of convolutions.
     """
 
     def __init__(
         self,
         image_shape: Size,
-        channels: Sequence[int] = (32, 64),  # of each convolution
+        channels: Sequence[int] = (32, 64),  # output channels of each convolution
         hidden: Sequence[int] = (256,),  # widths of the dense layers
         num_blocks: int = 0,  # residual blocks after each convolution
         activation: str = "relu",  # "relu", "tanh" or "silu"
-        norm: str = "none",  # or "batch", after each convolution and dense layer
+        norm: str = "none",  # or "batch": batch norm after each convolution and dense layer
     ) -> None:
         super().__init__()
         smallest = _sizes(image_shape, channels, num_blocks, activation, norm)[-1]
@@ -48,10 +48,10 @@ class ConvEncoder(nn.Module):
 
 
 class ConvDecoder(nn.Module):
-    """Code (N, D) or map of codes (N, D, h, w) -> likelihood parameters (N, P*C, H, W): ConvEncoder's mirror image.
+    """Code (N, D) or map of codes (N, D, h, w) -> likelihood parameters (N, P*C, H, W): a ConvEncoder in reverse.
 
-    A map goes through a 3x3 convolution where a code goes through the dense layers. Arguments and errors as for
-    ConvEncoder, and a ValueError for a map that does not grow to the image's size.
+    A code goes through the dense layers. A map goes through a 3x3 convolution instead. Arguments and errors are those
+    of ConvEncoder. It also raises UserError if a map does not grow to the size of the image.
     """
 
     def __init__(
@@ -74,7 +74,8 @@ class ConvDecoder(nn.Module):
             layers = _convolution(nn.Conv2d, in_features[0], channels[0], 3, norm, padding=1)
         else:
             grown = f"a map of {tuple(smallest)} into images of {tuple(out_shape[1:])}"
-            raise UserError(f"channels={list(channels)} turns {grown}, and the map is {tuple(in_features[1:])}")
+            wrong = f"channels={list(channels)} turns {grown}, and the map is {tuple(in_features[1:])}"
+            raise UserError(f"{wrong}: give encoder and decoder equally many channels")
         for before, after, (height, width) in zip(channels, (*channels[1:], out_shape[0]), sizes, strict=True):
             layers += _residual_blocks(before, num_blocks, activation, norm)
             last = (height, width) == out_shape[1:]
@@ -108,10 +109,10 @@ def _convolution(kind: type[nn.Module], before: int, after: int, kernel: int, no
 
 
 def _start(layer: nn.Module) -> None:
-    """Weights ~ N(0, 2 / fan-in), biases zero: He et al. 2015, https://arxiv.org/abs/1502.01852"""
-    # Torch's default shrinks the signal by sqrt(6) in each rectified layer: all images stay their mean for long
+    """Draw weights from N(0, 2 / fan-in), set biases to zero: He et al. 2015, https://arxiv.org/abs/1502.01852"""
+    # Torch's default shrinks the signal by sqrt(6) in each ReLU layer: the output is the mean image for many steps
     if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
-        transposed = isinstance(layer, nn.ConvTranspose2d)  # (before, after, 4, 4): a fourth of it meets in one pixel
+        transposed = isinstance(layer, nn.ConvTranspose2d)  # a fourth of its 4 x 4 weights add up in each output pixel
         fan_in = layer.weight[:, 0].numel() / 4 if transposed else layer.weight[0].numel()
         nn.init.normal_(layer.weight, std=math.sqrt(2 / fan_in))
         if layer.bias is not None:
@@ -119,7 +120,7 @@ def _start(layer: nn.Module) -> None:
 
 
 def _sizes(shape: Size, channels: Sequence[int], num_blocks: int, activation: str, norm: str) -> list[tuple[int, int]]:
-    """Heights and widths from the image's down to the map's, one a convolution; checks what they depend on."""
+    """Heights and widths of the image and after each convolution. Raises UserError for an argument out of its range."""
     checks.widths(1, channels=channels)
     checks.whole(0, num_blocks=num_blocks)
     checks.one_of(tuple(ACTIVATIONS), activation=activation)
@@ -127,5 +128,6 @@ def _sizes(shape: Size, channels: Sequence[int], num_blocks: int, activation: st
     height, width = shape[1:]
     sizes = [(height >> i, width >> i) for i in range(len(channels) + 1)]
     if 0 in sizes[-1]:
-        raise UserError(f"channels={list(channels)} halve {len(channels)} times, too often for {height} x {width}")
+        wrong = f"channels={list(channels)} halve {len(channels)} times, too often for {height} x {width} pixels"
+        raise UserError(f"{wrong}: use fewer channels")
     return sizes

@@ -1,6 +1,6 @@
 """Multilayer perceptrons: h_0 = x, h_{i+1} = activation(norm(W_i h_i + b_i)).
 
-Gated, h_{i+1} = (W_i h_i + b_i) * sigmoid(V_i h_i + c_i), as in the code of the VampPrior: Tomczak & Welling 2018,
+With gates, h_{i+1} = (W_i h_i + b_i) * sigmoid(V_i h_i + c_i), as in the published code of Tomczak & Welling 2018,
 https://arxiv.org/abs/1705.07120
 """
 
@@ -28,8 +28,8 @@ def hidden_layers(
     checks.one_of((True, False), gated=gated)
     layers: list[nn.Module] = []
     for width in hidden:
-        out_features = 2 * width if gated else width  # W and V are one matrix, the halves of a gated linear unit
-        layers.append(nn.Linear(in_features, out_features, bias=norm != "batch"))  # a batch norm takes biases out again
+        out_features = 2 * width if gated else width  # W and V are the two halves of one matrix
+        layers.append(nn.Linear(in_features, out_features, bias=norm != "batch"))  # a batch norm would cancel the bias
         layers += [NORMS[norm](out_features)] if norm != "none" else []
         layers.append(nn.GLU() if gated else ACTIVATIONS[activation]())
         in_features = width
@@ -37,7 +37,7 @@ def hidden_layers(
 
 
 class MLPEncoder(nn.Module):
-    """Image (B, C, H, W) -> features (B, F), where F is the last width. Arguments as for `hidden_layers`."""
+    """Image (B, C, H, W) -> features (B, F), where F is the last width. Arguments are those of `hidden_layers`."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class MLPEncoder(nn.Module):
 
 
 class MLPDecoder(nn.Module):
-    """Code (N, D) -> likelihood parameters (N, P*C, H, W). Arguments as for `hidden_layers`."""
+    """Code (N, D) -> likelihood parameters (N, P*C, H, W). Arguments are those of `hidden_layers`."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""What is optimised. Objectives see a model through its Trace or Quantized only, and return nats per image."""
+"""Training objectives. They read only the Trace or Quantized of a model, and their loss is in nats per image."""
 
 from vaelab.objectives.adversarial import AdversarialAutoencoder, FactorVAE
 from vaelab.objectives.disentangling import DIP, BetaTC

@@ -1,7 +1,7 @@
-"""Objectives with a discriminator on the code, D(z) in logits, trained in the same step as the model.
+"""Objectives with a discriminator on the code, D(z) in logits, which is trained in the same step as the model.
 
-The discriminator's own loss enters `loss` with its gradient alone, and the model's sees a copy of the discriminator
-that it cannot move: one backward pass serves both players.
+`loss` includes the gradient of the discriminator's loss, but not its value. The model's terms use a detached copy of
+the discriminator. So one backward pass trains both. The distortion is the reconstruction term of -ELBO.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ from vaelab.trace import Trace
 
 
 class _Adversarial(Objective):
-    """A discriminator on the code, with a parameter group of its own. Raises ValueError without a single code."""
+    """The base class, with one parameter group for the discriminator. Raises UserError without a latent_dim."""
 
     weight: Tensor
 
@@ -28,15 +28,15 @@ class _Adversarial(Objective):
         self,
         latent_dim: int,  # D
         discriminator: Callable[[Size], nn.Module],  # (D,) -> module: (N, D) -> (N, F), which gets one output
-        weight: float = 10.0,  # of the discriminator's verdict in the model's loss
-        lr: float = 1e-4,  # of the discriminator, and so are the betas
-        betas: Sequence[float] = (0.5, 0.9),
+        weight: float = 10.0,  # of the adversarial term in the loss
+        lr: float = 1e-4,  # learning rate of the discriminator
+        betas: Sequence[float] = (0.5, 0.9),  # of the discriminator's optimiser
     ) -> None:
         super().__init__()
         checks.number(weight=weight, lr=lr)
         checks.share(**{f"betas.{i}": beta for i, beta in enumerate(betas)})
         if not latent_dim:
-            raise UserError(f"{type(self).__name__} is defined for the code of model=vae, and this model has another")
+            raise UserError(f"{type(self).__name__} is defined for the code of model=vae only: use that model")
         features = discriminator(Size((latent_dim,)))
         size: int = features.out_features  # type: ignore[assignment]
         self.discriminator = nn.Sequential(features, nn.Linear(size, 1), nn.Flatten(0))
@@ -48,12 +48,12 @@ class _Adversarial(Objective):
         return [{"params": list(model.parameters())}, own]
 
     def verdict(self, z: Tensor) -> Tensor:
-        """D(z) in logits, (N,), as the model sees it: with a gradient to z alone."""
+        """D(z) in logits, (N,), with a gradient to z and none to the discriminator."""
         frozen = {name: parameter.detach() for name, parameter in self.discriminator.named_parameters()}
         return at_least_float32(torch.func.functional_call(self.discriminator, frozen, (z,)))
 
     def discriminate(self, real: Tensor, fake: Tensor) -> Tensor:
-        """The discriminator's cross-entropy, (B,), for telling two samples (B, D) apart."""
+        """The cross-entropy, (B,), of the discriminator on two samples `real` and `fake`, (B, D) each."""
         return 0.5 * (
             F.softplus(-at_least_float32(self.discriminator(real)))
             + F.softplus(at_least_float32(self.discriminator(fake)))
@@ -61,17 +61,17 @@ class _Adversarial(Objective):
 
 
 class FactorVAE(_Adversarial):
-    """loss = -elbo + weight * TC, where TC = KL(q(z) || prod_d q(z_d)) is estimated by D(z) = log q(z) / prod_d q(z_d).
+    """FactorVAE: loss = -elbo + weight * total correlation, KL(q(z) || prod_d q(z_d)) of the aggregate posterior q(z).
 
-    D tells codes from codes whose dimensions are shuffled over the batch. Kim & Mnih 2018,
-    https://arxiv.org/abs/1802.05983
+    D(z) estimates log [q(z) / prod_d q(z_d)]. It is trained to separate codes from codes with each dimension shuffled
+    over the batch. Raises PartsError for several latents. Kim & Mnih 2018, https://arxiv.org/abs/1802.05983
     """
 
     def terms(self, trace: Trace, x: Tensor, step: Tensor | None) -> dict[str, Tensor]:
         terms = elbo_terms(trace, x)
         z = only_latent(trace, self).z[0]  # (B, D)
         code = z.detach()
-        shuffled = code.gather(0, torch.rand_like(code).argsort(0))  # each dimension by a permutation of its own
+        shuffled = code.gather(0, torch.rand_like(code).argsort(0))  # one permutation of the batch for each dimension
         own = self.discriminate(code, shuffled)
         total_correlation = self.verdict(z)
         loss = -terms["elbo"] + self.weight * total_correlation + own - own.detach()
@@ -79,12 +79,13 @@ class FactorVAE(_Adversarial):
 
 
 class AdversarialAutoencoder(_Adversarial):
-    """loss = distortion - weight * log sigmoid(D(z)), where D tells draws of the prior from codes.
+    """The adversarial autoencoder: loss = distortion - weight * log sigmoid(D(z)).
 
-    Makhzani et al. 2016, https://arxiv.org/abs/1511.05644. The encoder may be a point mass.
+    D is trained to separate draws of the prior from codes. The posterior may be a point mass. Raises PartsError for
+    several latents. Makhzani et al. 2016, https://arxiv.org/abs/1511.05644
     """
 
-    monitor = "distortion"  # the other term is a game, whose value says nothing about the weights
+    monitor = "distortion"  # the adversarial term also changes with the discriminator, so it does not rate the model
 
     def terms(self, trace: Trace, x: Tensor, step: Tensor | None) -> dict[str, Tensor]:
         latent = only_latent(trace, self)

@@ -1,8 +1,10 @@
-"""Objectives that part the rate, or add to it, so that each dimension of the code means one thing.
+"""Objectives for independent latent dimensions: they weigh the parts of the rate (the KL term), or add a penalty.
 
     E_x KL(q(z | x) || p(z)) = I(x; z) + KL(q(z) || prod_d q(z_d)) + sum_d KL(q(z_d) || p(z_d))
 
-with the aggregate posterior q(z) = E_x q(z | x): mutual information, total correlation, dimension-wise KL.
+The parts are mutual information, total correlation and dimension-wise KL; q(z) = E_x q(z | x) is the aggregate
+posterior. The distortion is the reconstruction term. Both classes raise PartsError unless the model has one latent,
+and its posterior and prior are factorised Gaussians.
 """
 
 import math
@@ -16,16 +18,14 @@ from vaelab.trace import Trace
 
 
 class BetaTC(Objective):
-    """loss = distortion + alpha * mutual information + beta * total correlation + gamma * dimension-wise KL.
+    """beta-TC-VAE: distortion + alpha * mutual information + beta * total correlation + gamma * dimension-wise KL.
 
-    Chen et al. 2018, https://arxiv.org/abs/1802.04942. The three are estimated at one sample an image from a batch of
-    B out of N images, log q(z_i) = log sum_j w_ij q(z_i | x_j):
+    The three parts are estimated with one sample per image, from a batch of B of the N training images, by
+    log q(z_i) = log sum_j w_ij q(z_i | x_j): Chen et al. 2018, https://arxiv.org/abs/1802.04942
 
-    * weighted: w_ij = 1 / (N B). Biased; adds nothing but a constant to each logarithm if the batch is all the data.
-    * stratified: w_ii = 1 / N and w_ij = (N - 1) / (N (B - 1)), which is unbiased for q(z_i): the paper's estimator,
-      averaged over which image of the batch it treats as the last.
-
-    N counts the training images. Raises TypeError unless posterior and prior are factorised Gaussians.
+    * weighted: w_ij = 1 / (N B). It is biased. If the batch is the whole data set, the bias is a constant.
+    * stratified: w_ii = 1 / N and w_ij = (N - 1) / (N (B - 1)). The estimate of q(z_i) is unbiased. The paper's
+      estimator treats one image of the batch as the last, and this is the mean over that choice.
     """
 
     num_images: Tensor
@@ -45,7 +45,7 @@ class BetaTC(Objective):
         self.register_buffer("num_images", torch.zeros(()))
 
     def initialize(self, images: Tensor) -> None:
-        """Learn N from the training images (N, C, H, W)."""
+        """Set N to the number of training images (N, C, H, W)."""
         self.num_images.fill_(len(images))
 
     def terms(self, trace: Trace, x: Tensor, step: Tensor | None) -> dict[str, Tensor]:
@@ -67,7 +67,7 @@ class BetaTC(Objective):
         return {"loss": terms["distortion"] + sum(weight * part for weight, part in weighted), **terms, **parts}
 
     def _log_weights(self, size: int) -> Tensor:
-        """log w_ij, (B, B). Until N is known, the batch is taken for all the data."""
+        """log w_ij, (B, B). Until `initialize` sets N, the batch size is used."""
         n = self.num_images.clamp(min=size)
         if self.estimator == "weighted":
             return -(n * size).log().expand(size, size)
@@ -76,11 +76,10 @@ class BetaTC(Objective):
 
 
 class DIP(Objective):
-    """loss = -elbo + off_diagonal * sum_{i != j} C_ij^2 + diagonal * sum_i (C_ii - 1)^2.
+    """The DIP-VAE: loss = -elbo + off_diagonal * sum_{i != j} C_ij^2 + diagonal * sum_i (C_ii - 1)^2.
 
-    The disentangled inferred prior: C is the batch's covariance of the posterior means, Cov[mu] (kind I), or of the
-    code, Cov[mu] + E[diag sigma^2] (kind II). Kumar et al. 2018, https://arxiv.org/abs/1711.00848
-    Raises TypeError unless posterior and prior are factorised Gaussians.
+    C is a covariance over the batch: Cov[mu] of the posterior means for kind I, Cov[mu] + E[diag sigma^2] of the code
+    for kind II. Kumar et al. 2018, https://arxiv.org/abs/1711.00848
     """
 
     off_diagonal: Tensor
@@ -95,7 +94,7 @@ class DIP(Objective):
 
     def terms(self, trace: Trace, x: Tensor, step: Tensor | None) -> dict[str, Tensor]:
         q, _ = only_latent(trace, self).gaussians()
-        with torch.autocast(x.device.type, enabled=False):  # a covariance is a matrix product inside
+        with torch.autocast(x.device.type, enabled=False):  # keeps this matrix product in float32
             covariance = torch.atleast_2d(torch.cov(q.mean.T, correction=0))  # (D, D)
         if self.kind == "II":
             covariance = covariance + torch.diag(q.variance.mean(0))

@@ -1,4 +1,7 @@
-"""The evidence lower bound: log p(x) >= ELBO = E_q[log p(x | z)] - KL(q(z | x) || p(z)) = -(distortion + rate)."""
+"""The evidence lower bound: log p(x) >= ELBO = E_q[log p(x | z)] - KL(q(z | x) || p(z)) = -(distortion + rate).
+
+The distortion is the reconstruction term -E_q[log p(x | z)], and the rate is the KL term.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,17 +17,16 @@ from vaelab.trace import Latent, Trace
 
 
 class ELBO(Objective):
-    """loss = distortion + beta * rate, in nats per image: sums over pixels and latent dimensions, never means.
+    """The ELBO, with options: loss = distortion + beta * rate, in nats per image, summed over pixels and dimensions.
 
-    Distortion is -log p(x | z), averaged over the samples. `elbo` is always the bound itself, whatever beta and
-    free bits do to the loss.
+    `elbo` is always the bound itself: beta and free_bits change the loss only.
 
     * beta != 1 is the beta-VAE of Higgins et al. 2017, https://openreview.net/forum?id=Sy2fzU9gl
-    * free_bits, nats of each latent dimension that cost nothing, make the rate's term sum_d max(free_bits, mean over
-      the batch of KL_d): Kingma et al. 2016, https://arxiv.org/abs/1606.04934. They need factorised Gaussians
-      (TypeError) and the analytic KL (ValueError)
-    * sticking_the_landing is the path gradient, which holds the parameters of log q fixed and, for one layer, vanishes
-      at the exact posterior; it samples the KL: Roeder et al. 2017, https://arxiv.org/abs/1703.09194
+    * free_bits > 0, in nats, replaces the rate in the loss by sum_d max(free_bits, mean over the batch of KL_d): Kingma
+      et al. 2016, https://arxiv.org/abs/1606.04934. Raises UserError unless the KL is analytic, and PartsError unless
+      posterior and prior are factorised Gaussians
+    * sticking_the_landing samples the KL and holds the parameters of log q fixed (the path gradient). With one layer,
+      its gradient is zero at the exact posterior: Roeder et al. 2017, https://arxiv.org/abs/1703.09194
     """
 
     beta: Any  # a number as a 0-dim tensor, or a schedule
@@ -34,7 +36,7 @@ class ELBO(Objective):
         self,
         beta: float | Callable[[Tensor | None], Tensor | float] = 1.0,  # a number or a schedule of the optimiser step
         free_bits: float = 0.0,
-        num_samples: int = 1,  # K, samples of z an image
+        num_samples: int = 1,  # K, samples of z for each image
         kl: str = "analytic",  # or "sample": log q(z | x) - log p(z) at the same samples
         sticking_the_landing: bool = False,
     ) -> None:
@@ -45,7 +47,7 @@ class ELBO(Objective):
         checks.one_of((True, False), sticking_the_landing=sticking_the_landing)
         kl = "sample" if sticking_the_landing else kl
         if free_bits and kl == "sample":
-            raise UserError("free_bits needs the KL of each latent dimension, so it goes with kl=analytic only")
+            raise UserError("free_bits needs the KL of each latent dimension, which is known with kl=analytic only")
         self.hold(beta=beta, free_bits=free_bits)
         self.num_samples, self.kl, self.sticking_the_landing = num_samples, kl, sticking_the_landing
         self.has_free_bits = free_bits > 0
@@ -62,16 +64,16 @@ class ELBO(Objective):
         return log_q - latent.p.log_prob(latent.z)
 
     def _free(self, trace: Trace) -> Tensor:
-        """A statistic of the batch, the same for each of its images: 0-dim."""
+        """The rate with free bits, 0-dim: it is one value for the whole batch."""
         per_dim = [latent.kl_per_dim().mean((0, 1)) for latent in trace.latents]  # (D,) each
         return torch.cat(per_dim).clamp(min=self.free_bits).sum()
 
 
 class Capacity(Objective):
-    """loss = distortion + gamma * sum_i |KL_i - C_i|, with the batch's mean KL_i in nats, held to a capacity C_i.
+    """A rate near a capacity: loss = distortion + gamma * sum_i |KL_i - C_i|, batch mean KL_i, capacity C_i, in nats.
 
-    Burgess et al. 2018, https://arxiv.org/abs/1804.03599; a capacity for each block of the code makes it the JointVAE
-    of Dupont 2018, https://arxiv.org/abs/1804.00104. Raises TypeError if the code has another number of blocks.
+    Burgess et al. 2018, https://arxiv.org/abs/1804.03599. With one capacity for each block of the code it is the
+    JointVAE of Dupont 2018, https://arxiv.org/abs/1804.00104. Raises PartsError unless each latent has one capacity.
     """
 
     gamma: Tensor
@@ -87,7 +89,8 @@ class Capacity(Objective):
 
     def terms(self, trace: Trace, x: Tensor, step: Tensor | None) -> dict[str, Tensor]:
         if len(trace.latents) != len(self.names):
-            raise PartsError(f"objective.capacity has {len(self.names)} entries for {len(trace.latents)} latents")
+            wrong = f"objective.capacity has {len(self.names)} entries for {len(trace.latents)} latents"
+            raise PartsError(f"{wrong}: give one entry for each latent")
         terms = elbo_terms(trace, x)
         rates = [term for name, term in terms.items() if name.startswith("rate_")] or [terms["rate"]]
         targets = [value_at(getattr(self, name), step) for name in self.names]

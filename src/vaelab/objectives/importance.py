@@ -1,8 +1,9 @@
-"""Importance-weighted bounds: with log w_k = log p(x, z_k) - log q(z_k | x) for K samples z_k ~ q,
+"""Importance-weighted bounds, with log w_k = log p(x, z_k) - log q(z_k | x) for K samples z_k ~ q:
 
-    ELBO = E[mean_k log w_k]  <=  E[log mean_k w_k]  <=  log p(x),     the middle rising with K.
+    ELBO = E[mean_k log w_k]  <=  E[log mean_k w_k]  <=  log p(x)
 
-Each reports `bound` and the same samples' `elbo`; loss = -bound in value, and estimators differ in the gradient alone.
+The bound in the middle rises with K. Each objective has loss = -bound and also reports `elbo`, `rate` (the KL term) and
+`distortion` (the reconstruction term) of the same samples.
 """
 
 import math
@@ -18,12 +19,12 @@ from vaelab.trace import Trace
 
 
 def log_mean_exp(log_w: Tensor, dim: int) -> Tensor:
-    """log of the mean of exp(log_w) over one axis."""
+    """The logarithm of the mean of exp(log_w) over the axis `dim`."""
     return log_w.logsumexp(dim) - math.log(log_w.shape[dim])
 
 
 class IWAE(Objective):
-    """bound = log 1/K sum_k w_k, with K = num_samples: Burda et al. 2016, https://arxiv.org/abs/1509.00519"""
+    """The IWAE: bound = log 1/K sum_k w_k, K = num_samples. Burda et al. 2016, https://arxiv.org/abs/1509.00519"""
 
     def __init__(self, num_samples: int = 50) -> None:
         super().__init__()
@@ -37,24 +38,24 @@ class IWAE(Objective):
         return {"loss": -bound, "bound": bound, "elbo": elbo, "rate": -elbo - distortion, "distortion": distortion}
 
     def log_weight(self, trace: Trace, x: Tensor) -> Tensor:
-        """(K, B)."""
+        """log w_k of each image, (K, B)."""
         return trace.log_weight(x)
 
     def bound(self, log_w: Tensor) -> Tensor:
-        """(K, B) -> (B,)."""
+        """The bound of each image, (B,), from log w (K, B)."""
         return log_mean_exp(log_w, 0)
 
 
 class DReG(IWAE):
-    """IWAE's bound with the doubly reparameterised gradient of q's parameters, sum_k v_k^2 dlog w_k/dz_k dz_k/dphi.
+    """The IWAE bound with the doubly reparameterised gradient of q's parameters, sum_k v_k^2 dlog w_k/dz_k dz_k/dphi.
 
-    v_k = w_k / sum w. Its signal-to-noise ratio grows with K, where IWAE's falls. Tucker et al. 2019,
-    https://arxiv.org/abs/1810.04152. Raises ValueError for more than one stochastic layer, where it is biased.
+    v_k = w_k / sum_j w_j. The signal-to-noise ratio of this gradient grows with K, but that of IWAE falls. Raises
+    UserError for several stochastic layers, where it is biased. Tucker et al. 2019, https://arxiv.org/abs/1810.04152
     """
 
     def log_weight(self, trace: Trace, x: Tensor) -> Tensor:
         if len(trace.latents) > 1:
-            raise UserError(f"DReG is biased beyond one stochastic layer, and this model has {len(trace.latents)}")
+            raise UserError(f"DReG is biased for the {len(trace.latents)} layers of this model: use objective=iwae")
         z, q, p = trace.latents[0][:3]
         log_w = trace.likelihood.log_prob(x) + p.log_prob(z) - path_log_prob(q, z)
         if z.requires_grad:
@@ -64,7 +65,7 @@ class DReG(IWAE):
 
 
 class MIWAE(IWAE):
-    """bound = 1/M sum_m log 1/K sum_k w_mk: the mean of M = num_bounds bounds of K = num_samples samples each.
+    """The mean of M = num_bounds IWAE bounds of K = num_samples samples each: bound = 1/M sum_m log 1/K sum_k w_mk.
 
     Rainforth et al. 2018, https://arxiv.org/abs/1802.04537
     """
@@ -79,19 +80,19 @@ class MIWAE(IWAE):
 
 
 class PIWAE(MIWAE):
-    """The decoder learns from IWAE's bound on all M * K samples, the encoder from MIWAE's M bounds of K samples each.
+    """PIWAE trains the decoder like IWAE with M * K samples, and the encoder like MIWAE with M bounds of K samples.
 
-    `bound` is IWAE's. Bounds more than 60 nats below the best of their image lose their say: float32 has no weights as
-    small as theirs. Rainforth et al. 2018, https://arxiv.org/abs/1802.04537
+    `bound` is that of IWAE. A bound over 60 nats below the best has too small a gradient, due to the range of float32.
+    Raises PartsError for several latents. Rainforth et al. 2018, https://arxiv.org/abs/1802.04537
     """
 
     bound = IWAE.bound
 
     def log_weight(self, trace: Trace, x: Tensor) -> Tensor:
-        """log w whose gradient, weighted by IWAE's normalised w as its bound does, is MIWAE's for q's parameters.
+        """log w, (K, B). The gradient of the IWAE bound of these log w is that of MIWAE for q's parameters.
 
-        MIWAE's weight of a sample is IWAE's times a ratio that its group shares. It enters by a hook where z gets its
-        gradient, and as a factor where log q depends on its parameters themselves.
+        The MIWAE weight of a sample is its IWAE weight times a ratio, which is equal within its group of K samples. A
+        hook multiplies the gradient through z by the ratio; a factor multiplies the direct gradient of log q.
         """
         z, q, p = only_latent(trace, self)[:3]
         if not z.requires_grad:
@@ -99,7 +100,7 @@ class PIWAE(MIWAE):
         with torch.no_grad():
             groups = trace.log_weight(x).unflatten(0, (self.num_bounds, -1))  # (M, K, B)
         log_ratio = groups.flatten(0, 1).logsumexp(0) - groups.logsumexp(1, keepdim=True) - math.log(self.num_bounds)
-        # Beyond e^60, IWAE's weight has all but vanished from float32, and the product with it
+        # Above e^60, the IWAE weight is almost zero in float32, and so is the product
         ratio = log_ratio.clamp(max=60).exp().expand_as(groups).flatten(0, 1)  # (M*K, B)
         z.register_hook(lambda gradient: gradient * ratio.unsqueeze(-1))
         own = q.log_prob(z.detach())
@@ -108,7 +109,7 @@ class PIWAE(MIWAE):
 
 
 class CIWAE(IWAE):
-    """bound = beta ELBO + (1 - beta) IWAE on the same samples: Rainforth et al. 2018, https://arxiv.org/abs/1802.04537"""
+    """CIWAE: bound = beta ELBO + (1 - beta) IWAE. Rainforth et al. 2018, https://arxiv.org/abs/1802.04537"""
 
     beta: Tensor
 
@@ -122,9 +123,9 @@ class CIWAE(IWAE):
 
 
 class Renyi(IWAE):
-    """bound = 1/(1 - alpha) log 1/K sum_k w_k^(1 - alpha): Li & Turner 2016, https://arxiv.org/abs/1602.02311
+    """The Rényi bound 1/(1 - alpha) log 1/K sum_k w_k^(1 - alpha): Li & Turner 2016, https://arxiv.org/abs/1602.02311
 
-    alpha = 0 is IWAE, and alpha -> 1 the sampled ELBO (1 itself is a ValueError). Below 0 it bounds log p(x) no more.
+    alpha = 0 is IWAE, alpha -> 1 is the sampled ELBO; 1 itself raises UserError. If alpha < 0, it is not a lower bound.
     """
 
     alpha: Tensor
@@ -132,7 +133,7 @@ class Renyi(IWAE):
     def __init__(self, alpha: float = 0.5, num_samples: int = 50) -> None:
         super().__init__(num_samples)
         if type(alpha) not in (int, float) or alpha == 1:
-            raise UserError(f"alpha={alpha}: a number but 1 is needed, which is objective=elbo objective.kl=sample")
+            raise UserError(f"alpha={alpha}: a number other than 1 is needed; 1 is objective=elbo objective.kl=sample")
         self.hold(alpha=alpha)
 
     def bound(self, log_w: Tensor) -> Tensor:

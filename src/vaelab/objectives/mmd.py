@@ -1,4 +1,4 @@
-"""Matching the aggregate posterior q(z) = E_x q(z | x) to the prior by the kernel two-sample statistic.
+"""The maximum mean discrepancy (MMD) between the aggregate posterior q(z) = E_x q(z | x) and the prior p(z).
 
 MMD^2(q, p) = E k(z, z') - 2 E k(z, w) + E k(w, w'),   z, z' ~ q(z) and w, w' ~ p(z) independent
 """
@@ -16,12 +16,12 @@ from vaelab.trace import Trace
 
 
 def rbf(squared_distance: Tensor, bandwidth: Tensor | float) -> Tensor:
-    """exp(-|a - b|^2 / bandwidth)."""
+    """The Gaussian kernel exp(-|a - b|^2 / bandwidth)."""
     return (-squared_distance / bandwidth).exp()
 
 
 def imq(squared_distance: Tensor, bandwidth: Tensor | float) -> Tensor:
-    """Inverse multiquadratics, the mean of c / (c + |a - b|^2) over c = bandwidth * (.1, .2, .5, 1, 2, 5, 10)."""
+    """Inverse multiquadratic kernel: the mean of c / (c + |a - b|^2) over c = bandwidth * (.1, .2, .5, 1, 2, 5, 10)."""
     scales = [bandwidth * factor for factor in (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)]
     return torch.stack([scale / (scale + squared_distance) for scale in scales]).mean(0)
 
@@ -31,10 +31,10 @@ KERNELS: dict[str, Kernel] = {"rbf": rbf, "imq": imq}
 
 
 def mmd(z: Tensor, w: Tensor, kernel: Kernel, bandwidth: Tensor | float) -> Tensor:
-    """MMD^2 of samples (B, D), estimated without bias: Gretton 2012, https://jmlr.org/papers/v13/gretton12a.html"""
+    """The unbiased estimate of MMD^2 from (B, D): Gretton et al. 2012, https://jmlr.org/papers/v13/gretton12a.html"""
 
     def similarity(a: Tensor, b: Tensor) -> Tensor:
-        distance = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")  # products would cancel
+        distance = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")  # matrix products lose digits
         return kernel(distance.square(), bandwidth)
 
     def within(a: Tensor) -> Tensor:
@@ -45,12 +45,13 @@ def mmd(z: Tensor, w: Tensor, kernel: Kernel, bandwidth: Tensor | float) -> Tens
 
 
 class MMD(Objective):
-    """loss = distortion + (1 - alpha) * rate + (alpha + weight - 1) * MMD^2(q(z), p(z)), the InfoVAE.
+    """The InfoVAE: loss = distortion + (1 - alpha) * rate + (alpha + weight - 1) * MMD^2(q(z), p(z)).
 
-    Zhao et al. 2019, https://arxiv.org/abs/1706.02262. With alpha = 1 it is the Wasserstein autoencoder of Tolstikhin
-    et al. 2018, https://arxiv.org/abs/1711.01558, whose encoder may be a point mass.
-    `weight` is the paper's lambda in nats, `kernel` "rbf" or "imq", and `bandwidth` the kernel's squared length: None
-    for 2 D, the mean |w - w'|^2 of a standard normal prior. Raises TypeError for a model of more than one code.
+    The distortion is the reconstruction term and the rate the KL term. Zhao et al. 2019,
+    https://arxiv.org/abs/1706.02262. With alpha = 1 it is the Wasserstein autoencoder of Tolstikhin et al. 2018,
+    https://arxiv.org/abs/1711.01558, and the posterior may be a point mass. `weight` is the paper's lambda, in nats.
+    `kernel` is "rbf" or "imq". `bandwidth` is the squared length scale of the kernel; None is 2 D, the mean |w - w'|^2
+    of a standard normal prior. Raises PartsError for several latents.
     """
 
     alpha: Tensor
@@ -77,5 +78,5 @@ class MMD(Objective):
         terms = defined_terms(trace, x)
         loss = terms["distortion"]
         if self.has_rate:
-            loss = loss + (1 - self.alpha) * terms.get("rate", math.inf)  # a point mass has an infinite one
+            loss = loss + (1 - self.alpha) * terms.get("rate", math.inf)  # the rate of a point mass is infinite
         return {"loss": loss + (self.alpha + self.weight - 1) * distance, **terms, "mmd": distance.expand(len(x))}

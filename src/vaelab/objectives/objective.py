@@ -1,4 +1,4 @@
-"""The interface of every objective, and what several of them read from a trace."""
+"""The base class of objectives, and terms that several of them compute from a trace."""
 
 from collections.abc import Callable
 from functools import reduce
@@ -14,37 +14,37 @@ from vaelab.trace import Latent, Trace
 
 
 class Objective(nn.Module):
-    """Scores a model on a batch; may own parameters of its own.
+    """The base class of objectives: the loss of a model on a batch. An objective may have parameters of its own.
 
-    `monitor` names the term that checkpoints and schedulers watch, lower is better; `num_samples` is K of the trace.
+    Constructors raise UserError for an argument out of its range.
     """
 
-    monitor: str = "loss"
-    num_samples: int = 1
-    scores: type = Trace  # what the model has to leave behind
+    monitor: str = "loss"  # the term that checkpoints and schedulers watch, where lower is better
+    num_samples: int = 1  # K of the trace
+    scores: type = Trace  # the type that the model has to return
 
     def forward(
         self, model: GenerativeModel, x: Tensor, y: Tensor | None = None, step: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Terms in nats, one value per image: {"loss": (B,), ...}; a figure that is undefined is absent.
+        """The terms of images x (B, C, H, W), one value per image: {"loss": (B,), ...}. Undefined terms are absent.
 
-        Of images x (B, C, H, W) and, for conditional models, labels y (B,). `step` counts the optimiser steps taken so
-        far, a 0-dim tensor; None stands for a schedule's final value.
+        Conditional models take labels y (B,). `step` is the number of optimiser steps so far, a 0-dim tensor. If it is
+        None, schedules take their final values.
         """
         return self.terms(self.trace(model, x, y), x, step)
 
     def trace(self, model: GenerativeModel, x: Tensor, y: Tensor | None) -> Any:
-        """One pass of the model; raises TypeError where it leaves something else behind than this objective scores."""
+        """Run the model once. Raises PartsError if the result does not have the type `scores`."""
         trace: object = model(x, y, self.num_samples)
         if not isinstance(trace, self.scores):
-            left = f"{self.scores.__name__}, and the model leaves a {type(trace).__name__}"
-            raise PartsError(f"{type(self).__name__} scores a {left}: objective=vq and model=vqvae belong together")
+            pair = f"{self.scores.__name__}, and the model returns a {type(trace).__name__}"
+            raise PartsError(f"{type(self).__name__} scores a {pair}: use objective=vq with model=vqvae only")
         return trace
 
     def hold(self, **values: Any) -> None:
-        """Keep hyper-parameters: numbers as 0-dim buffers, schedules as they are.
+        """Store hyper-parameters: numbers as 0-dim buffers, schedules unchanged.
 
-        Runs that differ in a buffer can be stacked, as weights are. It is not saved, since the config has the number.
+        Buffers of several runs can be stacked, like weights. They are not saved, because the config has the numbers.
         """
         for name, value in values.items():
             if callable(value):
@@ -53,21 +53,21 @@ class Objective(nn.Module):
                 self.register_buffer(name, torch.tensor(float(value)), persistent=False)
 
     def terms(self, trace: Any, x: Tensor, step: Tensor | None) -> dict[str, Tensor]:
-        """What `forward` returns, from the trace of images x (B, C, H, W)."""
+        """The terms that `forward` returns, computed from the trace of images x (B, C, H, W)."""
         raise NotImplementedError
 
     def parameter_groups(self, model: GenerativeModel) -> list[dict[str, Any]]:
-        """What the optimiser trains: one group, unless an objective has settings of its own for its parameters."""
+        """The optimiser's parameter groups. There is one, unless an objective has optimiser settings of its own."""
         return [{"params": [*model.parameters(), *self.parameters()]}]
 
 
 def value_at(value: Any, step: Tensor | None) -> Any:
-    """A schedule's value after `step` optimiser steps, or a number as it is."""
+    """The value of a schedule after `step` optimiser steps. A number is returned unchanged."""
     return value(step) if callable(value) else value
 
 
 def elbo_terms(trace: Trace, x: Tensor, kl: Callable[[Latent], Tensor] = Latent.kl) -> dict[str, Tensor]:
-    """elbo = -(rate + distortion), (B,) each, means over samples; rate_1, ... of each of several latents."""
+    """elbo = -(rate + distortion), (B,) each, means over samples. Several latents also have rate_1, rate_2, ..."""
     distortion = -over_samples(trace.likelihood.log_prob(x))
     rates = [over_samples(kl(latent)) for latent in trace.latents]
     rate = reduce(torch.add, rates)
@@ -76,19 +76,20 @@ def elbo_terms(trace: Trace, x: Tensor, kl: Callable[[Latent], Tensor] = Latent.
 
 
 def over_samples(values: Tensor) -> Tensor:
-    """The mean over samples, (K, B) -> (B,); of one sample without a pass over it."""
+    """The mean over samples, (K, B) -> (B,). For one sample it only removes the axis, which is faster."""
     return values.squeeze(0) if len(values) == 1 else values.mean(0)
 
 
 def defined_terms(trace: Trace, x: Tensor) -> dict[str, Tensor]:
-    """`elbo_terms`, of which a point mass has only the distortion."""
+    """The finite terms of `elbo_terms`. For a point mass, this is only the distortion."""
     terms = elbo_terms(trace, x)
     points = any(isinstance(latent.q, Delta) for latent in trace.latents)
     return {"distortion": terms["distortion"]} if points else terms
 
 
 def only_latent(trace: Trace, objective: Objective) -> Latent:
-    """The latent of a model with one stochastic layer; TypeError if there are several."""
+    """The latent of a model with one stochastic layer. Raises PartsError if there are several latents."""
     if len(trace.latents) != 1:
-        raise PartsError(f"{type(objective).__name__} is defined for one code, and this model has {len(trace.latents)}")
+        wrong = f"{type(objective).__name__} is defined for one code, and this model has {len(trace.latents)}"
+        raise PartsError(f"{wrong}: use a model with one latent layer and no blocks")
     return trace.latents[0]

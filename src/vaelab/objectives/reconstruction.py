@@ -1,4 +1,4 @@
-"""What an autoencoder optimises: loss = -log p(x | z) + penalties on code and decoder. It bounds nothing."""
+"""The objective of an autoencoder, which is not a bound on log p(x). The distortion is its reconstruction term."""
 
 from collections.abc import Sequence
 
@@ -11,16 +11,16 @@ from vaelab.objectives.objective import Objective
 
 
 class Reconstruction(Objective):
-    """loss = distortion + weighted penalties, in nats per image: distortion is -log p(x | z).
+    """The loss of an autoencoder, in nats per image: distortion + weighted penalties, with distortion = -log p(x | z).
 
-    Reported beside them are `squared_error`, ||x - E[x | z]||^2 in squared pixel values, and each penalty that is
-    switched on, without its weight; neither elbo nor rate, which a point mass has not.
+    Each argument is the weight of one penalty, and 0 switches it off. The first three are from Ghosh et al. 2020,
+    https://arxiv.org/abs/1903.12436, the last is from Yoshida & Miyato 2017, https://arxiv.org/abs/1705.10941.
+    Penalties are reported without their weights, and so is `squared_error`, ||x - E[x | z]||^2 in squared pixel values.
 
-    * code_weight, l2 and gradient_penalty weigh 1/2 ||z||^2 (`code`), the decoder's squared weights without biases, and
-      ||d E[x | z] / dz||_F^2, which one random probe an image estimates, in training alone, because validation runs
-      without gradients: Ghosh et al. 2020, https://arxiv.org/abs/1903.12436
-    * spectral weighs the squared largest singular values of the decoder's matrices, kernels flattened to (first axis,
-      rest): Yoshida & Miyato 2017, https://arxiv.org/abs/1705.10941
+    * code_weight: 1/2 ||z||^2, reported as `code`
+    * l2: the sum of the decoder's squared weights, without biases
+    * gradient_penalty: ||d E[x | z] / dz||_F^2, estimated with one random probe per image, only where gradients exist
+    * spectral: the squared largest singular values of the decoder's matrices, kernels flattened to (first axis, rest)
     """
 
     def __init__(
@@ -54,19 +54,19 @@ class Reconstruction(Objective):
 
 
 def _squared_norm(codes: Sequence[Tensor]) -> Tensor:
-    """Codes (1, B, D) of all layers -> (B,)."""
+    """||z||^2 of each image, (B,), summed over the codes (1, B, D) of all layers."""
     return torch.stack([z.square().sum((0, 2)) for z in codes]).sum(0)
 
 
 def _probe_jacobian(mean: Tensor, codes: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """J'v of J = d mean / dz and independent signs v, for which E ||J'v||^2 = ||J||_F^2: Hutchinson's estimator."""
+    """J'v for J = d mean / dz and random signs v. Hutchinson's estimator is E ||J'v||^2 = ||J||_F^2."""
     probe = torch.randn_like(mean).sign()
     return torch.autograd.grad((mean * probe).sum(), codes, create_graph=True)
 
 
 def _spectral_norm(matrix: Tensor) -> Tensor:
-    """u'Wv at the leading singular vectors u and v; held fixed, they leave its gradient uv' exact."""
-    with torch.autocast(matrix.device.type, enabled=False):  # bfloat16 has no singular vectors
+    """The largest singular value u'Wv. Its gradient uv' is exact although the vectors u and v are held fixed."""
+    with torch.autocast(matrix.device.type, enabled=False):  # torch has no singular vectors in bfloat16
         with torch.no_grad():
             u, _, v = torch.svd_lowrank(matrix, q=min(6, *matrix.shape), niter=4)
         return u[:, 0] @ matrix @ v[:, 0]

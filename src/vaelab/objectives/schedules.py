@@ -1,4 +1,4 @@
-"""Weights that change with the number of optimiser steps. `step=None` asks for the final value."""
+"""Weights that change with the number of optimiser steps. With step=None, a schedule returns its final value."""
 
 import torch
 from torch import Tensor, nn
@@ -7,7 +7,7 @@ from vaelab import checks
 
 
 class Schedule(nn.Module):
-    """A number that depends on the optimiser step. Its own numbers are 0-dim buffers, as other hyper-parameters are."""
+    """The base class of schedules. Its numbers are 0-dim buffers, like other hyper-parameters."""
 
     steps: Tensor
     start: Tensor
@@ -20,7 +20,7 @@ class Schedule(nn.Module):
 
 
 class Linear(Schedule):
-    """start + (end - start) * min(step / steps, 1): the warm-up of Bowman et al. 2016, https://arxiv.org/abs/1511.06349"""
+    """A warm-up, start + (end - start) * min(step / steps, 1): Bowman et al. 2016, https://arxiv.org/abs/1511.06349"""
 
     def __init__(self, steps: int, start: float = 0.0, end: float = 1.0) -> None:
         checks.whole(steps=steps)
@@ -34,9 +34,9 @@ class Linear(Schedule):
 
 
 class Cyclical(Schedule):
-    """`cycles` ramps from start to end, each over the share `ramp` of a cycle's `steps`; end for its rest and after.
+    """`cycles` cycles of `steps` steps. In each, the value rises from start to end in the share `ramp` of its steps.
 
-    Fu et al. 2019, https://arxiv.org/abs/1903.10145
+    For the rest of a cycle and after the last one, the value is end. Fu et al. 2019, https://arxiv.org/abs/1903.10145
     """
 
     cycles: Tensor

@@ -1,8 +1,8 @@
-"""The loss of a vector-quantised autoencoder, with sg the stop-gradient:
+"""The loss of a vector-quantised autoencoder, where sg is the stop-gradient:
 
     -log p(x | z_q) + ||sg(z_e) - z_q||^2 + commitment ||z_e - sg(z_q)||^2
 
-Without its middle term where the codebook learns by moving averages.
+If the codebook learns by moving averages, the middle term is absent. The first term is the distortion.
 """
 
 import torch
@@ -14,11 +14,11 @@ from vaelab.trace import Quantized
 
 
 class VQ(Objective):
-    """Distortion and quantisation errors, sums over pixels, dimensions and places: van den Oord et al. 2017,
-    https://arxiv.org/abs/1711.00937
+    """Distortion and quantisation errors, summed over pixels, dimensions and places.
 
-    `perplexity`, exp(entropy of the batch's code usage), is J where J codes are in equal use. There is no rate, and no
-    bound, until a prior over the codes is learned.
+    `perplexity` is exp(entropy of the code usage in the batch): J if J codes are used equally often. Without a prior
+    there is no rate (KL term) and no bound. Raises PartsError unless the model returns a Quantized.
+    van den Oord et al. 2017, https://arxiv.org/abs/1711.00937
     """
 
     scores = Quantized

@@ -1,4 +1,4 @@
-"""Pictures of a model: grids of images, the latent space, and how they are written to files."""
+"""Pictures of a model: grids of images, the latent space, and picture files."""
 
 from vaelab.pictures.files import save, training
 from vaelab.pictures.grids import (

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 def training(folder: Path) -> list["Image"]:
-    """One frame for each picture of samples in the event files of a finished run, or of reconstructions.
+    """One frame for each picture of samples in the event files of a finished run.
 
-    A resumed run has several event files. If two of them have the same step, the later file counts. Raises UserError
-    if there are no pictures.
+    If there are none, the frames are pictures of reconstructions. A resumed run has several event files; if two of them
+    have the same step, the later file counts. Raises UserError if there are no pictures.
     """
     from PIL import Image, ImageDraw, ImageFont
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -26,7 +26,7 @@ def training(folder: Path) -> list["Image"]:
     events.Reload()
     tag = next((tag for tag in ("samples", "reconstructions") if tag in events.Tags()["images"]), None)
     if tag is None:
-        raise UserError(f"{folder} has no event files with pictures of its training, and the animation is made of them")
+        raise UserError(f"{folder} has no event files with pictures of its training, and the animation needs them")
     metrics = json.loads((folder / "metrics.json").read_text())
     epochs, steps = metrics["epochs"], metrics["steps"]
     drawn = {event.step: event.encoded_image_string for event in events.Images(tag)}
@@ -44,7 +44,7 @@ def training(folder: Path) -> list["Image"]:
 
 
 def save(picture: "Figure | list[Image]", path: Path, command: str, about: str) -> None:
-    """Write a PNG, SVG or GIF with a command and a description in its metadata. The bytes are the same each time."""
+    """Write a PNG, SVG or GIF with a command and a description in its metadata. Equal pictures give equal bytes."""
     from matplotlib import rc_context
 
     content = io.BytesIO()
@@ -54,7 +54,7 @@ def save(picture: "Figure | list[Image]", path: Path, command: str, about: str) 
         picture[0].save(content, "GIF", save_all=True, comment=f"{command}\n{about}".encode(), **extras)
     else:
         metadata: dict[str, Any] = {"Description": about, "Command": command, "Software": "VAE Lab"}
-        if path.suffix == ".svg":  # its metadata has the names of the Dublin Core, and by default the time
+        if path.suffix == ".svg":  # SVG metadata has Dublin Core names, and by default the time
             metadata = {"Description": about, "Source": command, "Creator": "VAE Lab", "Date": None}
         with rc_context({"svg.hashsalt": "vaelab"}):
             picture.savefig(content, format=path.suffix[1:], metadata=metadata)

@@ -28,11 +28,11 @@ def grid(images: Tensor, columns: int, zoom: int = 2) -> Tensor:
 def framed(
     picture: Tensor, title: str, rows: Sequence[str] = (), columns: Sequence[str] = (), **labels: str
 ) -> "Figure":
-    """An image grid with a title, names of rows and columns, and axis labels. One pixel of it is one of the file."""
+    """A picture with a title, names of rows and columns, and axis labels. One pixel of it is one pixel of the file."""
     from matplotlib.figure import Figure
 
     height, width = picture.shape[1:]
-    figure = Figure(dpi=96, figsize=(width / 96, height / 96))  # a browser's dpi: exact in an SVG, too
+    figure = Figure(dpi=96, figsize=(width / 96, height / 96))  # browsers use 96 dpi, so pixels are exact in an SVG
     axes = figure.add_axes((0, 0, 1, 1))
     extent = (0, len(columns) or 1, len(rows) or 1, 0)
     axes.imshow(picture.movedim(0, -1).numpy(), extent=extent, aspect="auto", interpolation="none")
@@ -47,7 +47,7 @@ def framed(
 
 
 def fit_to_content(figure: "Figure", margin: int = 10) -> None:
-    """Widen a figure by whole pixels until the text beside its axes is inside. Images are not resampled."""
+    """Widen a figure by whole pixels until the text beside its axes fits in. Images are not resampled."""
     width, height = (round(size * figure.dpi) for size in figure.get_size_inches())
     boxes: list[Any] = [axes.get_tightbbox() for axes in figure.axes]
     left, bottom = (margin + math.ceil(max(-getattr(box, side) for box in boxes)) for side in ("x0", "y0"))
@@ -64,7 +64,7 @@ def fit_to_content(figure: "Figure", margin: int = 10) -> None:
 
 @torch.no_grad()
 def reconstructions(model: GenerativeModel, x: Tensor, y: Tensor | None = None, columns: int = 8) -> Tensor:
-    """Pairs: each image of x (B, C, H, W), and on its right E[x | z] at the mean of its posterior."""
+    """A grid of pairs: each image of x (B, C, H, W), and on its right E[x | z] at the mean of its posterior."""
     return grid(torch.cat([x, model.reconstruct(x, y).mean], dim=-1), columns)
 
 
@@ -74,7 +74,7 @@ def samples(
 ) -> Tensor:
     """E[x | z] at draws z ~ p(z) that depend on the seed alone.
 
-    A conditional model draws the class `label` if it is given, otherwise each class in a column of its own.
+    A conditional model draws the class `label` if it is given, otherwise one column for each class.
     """
     device, y = device_of(model), None
     if label is not None:
@@ -87,9 +87,9 @@ def samples(
 
 
 def one_class(model: GenerativeModel, label: int) -> Tensor:
-    """A class as a tensor (). Raises UserError for a class that the model does not know."""
+    """A class as a 0-dim tensor. Raises UserError for a class that the model does not have."""
     if not model.num_classes:
-        raise UserError(f"label={label}, but this model was trained without labels: model.num_classes=10 takes them")
+        raise UserError(f"label={label}, but this model was trained without labels: train with model.num_classes=10")
     if type(label) is not int or not 0 <= label < model.num_classes:
         raise UserError(f"label={label}: the classes of this model are 0 to {model.num_classes - 1}")
     return torch.tensor(label, device=device_of(model))
@@ -99,12 +99,12 @@ def one_class(model: GenerativeModel, label: int) -> Tensor:
 def manifold(model: GenerativeModel, steps: int = 20, label: int | None = None) -> Tensor:
     """E[x | z] over a two-dimensional latent space with a Gaussian prior, at equally probable steps of each axis.
 
-    The axes are the prior's quantiles at 1/(2 steps), 3/(2 steps), ... 1 - 1/(2 steps); z_0 to the right, z_1 upwards.
+    The axes are the prior's quantiles at 1/(2 steps), 3/(2 steps), ... 1 - 1/(2 steps). z_0 rises to the right, z_1 up.
     Raises UserError if the latent space does not have two dimensions, if the prior has no quantiles, or if a
     conditional model gets no `label`.
     """
     if model.num_classes and label is None:
-        raise UserError("each class of a conditional model has a manifold of its own: choose one, such as label=3")
+        raise UserError("each class of a conditional model has its own manifold: choose a class, such as label=3")
     z = quantiles(model, steps)
     return grid(model.decode(z, None if label is None else one_class(model, label)).mean, steps)
 
@@ -112,7 +112,8 @@ def manifold(model: GenerativeModel, steps: int = 20, label: int | None = None) 
 def quantiles(model: GenerativeModel, steps: int) -> Tensor:
     """The codes of the manifold, (steps^2, 2), row by row from the top left. Raises UserError as `manifold` does."""
     if model.latent_dim != 2:
-        raise UserError(f"the manifold is a picture of two latent dimensions, not of {model.latent_dim}")
+        wrong = f"the manifold is a picture of two latent dimensions, not of {model.latent_dim}"
+        raise UserError(f"{wrong}: train with model.latent_dim=2")
     device = device_of(model)
     axis = (torch.arange(steps, device=device) + 0.5) / steps
     shares = torch.stack(torch.meshgrid(axis, axis.flip(0), indexing="xy"), dim=-1)  # (rows, columns, 2)
@@ -136,15 +137,15 @@ def slerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
 
 @torch.no_grad()
 def interpolation(model: GenerativeModel, x: Tensor, y: Tensor, count: int = 5, steps: int = 11) -> "Figure":
-    """E[x | z] on the line and on the arc between the codes of two images of (B, C, H, W), `count` times.
+    """E[x | z] on the line and on the arc between the codes of two images, for `count` pairs of x (B, C, H, W).
 
-    The two images are of different classes. For a conditional model they are of one class of y (B,). Raises UserError
-    if there are fewer pairs than `count`.
+    The two images have different classes y (B,). For a conditional model they have the same class. Raises UserError if
+    there are fewer pairs than `count`.
     """
     pairs = torch.arange(len(y) // 2 * 2, device=y.device).view(-1, 2)
     pairs = pairs[(y[pairs[:, 0]] == y[pairs[:, 1]]) == (model.num_classes > 0)][:count]
     if len(pairs) < count:
-        raise UserError(f"{count} pairs of images were asked for, but {len(y):,} images give {len(pairs):,}")
+        raise UserError(f"{count} pairs of images are needed, but {len(y):,} images give {len(pairs):,}: take fewer")
     (first, last), given = x[pairs.T], labels(model, y[pairs[:, 0]])
     a, b = model.encode(first, given), model.encode(last, given)
     t = torch.linspace(0, 1, steps, device=x.device).view(-1, 1, 1)

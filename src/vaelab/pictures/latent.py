@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Ten colours that colour-blind readers can tell apart with the digits written beside them (Paul Tol, muted).
+# Colour-blind readers can tell these ten colours apart with the digits beside them (Paul Tol, muted).
 COLOURS = (
     "#332288", "#88CCEE", "#44AA99", "#117733", "#999933", "#DDCC77", "#CC6677", "#882255", "#AA4499", "#BBBBBB",
 )  # fmt: skip
@@ -43,7 +43,7 @@ def rates(model: GenerativeModel, x: Tensor, y: Tensor) -> Tensor:
 def traversal(model: GenerativeModel, x: Tensor, y: Tensor, steps: int = 13) -> "Figure":
     """E[x | z] as one dimension of z moves and the others stay at the code of the first image of x (B, C, H, W).
 
-    The dimensions stand in the order of their rate, highest first. Raises UserError as `rates` does.
+    The dimensions are sorted by rate, highest first. Raises UserError as `rates` does.
     """
     rate = rates(model, x, y)
     order, p = rate.argsort(descending=True), model.prior(model.infer)
@@ -66,10 +66,10 @@ def traversal(model: GenerativeModel, x: Tensor, y: Tensor, steps: int = 13) -> 
 
 @torch.no_grad()
 def codes(model: GenerativeModel, x: Tensor, y: Tensor, projection: str | None = None, seed: int = 0) -> "Figure":
-    """Codes (posterior means) of images x (B, C, H, W) in a two-dimensional latent space, coloured by class y (B,).
+    """Codes (posterior means) of images x (B, C, H, W) in two dimensions, coloured by class y (B,).
 
-    `projection` is "pca" or "tsne". It is "pca" by default if there are more than two dimensions; `seed` is for
-    "tsne". Raises UserError for a latent space of one dimension.
+    `projection` is "pca" or "tsne". It is "pca" by default if there are more than two dimensions. `seed` has an effect
+    on "tsne" only. Raises UserError for a latent space of one dimension.
     """
     from matplotlib.figure import Figure
 
@@ -122,9 +122,9 @@ def _scatter(axes: "Axes", z: Tensor, y: Tensor) -> None:
 def prior(model: GenerativeModel, x: Tensor, y: Tensor, seed: int = 0, most: int = 20) -> "Figure":
     """The aggregate posterior, with one draw z ~ q(z | x) per image, against the prior.
 
-    The left panel shows the first two dimensions, the right panel shows up to `most` dimensions, each alone. They stand
-    in the order of their rate, or of their variance if the rate is not defined. Raises UserError for a latent space of
-    one dimension, and for codes that are not vectors of R^D.
+    The left panel shows the first two dimensions, the right panel shows up to `most` dimensions, each alone. They are
+    sorted by rate, or by variance if the rate is not defined. Raises UserError for a latent space of one dimension, and
+    for codes that are not vectors of R^D.
     """
     from matplotlib import colormaps
     from matplotlib.colors import PowerNorm
@@ -135,7 +135,7 @@ def prior(model: GenerativeModel, x: Tensor, y: Tensor, seed: int = 0, most: int
     q = densities.codes(model, zip(x.split(1000), y.split(1000), strict=True), seed)
     with fixed_noise(x.device, seed):
         density = model.prior(model.infer)
-        p = torch.cat([density.sample(Size((1000,))) for _ in range(100)])  # a mixture draws from all components
+        p = torch.cat([density.sample(Size((1000,))) for _ in range(100)])  # a mixture samples all components
     try:
         order, by = rates(model, x, y).argsort(descending=True)[:most], "rate"
     except UserError:
@@ -146,7 +146,7 @@ def prior(model: GenerativeModel, x: Tensor, y: Tensor, seed: int = 0, most: int
 
     both = sorted(order[:2].tolist())
     *edges, mass = _histogram(q[:, both])
-    pair.pcolormesh(*edges, mass, cmap="Blues", norm=PowerNorm(0.5))  # the root: thin parts are seen, too
+    pair.pcolormesh(*edges, mass, cmap="Blues", norm=PowerNorm(0.5))  # the square root makes low densities visible
     pair.set_facecolor(colormaps["Blues"](0.0))
     *edges, mass = _histogram(p[:, both])
     inside = mass.flatten()[mass.flatten().argsort()[::-1]]
@@ -173,7 +173,7 @@ def prior(model: GenerativeModel, x: Tensor, y: Tensor, seed: int = 0, most: int
 
 def _histogram(z: Tensor, bins: int = 60) -> tuple[Any, Any, Any]:
     """Edges of both axes, and counts (z_1, z_0) of points (N, 2), smoothed three times over 3 x 3 bins."""
-    ends = z.quantile(torch.tensor([0.0005, 0.9995]), dim=0).T  # leave out the farthest thousandth
+    ends = z.quantile(torch.tensor([0.0005, 0.9995]), dim=0).T  # leaves out one thousandth of the points on each axis
     edges = [torch.linspace(low, high, bins + 1) for low, high in ends.tolist()]
     mass = torch.histogramdd(z, edges).hist.T
     for _ in range(3):
@@ -183,7 +183,7 @@ def _histogram(z: Tensor, bins: int = 60) -> tuple[Any, Any, Any]:
 
 @torch.no_grad()
 def ae_vs_vae(panels: Sequence[tuple[str, GenerativeModel, Tensor, Tensor]], steps: int = 10) -> "Figure":
-    """Decode the same codes with several models: the quantiles of the last model's prior, in two dimensions.
+    """Several models decode the same two-dimensional codes, the quantiles of the last model's prior.
 
     A panel is a name, a model, its images and their classes. Raises UserError as `manifold` does.
     """

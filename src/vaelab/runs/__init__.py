@@ -1,4 +1,4 @@
-"""Runs: a config becomes a run's folder, and a run's folder becomes a model again."""
+"""Runs: write a run's folder from a config, and load a model from a run's folder."""
 
 from vaelab.runs.building import build, build_callbacks, fill_in, processes
 from vaelab.runs.caveats import find_caveats

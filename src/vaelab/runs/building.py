@@ -1,4 +1,4 @@
-"""From a config to what it describes: the module, its callbacks, and the length of the run."""
+"""Build what a config describes: the module, the callbacks and the length of the run."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def build(cfg: DictConfig, kind: Any = None) -> Any:
-    """The LightningModule that a config describes, or one of the class `kind`. Weights come from torch's random state.
+    """Build the LightningModule of a config, or one of the class `kind`. Torch's random state gives the first weights.
 
     Raises UserError for parts that do not go together.
     """
@@ -25,9 +25,9 @@ def build(cfg: DictConfig, kind: Any = None) -> Any:
 
 
 def build_callbacks(cfg: DictConfig) -> list[Any]:
-    """The callbacks of a config. It leaves out those that a flag of the Trainer, or a resumed run, does not want.
+    """Build the callbacks of a config, except those that a flag of the Trainer or a resumed run excludes.
 
-    Raises UserError for an entry that is no callback, and for a tuner after which no run can be resumed.
+    Raises UserError for an entry that is not a callback, and for BatchSizeFinder, after which no run can be resumed.
     """
     from lightning.pytorch.callbacks import BatchSizeFinder, Callback, Checkpoint, LearningRateFinder, ProgressBar
 
@@ -37,7 +37,7 @@ def build_callbacks(cfg: DictConfig) -> list[Any]:
             why = "changes data.batch_size within a run, and the run's length and checkpoints depend on it"
             raise UserError(f"callbacks.{name} {why}: set data.batch_size")
         if not isinstance(each, Callback):
-            raise UserError(f"callbacks.{name} is no callback: callbacks.{name}._target_ has to name a class")
+            raise UserError(f"callbacks.{name} is not a callback: callbacks.{name}._target_ must name a class")
     absent: list[Any] = [LearningRateFinder] if cfg.resume else []  # the rate that it found is in the checkpoint
     absent += [Checkpoint] if cfg.trainer.get("enable_checkpointing") is False else []
     absent += [ProgressBar] if cfg.trainer.get("enable_progress_bar") is False else []
@@ -45,7 +45,7 @@ def build_callbacks(cfg: DictConfig) -> list[Any]:
 
 
 def fill_in(cfg: DictConfig, data: "MNISTDataModule", callbacks: Sequence[Any]) -> None:
-    """Write into the config what is known only after the data are loaded."""
+    """Write the settings that depend on the loaded data into the config."""
     cfg.data.used = data.name
     cfg.trainer.max_epochs = epochs(cfg, batches(cfg, len(data.train_dataloader())), callbacks)
     if data.val_size == 0:
@@ -53,23 +53,23 @@ def fill_in(cfg: DictConfig, data: "MNISTDataModule", callbacks: Sequence[Any]) 
 
 
 def processes(cfg: DictConfig) -> int:
-    """How many processes share each epoch."""
+    """The number of processes that share each epoch."""
     devices = cfg.trainer.devices
     each = devices if type(devices) is int else len(devices) if OmegaConf.is_list(devices) else 1
     return max(each, 1) * cfg.trainer.get("num_nodes", 1)
 
 
 def batches(cfg: DictConfig, count: int) -> int:
-    """How many batches a process takes in an epoch, if the training set has `count` batches."""
+    """The number of batches of a process in an epoch, if the training set has `count` batches."""
     each = -(-count // processes(cfg))
     limit = cfg.trainer.get("overfit_batches") or cfg.trainer.limit_train_batches
     return each if limit is None else min(limit, each) if type(limit) is int else max(int(limit * each), 1)
 
 
 def epochs(cfg: DictConfig, batches: int, callbacks: Sequence[Any] = ()) -> int:
-    """trainer.max_epochs. If it is null, or if the user typed `steps`, it follows from `steps` optimiser steps.
+    """The number of epochs. It is trainer.max_epochs, unless this is null or the user typed only `steps`.
 
-    It is -1, which means without end, if trainer.max_steps is the only length.
+    Then the run takes `steps` optimiser steps. The result is -1 (no end) if trainer.max_steps is the only length.
     """
     from vaelab.training.length import accumulation, steps_of
 

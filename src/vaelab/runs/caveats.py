@@ -1,4 +1,4 @@
-"""Caveats: what a reader of a run's metrics must know. The log, the tables and the model card print this one list."""
+"""Caveats for readers of a run's metrics. The log, the tables and the model card print the same list."""
 
 import textwrap
 from collections.abc import Mapping
@@ -8,22 +8,23 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vaelab.interfaces import GenerativeModel
 
-MOST_LOW_ESS = 0.01  # share of the images that may have few effective samples
+MOST_LOW_ESS = 0.01  # the share of images with few effective samples that needs no caveat
 
 
 def find_caveats(
     model: "GenerativeModel",
     cfg: Mapping[str, Any],  # the config of the run, with data.used
-    metrics: Mapping[str, float] | None = None,  # of an evaluation
+    metrics: Mapping[str, float] | None = None,  # the metrics of an evaluation
 ) -> list[str]:
-    """The caveats of a run, one or two sentences each. The list is empty if there is nothing to know."""
+    """The caveats of a run, one or two sentences each. The list is empty if there are none."""
     from vaelab.interfaces import levels, likelihood_name
 
     data: Any = cfg["data"]
     found = []
     if data["used"] == "MNIST-5k":
         text = (
-            "This is not the full MNIST but MNIST-5k, 5,000 digits of its training set: no published figure compares."
+            "This is not the full MNIST but MNIST-5k, 5,000 digits of its training set. Its metrics do not compare "
+            "with published ones."
         )
         if data["dataset"] != data["used"]:
             folder = Path(data["root"]) / data["dataset"] / "raw"
@@ -34,20 +35,20 @@ def find_caveats(
     name, grey = likelihood_name(model.likelihood), data["binarization"] == "none"
     if grey and name == "Bernoulli":
         found.append(
-            "A Bernoulli likelihood on grey levels is no density. Its nats have an entropy floor (45.5 per MNIST test "
-            "image) and compare with no other likelihood's; data.binarization=dynamic makes it a density."
+            "A Bernoulli likelihood on grey levels is not a density. Its nats are never below the pixels' entropy "
+            "(45.5 per MNIST test image) and do not compare with other likelihoods: set data.binarization=dynamic."
         )
     if not grey and name != "Bernoulli" and levels(model.likelihood) is None:
         found.append(
-            f"A {name} density on binary pixels measures nothing: it can become as high as one likes at 0 and 1, and "
-            "its nats compare with no other likelihood's; data.binarization=none keeps grey levels."
+            f"A {name} density on binary pixels has no meaning, because it can grow without limit at 0 and 1. Its "
+            "nats do not compare with other likelihoods: set data.binarization=none to keep grey levels."
         )
     if model.prior is None:
-        found.append("This model has no prior over its codes, so that there is nothing to sample from.")
+        found.append("This model has no prior over its codes, so it cannot draw samples.")
     elif cfg["objective"]["_target_"] == "vaelab.objectives.Reconstruction":
         found.append(
-            "Nothing fits the codes of an autoencoder to the prior, so that samples from the prior are noise: "
-            "generate.py kind=samples density=gmm or density=flow fits a density to the codes."
+            "Training does not fit the codes of an autoencoder to the prior, so samples of the prior are noise: "
+            "generate.py kind=samples density=gmm (or density=flow) fits a density to the codes."
         )
     share = (metrics or {}).get("low_ess_share", 0.0)
     if share > MOST_LOW_ESS:
@@ -59,7 +60,7 @@ def find_caveats(
 
 
 def boxed(text: str, width: int = 100) -> str:
-    """A text in a frame, which nobody overlooks in a log."""
+    """A text in a frame, which is easy to see in a log."""
     lines = textwrap.wrap(text, width, break_long_words=False)
     width = max(map(len, lines))
     rule = "+" + "-" * (width + 2) + "+"

@@ -1,8 +1,8 @@
-"""A run's config: reading it, resuming with it, and what it may build.
+"""Read the config of a run, resume with it, and check which classes it names.
 
-A config can come from a stranger. A `_target_` is built only if it is a class of this package, one of torch's
-optimisers and schedulers, or one of Lightning's callbacks and loggers or its Trainer. Nothing is interpolated, and
-nothing is composed from other files.
+A config can come from a stranger. A `_target_` is built only if it is a class of this package, an optimiser or a
+scheduler of torch, or a callback, a logger or the Trainer of Lightning. A config with interpolations, or with
+references to other files, raises UserError.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from vaelab.errors import UserError
 
 ALLOWED = ("vaelab.", "torch.optim.", *(f"lightning.pytorch.{part}." for part in ("trainer", "callbacks", "loggers")))
-MODULES = {  # the modules that the class of a key must be of
+MODULES = {  # the modules that may define the class of a key
     "model._target_": ("vaelab.models.",),
     "data._target_": ("vaelab.data.",),
     "module._target_": ("vaelab.training.", "vaelab.extensions."),
@@ -31,9 +31,9 @@ RENAMED = {  # classes of version 0.1
 
 
 def read_config(folder: Path, resuming: bool = False) -> DictConfig:
-    """The config of a run or of an exported model. Only its model, data and objective are built, unless it is resumed.
+    """Read the config of a run or of an exported model. Only a resumed run builds more than model, data and objective.
 
-    Raises UserError if the folder is no run, if its config is not plain, or if a part that is built has a `_target_`
+    Raises UserError if the folder is not a run, if its config is not plain, or if a part that is built has a `_target_`
     that is not allowed.
     """
     path = folder / "config.yaml"
@@ -41,18 +41,18 @@ def read_config(folder: Path, resuming: bool = False) -> DictConfig:
         path = folder / "config.json"  # JSON is YAML
     if not path.is_file():
         why = "it has no config.yaml" if folder.is_dir() else "it is a file" if folder.exists() else "no such folder"
-        raise UserError(f"{folder} is no run: {why}; the folder of a run is needed, such as logs/RUN")
+        raise UserError(f"{folder} is not a run: {why}; the folder of a run is needed, such as logs/RUN")
     try:
         cfg = OmegaConf.load(path)
-    except Exception as error:  # of YAML, of OmegaConf, of the file
+    except Exception as error:  # from YAML, OmegaConf or the file system
         raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
     plain: Any = OmegaConf.to_container(cfg)
     wholes = [plain.get(part) for part in ("model", "data")] if isinstance(cfg, DictConfig) else [None]
     if not isinstance(cfg, DictConfig) or not all(isinstance(part, dict) and "_target_" in part for part in wholes):
         raise UserError(f"{path} is not the config of a run: it has no model and data")
     for key, value in settings(plain):
-        if key in ("defaults", "hydra") or (isinstance(value, str) and "${" in value):  # could bring in a `_target_`
-            raise UserError(f"{path} is not the config of a run: its {key} is {value}, and a run writes plain values")
+        if key in ("defaults", "hydra") or (isinstance(value, str) and "${" in value):  # it could add a `_target_`
+            raise UserError(f"{path} is not the config of a run: its {key} is {value}, but all values must be plain")
         if not key.endswith("_target_"):
             continue
         if isinstance(value, str) and value in RENAMED:
@@ -61,7 +61,7 @@ def read_config(folder: Path, resuming: bool = False) -> DictConfig:
         built = key.startswith(("model.", "data.", "objective."))
         if built or resuming:
             if value == "vaelab.training.FastTrainer":
-                raise UserError(f"{path} is of vaelab 0.1, whose Trainer is gone: this run cannot be resumed here")
+                raise UserError(f"{path} is from vaelab 0.1 and its Trainer no longer exists: start a new run")
             _check_target(value, path, MODULES.get(key, ALLOWED[:1] if built else ALLOWED))
     return cfg
 
@@ -69,12 +69,12 @@ def read_config(folder: Path, resuming: bool = False) -> DictConfig:
 def saved_config(folder: Path, overrides: Sequence[str] = ()) -> DictConfig:
     """The config of a run to resume, with overrides of single values.
 
-    Raises UserError as `read_config` does, for an override of a whole group, and for an override that cannot change in
-    the middle of a run.
+    Raises UserError as `read_config` does, for an override of a whole group, and for a setting that must stay the same
+    during a run.
     """
     saved = read_config(folder, resuming=True)
     if not (folder / "config.yaml").is_file():
-        raise UserError(f"{folder} is an exported model, which has no checkpoints to go on from")
+        raise UserError(f"{folder} is an exported model, which has no checkpoints: resume the run itself")
     with initialize_config_dir(str(folder.absolute()), version_base="1.3"):
         cfg = compose("config", list(overrides))
     for key, value in settings(saved):
@@ -86,7 +86,7 @@ def saved_config(folder: Path, overrides: Sequence[str] = ()) -> DictConfig:
         if old == new or (isinstance(old, dict) and isinstance(new, dict)):
             continue
         if key.endswith("_target_"):
-            raise UserError(f"{key}={new}: a resumed run keeps its parts: start a new run")
+            raise UserError(f"{key}={new}: a resumed run keeps its parts, so start a new run")
         if isinstance(old, dict) and key == group:
             raise UserError(
                 f"{key}={new} would replace a whole group of {folder}: a resumed run takes overrides of single "
@@ -103,7 +103,7 @@ def saved_config(folder: Path, overrides: Sequence[str] = ()) -> DictConfig:
 
 
 def settings(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) of everything below a node of a config: groups, lists and single values, as written."""
+    """Yield (dotted key, value) of all groups, lists and single values below a node of a config, not resolved."""
     if OmegaConf.is_config(node):
         node = OmegaConf.to_container(node)
     children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
@@ -113,11 +113,11 @@ def settings(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _check_target(target: Any, path: Path, allowed: tuple[str, ...]) -> None:
-    """Raise UserError unless a `_target_` names a class of an allowed package. Nothing else is imported."""
+    """Raise UserError unless a `_target_` names a class of an allowed package. No other module is imported."""
     found = None
     if isinstance(target, str) and target.startswith(("vaelab.", "torch.optim.", "lightning.pytorch.")):
         module, _, name = target.rpartition(".")
-        with contextlib.suppress(Exception):  # a module that cannot be imported has nothing of that name
+        with contextlib.suppress(Exception):  # a module that cannot be imported does not have the class
             found = getattr(importlib.import_module(module), name)
     if not isinstance(found, type) or not f"{found.__module__}.".startswith(allowed):
-        raise UserError(f"{path} names {target}, which is none of {', '.join(allowed)}: it is not run")
+        raise UserError(f"{path} names {target}, which is not a class of {', '.join(allowed)}: it is not run")

@@ -1,4 +1,4 @@
-"""A run's folder and what is written to it. All of it is plain data.
+"""A run's folder and its files. All of them hold plain data.
 
 | file | content |
 |---|---|
@@ -44,20 +44,20 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """Read metrics.json, evaluation.json or run.json. The result is empty if there is no such file.
 
-    Raises UserError for a file that is no JSON.
+    Raises UserError for a file that is not JSON.
     """
     try:
         content = json.loads(path.read_text()) if path.is_file() else {}
     except ValueError as error:
-        raise UserError(f"{path} is no JSON: {error}") from error
+        raise UserError(f"{path} is not JSON: {error}") from error
     if "figures" in content:  # the name in version 0.1
         content["metrics"] = content.pop("figures")
     return content
 
 
 def read_pictures(run: Path, name: str) -> bytes | None:
-    """The PNG of a run's own picture, or None if there is none."""
-    paths = (run / folder / f"{name}.png" for folder in ("pictures", "figures"))  # the second is of version 0.1
+    """The PNG of a picture in a run's folder, or None if it does not exist."""
+    paths = (run / folder / f"{name}.png" for folder in ("pictures", "figures"))  # the second is from version 0.1
     return next((path.read_bytes() for path in paths if path.is_file()), None)
 
 
@@ -83,7 +83,7 @@ def record_start(folder: Path, cfg: DictConfig) -> None:
 
 def _git_state() -> dict[str, Any] | None:
     """The commit, and whether the working tree differs from it. None outside a repository."""
-    command = ["git", "status", "--porcelain=v2", "--branch"]  # first "# branch.oid COMMIT", last the changed files
+    command = ["git", "status", "--porcelain=v2", "--branch"]  # it prints "# branch.oid COMMIT", then the changed files
     try:
         status = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
@@ -97,7 +97,7 @@ def finish(
     module: "VAEModule",
     protocol: dict[str, Any],
     trainer: Any,
-    seconds: float,  # of the fit
+    seconds: float,  # the duration of the fit
     kept: tuple[str, int],  # which weights the module holds, "best", "average" or "last", and their step
 ) -> None:
     """Write weights.pt, the state dict of the model, and metrics.json."""

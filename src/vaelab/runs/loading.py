@@ -1,4 +1,4 @@
-"""Loading finished runs: the model, the data and the checkpoint to go on from."""
+"""Load finished runs: the model, the data and the checkpoint of a run to resume."""
 
 import hashlib
 from importlib import metadata
@@ -29,13 +29,13 @@ class Run(NamedTuple):
     folder: Path
     cfg: DictConfig
     model: Any  # a GenerativeModel in evaluation mode
-    data: "MNISTDataModule"  # which is set up
+    data: "MNISTDataModule"  # after setup()
 
 
 def open_run(folder: Any, root: str | None = None, device: str = "auto", like: Run | None = None) -> Run:
     """Load a finished run and its data.
 
-    `root` takes the place of the run's own data.root. `device` is auto, cpu or cuda. If the run `like` has the same
+    `root` replaces the run's own data.root. `device` is auto, cpu or cuda. If the run `like` has the same
     data settings, its data are shared. Raises UserError as `load_run` does, for a device that this machine does not
     have, and for data that the run was not trained on.
     """
@@ -56,10 +56,10 @@ def open_run(folder: Any, root: str | None = None, device: str = "auto", like: R
     if root is not None:
         cfg.data.root = root
     used = cfg.data.get("used") or cfg.data.dataset
-    if like and {**like.cfg.data, "seed": 0} == {**cfg.data, "used": used, "seed": 0}:  # the seed is for training
+    if like and {**like.cfg.data, "seed": 0} == {**cfg.data, "used": used, "seed": 0}:  # the seed affects only training
         data = like.data
     else:
-        # The run may have used the last resort, and MNIST may be there now
+        # The run may have used MNIST-5k, although MNIST is available now
         data = _built(DictConfig({**cfg.data, "dataset": used}), Path(folder))
         data.setup()
     cfg.data.used = used
@@ -70,8 +70,8 @@ def open_run(folder: Any, root: str | None = None, device: str = "auto", like: R
 def load_run(folder: str | Path) -> Any:
     """The model of a run's folder, or of an export, with its best weights, in evaluation mode on the CPU.
 
-    Nothing in the folder is executed. Raises UserError if it is no run, if the run is not finished, if its config names
-    a class outside this package, or if its weights are damaged or belong to another model.
+    Nothing in the folder is executed. Raises UserError if it is not a finished run, if its config names a class outside
+    this package, or if its weights are damaged or belong to another model.
     """
     folder = Path(folder)
     model = _built(read_config(folder).model, folder)
@@ -84,7 +84,7 @@ def load_run(folder: str | Path) -> Any:
         )
         raise UserError(
             f"{path} does not fit the model of {folder}'s config in vaelab {metadata.version('vaelab')} ({wrong}): the "
-            "config was changed, or another version wrote it, which run.json names"
+            "config was changed, or another version wrote the run: see run.json"
         )
     model.load_state_dict(state)
     return model.eval()
@@ -94,9 +94,9 @@ def _built(part: DictConfig, folder: Path) -> Any:
     """The model or the data module of a run. Raises UserError for settings that it does not take."""
     try:
         return hydra.utils.instantiate(part, _convert_="all", _partial_=False)
-    except Exception as error:  # Hydra's error names a class and hides the sentence
+    except Exception as error:  # Hydra's own message hides the cause
         why = " ".join(str(error.__cause__ or error).split())
-        raise UserError(f"the config of {folder} builds no {part._target_}: {why}") from error
+        raise UserError(f"the config of {folder} cannot build {part._target_}: {why}") from error
 
 
 def _read_weights(folder: Path) -> "tuple[Path, dict[str, Tensor]]":
@@ -114,16 +114,16 @@ def _read_weights(folder: Path) -> "tuple[Path, dict[str, Tensor]]":
             raise UserError(f"{path} is damaged: {error}") from error
     path = folder / "weights.pt"
     if not path.is_file():
-        raise UserError(f"{folder} is not finished, it has no weights.pt: python train.py resume={folder} goes on")
+        raise UserError(f"{folder} is not finished, it has no weights.pt: python train.py resume={folder} continues it")
     state = read_plain(path)
     named = isinstance(state, dict) and all(isinstance(name, str) for name in state)
     if not named or not all(isinstance(weight, torch.Tensor) for weight in state.values()):
-        raise UserError(f"{path} holds no weights by name")
+        raise UserError(f"{path} does not hold tensors by name")
     return path, state
 
 
 def digest(model: "GenerativeModel") -> str:
-    """The SHA-256 of a model's weights. It does not depend on the kind of file that holds them."""
+    """The SHA-256 of a model's weights. It does not depend on the file format."""
     weights = sorted(model.state_dict().items())
     return hashlib.sha256(b"".join(weight.cpu().numpy().tobytes() for _, weight in weights)).hexdigest()
 
@@ -137,7 +137,7 @@ def last_checkpoint(folder: Path, module: "VAEModule", cfg: DictConfig) -> tuple
     path = folder / "checkpoints" / "last.ckpt"
     if not path.is_file():
         raise UserError(
-            f"{folder} cannot be resumed: it has no checkpoints/last.ckpt (runs trained together never have)"
+            f"{folder} cannot be resumed: it has no checkpoints/last.ckpt (runs that are trained together have none)"
         )
     checkpoint = read_plain(path)
     try:
@@ -145,7 +145,7 @@ def last_checkpoint(folder: Path, module: "VAEModule", cfg: DictConfig) -> tuple
         step, state = checkpoint["global_step"], checkpoint["state_dict"]
         saved = {name: tuple(weight.shape) for name, weight in state.items()}
     except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is no checkpoint of this program: {error}") from error
+        raise UserError(f"{path} is not a checkpoint of vaelab: {error}") from error
     if saved != {name: tuple(weight.shape) for name, weight in module.state_dict().items()}:
         raise UserError(f"{path} holds the weights of another model than {folder}/config.yaml describes")
     epochs, steps = cfg.trainer.max_epochs, cfg.trainer.max_steps
@@ -153,5 +153,5 @@ def last_checkpoint(folder: Path, module: "VAEModule", cfg: DictConfig) -> tuple
     for name, (done, most) in ends.items():
         if 0 < most <= done and (folder / "metrics.json").exists():
             what = f"all of its {done:,} {name.removeprefix('max_')}"
-            raise UserError(f"{shown(folder)} is complete, {what}: ask for more to go on, trainer.{name}={2 * done}")
+            raise UserError(f"{shown(folder)} is complete, {what}: set trainer.{name}={2 * done} to continue")
     return path, step + 1

@@ -19,13 +19,13 @@ log = logging.getLogger("vaelab.train")
 
 
 def start_log(*folders: Path) -> None:
-    """Send the package's messages to the screen and to train.log of each folder. Only the first process speaks."""
+    """Send the package's messages to the screen and to train.log of each folder. Only the first process logs."""
     logger = logging.getLogger("vaelab")
     for handler in logger.handlers[:]:
         logger.removeHandler(handler)
         handler.close()
-    # Lightning's own use of torch, and warnings that do not apply: each epoch logs its last window, and means are
-    # already taken over all processes
+    # These warnings concern Lightning's own use of torch, or do not apply: each epoch logs its last window, and means
+    # are already taken over all processes
     warnings.filterwarnings("ignore", category=FutureWarning, module="lightning")
     warnings.filterwarnings("ignore", "The number of training batches", module="lightning")
     warnings.filterwarnings("ignore", "Checkpoint directory .* exists", module="lightning")
@@ -45,7 +45,7 @@ def start_log(*folders: Path) -> None:
 
 
 def rank() -> int:
-    """The number of this process: what Lightning knows, or what Lightning will read when it is imported."""
+    """The number of this process, from Lightning or from the variables that Lightning reads when it is imported."""
     if "lightning" not in sys.modules:
         given = (os.environ[name] for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID") if name in os.environ)
         return int(next(given, 0))
@@ -73,7 +73,7 @@ def announce(folder: Path, cfg: DictConfig, data: "MNISTDataModule", module: "VA
 
 
 def length(cfg: DictConfig, trainer: Any, count: int) -> str:
-    """How long a run is, with `count` batches in an epoch."""
+    """The length of a run in words, with `count` batches in an epoch."""
     if trainer.fast_dev_run:
         return "trainer.fast_dev_run: one batch of everything"
     epoch = f"{count:,} batch{'es' * (count > 1)}"
@@ -89,7 +89,7 @@ def announce_end(trainer: Any, first: int | None) -> None:
 
     steps, done = trainer.global_step, trainer.current_epoch == trainer.max_epochs
     if first == steps + 1:
-        log.warning("no step was left to take")
+        log.warning("the run was complete, so no step was taken")
     if done or steps == trainer.max_steps or trainer.fast_dev_run:
         return
     reasons = ["something set trainer.should_stop"]
@@ -97,7 +97,7 @@ def announce_end(trainer: Any, first: int | None) -> None:
         if isinstance(callback, EarlyStopping) and callback.stopped_epoch:
             reasons.insert(0, f"{callback.monitor} has not improved for {callback.wait_count} validations")
         if isinstance(callback, Timer) and (callback.time_remaining() or 0) <= 0:
-            reasons.insert(0, "the time that trainer.max_time gives to all starts of the run is over")
+            reasons.insert(0, "trainer.max_time, which counts all starts of the run, is over")
     log.info("ended    in epoch %s at step %s: %s", f"{trainer.current_epoch:,}", f"{steps:,}", reasons[0])
 
 
@@ -112,6 +112,6 @@ def summary(metrics: dict[str, float], data: str) -> str:
 
 
 def shown(folder: Path) -> str:
-    """A folder as the user would type it."""
+    """A folder, relative to the working directory if it lies inside."""
     here = Path.cwd()
     return str(folder.relative_to(here)) if folder.is_relative_to(here) else str(folder)

@@ -1,4 +1,4 @@
-"""Checks before a run: settings that no part checks, and what this machine cannot do. Nothing slow comes before."""
+"""Checks at the start of a run: settings that no part checks, and settings that this machine does not support."""
 
 import inspect
 from typing import TYPE_CHECKING
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from vaelab.data import MNISTDataModule
     from vaelab.interfaces import GenerativeModel
 
-PARTS = ("posterior", "prior", "likelihood")  # of a model, chosen with a slash
-# Weights in 16 bits are left out: they round away most of what an optimiser adds to them
+PARTS = ("posterior", "prior", "likelihood")  # the parts of a model that are chosen with a slash
+# Weights in 16 bits are not offered, because they round away most of an optimiser's updates
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true")
 OWN = {  # arguments of the Trainer that train.py sets
     "logger": "logger=...",
     "callbacks": "callbacks.NAME._target_=...",
-    "plugins": "train.py writes checkpoints through one of its own",
+    "plugins": "train.py has its own plugin, which writes checkpoints",
     "default_root_dir": "hydra.run.dir=FOLDER",
 }
 
@@ -39,7 +39,7 @@ def check_config(cfg: DictConfig) -> None:
     checks.whole(steps=cfg.steps)
     for name, place in OWN.items():
         if name in cfg.trainer:
-            raise UserError(f"trainer.{name} is chosen elsewhere: {place}")
+            raise UserError(f"trainer.{name} is set elsewhere: {place}")
     for name in ("max_epochs", "log_every_n_steps", "accumulate_grad_batches", "limit_train_batches"):
         value = cfg.trainer.get(name)
         if name == "limit_train_batches" and type(value) is float:
@@ -62,12 +62,12 @@ def check_config(cfg: DictConfig) -> None:
         )
     each, cpus = processes(cfg) // cfg.trainer.get("num_nodes", 1), joblib.cpu_count()
     if each > cpus and (accelerator == "cpu" or not gpu):
-        raise UserError(f"trainer.devices={cfg.trainer.devices} needs a CPU for each process, and there are {cpus}")
+        raise UserError(f"trainer.devices={cfg.trainer.devices} needs a CPU for each process: set at most {cpus}")
     sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
     if sweep and cfg.trainer.get("strategy") == "ddp":
         raise UserError(
             "trainer.strategy=ddp starts its processes with the command line of the whole sweep: "
-            "start each run with a command of its own"
+            "start each run with its own command"
         )
     if rank() > 0 and processes(cfg) == 1:
         raise UserError(
@@ -77,7 +77,7 @@ def check_config(cfg: DictConfig) -> None:
     zeros = [key for key in ("data.val_size", "trainer.limit_val_batches") if OmegaConf.select(cfg, key) == 0]
     for name, callback in cfg.callbacks.items():
         if isinstance(callback, str):
-            raise UserError(f"callbacks.{name}={callback}: a class is named by callbacks.{name}._target_={callback}")
+            raise UserError(f"callbacks.{name}={callback}: name a class with callbacks.{name}._target_={callback}")
         monitor = str((callback or {}).get("monitor"))
         if zeros and (monitor == "auto" or monitor.startswith("val/")):
             raise UserError(
@@ -92,7 +92,7 @@ def check_arguments(cfg: DictConfig) -> None:
         target = node.get("_target_") if isinstance(node, dict) else None
         try:
             parameters = inspect.signature(hydra.utils.get_object(target)).parameters if target else {}
-        except Exception:  # it cannot be imported or has no signature: building it says more
+        except Exception:  # building the class raises a clearer error
             continue
         if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
             continue

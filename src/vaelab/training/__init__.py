@@ -1,4 +1,4 @@
-"""The training loop's glue: a LightningModule and its callbacks."""
+"""Training with Lightning: the LightningModule, its callbacks and a learning-rate schedule."""
 
 from vaelab.training.callbacks import Pictures, Progress
 from vaelab.training.checkpoints import (

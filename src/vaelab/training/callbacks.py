@@ -1,4 +1,4 @@
-"""Callbacks that show how a run goes: progress and pictures. They leave the random numbers of training alone."""
+"""Callbacks that show the progress and the pictures of a run. They do not change the random numbers of training."""
 
 import logging
 import math
@@ -20,9 +20,9 @@ log = logging.getLogger(__name__)
 
 
 class Progress(ProgressBar):
-    """One progress bar over all optimiser steps, and ten lines of log.
+    """A progress bar over all optimiser steps, and ten log lines for the whole run.
 
-    The bar is drawn anew every `refresh_every_n_steps` steps. With 0 there is no bar.
+    The bar is redrawn every `refresh_every_n_steps` optimiser steps; with 0 there is no bar.
     """
 
     def __init__(self, refresh_every_n_steps: int = 50) -> None:
@@ -32,14 +32,14 @@ class Progress(ProgressBar):
         self._reported = 0
 
     def disable(self) -> None:
-        """Lightning calls this to hide the bar, which is made when training starts."""
+        """Do nothing. Lightning calls this to hide the bar, but the bar is made later, when training starts."""
 
     def enable(self) -> None:
-        """Lightning calls this after a tuner's search, to show the bar again."""
+        """Do nothing. Lightning calls this to show the bar again after a tuner's search."""
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         drawn = trainer.is_global_zero and self.refresh_every_n_steps
-        hidden = None if drawn else True  # None: unless the output is a terminal
+        hidden = None if drawn else True  # None: tqdm hides the bar unless the output is a terminal
         total = None if math.isinf(pl_module.total_steps) else pl_module.total_steps
         self._bar = tqdm(total=total, initial=trainer.global_step, unit="step", file=sys.stdout, disable=hidden)
 
@@ -57,7 +57,7 @@ class Progress(ProgressBar):
             log.info("epoch %d, step %s: %s", epoch, f"{step:,}", _losses(pl_module.measured))
 
     def _redraw(self, trainer: Any, module: Any) -> None:
-        """Show the latest losses, and what is logged with prog_bar=True."""
+        """Show the latest losses and the metrics that are logged with prog_bar=True."""
         own = [f"{name} {float(value):.4g}" for name, value in trainer.progress_bar_metrics.items()]
         shown = [f"epoch {trainer.current_epoch + 1}", _losses(module.metrics.latest), *own]
         self._bar.n = trainer.global_step
@@ -72,11 +72,11 @@ def _losses(metrics: dict[str, float]) -> str:
 
 
 class Pictures(Callback):
-    """Draws the model before the first step and then `count` times at equal distances.
+    """Draws pictures of the model before the first step, and then `count` times at equal intervals.
 
-    The pictures are images beside their reconstructions, and samples at fixed noise if there is a prior. With two
-    latent dimensions there are also the decoded manifold, and the codes coloured by class. TensorBoard gets all of
-    them, and the run's folder pictures/ has the latest of each as a PNG.
+    The pictures are images beside their reconstructions and, if the model has a prior, samples at fixed noise. A model
+    with two latent dimensions also gets the decoded manifold and the codes, coloured by class. TensorBoard gets all
+    pictures, and the folder pictures/ of the run holds the latest PNG of each. Raises UserError for a negative number.
     """
 
     def __init__(self, count: int = 20, num_reconstructions: int = 32, num_samples: int = 64) -> None:
@@ -94,11 +94,11 @@ class Pictures(Callback):
         self.on_train_epoch_end(trainer, pl_module)
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
-        if self._drawn < 0 and trainer.is_global_zero:  # there was nothing to train
+        if self._drawn < 0 and trainer.is_global_zero:  # there was no step to take
             self.draw(trainer, pl_module)
 
     def draw(self, trainer: Any, module: Any) -> None:
-        """Draw all pictures now, and write them."""
+        """Draw all pictures now and write them."""
         from PIL import Image
         from torchvision.transforms.functional import to_pil_image
 
@@ -121,7 +121,7 @@ class Pictures(Callback):
                 board.add_image(name, pixels, trainer.global_step, dataformats="HWC"[: pixels.ndim])
 
     def _draw(self, trainer: Any, module: Any) -> dict[str, Any]:
-        """Pictures by name: image grids (3, height, width), or matplotlib Figures."""
+        """The pictures by name: image grids (3, height, width) or matplotlib Figures."""
         model = module.model
         x, y = self._examples(trainer, module, self.num_reconstructions)
         drawn: dict[str, Any] = {"reconstructions": pictures.reconstructions(model, x, labels(model, y))}
@@ -129,7 +129,7 @@ class Pictures(Callback):
             drawn["samples"] = pictures.samples(model, self.num_samples)
         if model.latent_dim == 2 and not model.num_classes:
             drawn["codes"] = pictures.codes(model, *self._examples(trainer, module, 5000))
-            if model.prior is not None and isinstance(model.prior(model.infer), Independent):  # which has quantiles
+            if model.prior is not None and isinstance(model.prior(model.infer), Independent):  # it has quantiles
                 drawn["manifold"] = pictures.manifold(model)
         return drawn
 

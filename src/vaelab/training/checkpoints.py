@@ -1,4 +1,4 @@
-"""Checkpoints of a run: best.ckpt, last.ckpt, and how their files are written."""
+"""The checkpoints of a run, best.ckpt and last.ckpt, and how their files are written."""
 
 import io
 import logging
@@ -19,14 +19,14 @@ log = logging.getLogger(__name__)
 
 
 class Interrupted(SystemExit):
-    """Training was stopped by a signal, after a checkpoint was written. Ends a sweep, too."""
+    """A signal stopped training. This exception also ends a sweep."""
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Each file is replaced as a whole, in a background thread, while training goes on.
+    """Writes checkpoints in a background thread while training continues. Each file is replaced as a whole.
 
-    A file holds what the checkpoint was when it was saved. Two files may wait for the disk, the best and the last of an
-    epoch. A third one, a load and `teardown` wait until they are written, and raise their OSError.
+    A file holds the state at the call of `save_checkpoint`. Two files may wait for the disk: the best and the last
+    checkpoint of an epoch. A third save, a load and `teardown` wait for them, and raise the OSError of a failed write.
     """
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         self._waiting.append(self._writer.submit(write_atomically, path, content.getbuffer()))
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
-        """A file, as plain data: Lightning's own would run what an address on the web gives it."""
+        """Load a file as plain data. Lightning's own method can run code that comes from a web address."""
         self._wait()
         return read_plain(Path(path))
 
@@ -54,27 +54,27 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         self._wait()
 
     def _wait(self, allowed: int = 0) -> None:
-        """Wait until no more than `allowed` files are left to be written."""
+        """Wait until at most `allowed` files are not yet written."""
         while len(self._waiting) > allowed:
             self._waiting.pop(0).result()
 
 
 class BestCheckpoint(Checkpoint):
-    """best.ckpt: the weights that were validated with the lowest monitored metric.
+    """Writes best.ckpt: the weights with the lowest monitored metric in validation.
 
-    If they are averages (EMAWeightAveraging), the average is what is validated and what is saved. The average of
-    StochasticWeightAveraging exists when training ends, and takes the place of what was saved before. Where nothing is
-    validated, nothing is saved.
+    With EMAWeightAveraging, the averaged weights are validated and saved. With StochasticWeightAveraging, the average
+    exists only when training ends, and then replaces the saved weights. If nothing is validated, only such an average
+    is saved.
     """
 
     def __init__(self) -> None:
-        self.path: Path | None = None  # of what was saved
+        self.path: Path | None = None  # the saved file
         self.kind = "best"  # or "average"
         self.step = 0
         self._score = float("inf")
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        folder = trainer.strategy.broadcast(str(trainer.default_root_dir))  # the first process has the run's
+        folder = trainer.strategy.broadcast(str(trainer.default_root_dir))  # only the first process has the folder
         self._file = Path(folder) / "checkpoints" / "best.ckpt"
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
@@ -88,7 +88,7 @@ class BestCheckpoint(Checkpoint):
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         for callback in trainer.callbacks:
             if isinstance(callback, StochasticWeightAveraging) and trainer.current_epoch > callback.swa_end:
-                log.info("weights  the average of StochasticWeightAveraging takes the place of the best")
+                log.info("weights  the average of StochasticWeightAveraging replaces the best weights")
                 self.kind = "average"
                 self._save(trainer)
 
@@ -101,22 +101,22 @@ class BestCheckpoint(Checkpoint):
         return {"score": self._score, "saved": self.path is not None, "step": self.step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """The file lies in the run's folder as it is now."""
+        """Restore the state. The path is in the run's present folder, because a run may have been moved."""
         self._score, self.step = state_dict["score"], state_dict["step"]
         self.path = self._file if state_dict["saved"] else None
 
 
 class LastCheckpoint(Checkpoint):
-    """last.ckpt: the end of the latest epoch, or the step within an epoch at which the run was stopped or ended.
+    """Writes last.ckpt at the end of each epoch, and at the step at which the run stops within an epoch.
 
-    A signal is answered between two steps, and so are trainer.max_steps and trainer.max_time, so that the resumed run
-    goes on bit for bit. After a signal, Interrupted is raised once the checkpoint is written. A second Ctrl-C gives
-    that up and stops at once. A signal that the process was started to ignore, as a shell's background processes
-    ignore Ctrl-C, stays ignored.
+    SIGINT (Ctrl-C), SIGTERM, trainer.max_steps and trainer.max_time stop a run between two steps. A resumed run
+    therefore continues bit for bit. After a signal, the checkpoint is written and Interrupted is raised. A second
+    signal stops the run at once. A signal that was ignored when the process started stays ignored: a shell's
+    background processes ignore Ctrl-C.
     """
 
     def __init__(self) -> None:
-        self.path: Path | None = None  # of what was saved
+        self.path: Path | None = None  # the saved file
         self.step = 0
         self._signal: int | None = None
         self._handlers: dict[int, Any] = {}
@@ -132,7 +132,7 @@ class LastCheckpoint(Checkpoint):
         if self._signal is not None:
             raise KeyboardInterrupt
         self._signal = signum
-        log.info("%s: saving, then stopping", signal.Signals(signum).name)
+        log.info("%s: training saves a checkpoint and stops", signal.Signals(signum).name)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if trainer.is_last_batch or not (pl_module.resumable and _resumable(trainer, batch_idx)):
@@ -144,7 +144,7 @@ class LastCheckpoint(Checkpoint):
             self._interrupt(trainer)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        if self.step != trainer.global_step:  # otherwise the run ended within the epoch, where it can go on
+        if self.step != trainer.global_step:  # otherwise on_train_batch_end has saved this step
             self._save(trainer)
         if self._stop(trainer) and trainer.current_epoch + 1 != trainer.max_epochs:
             self._interrupt(trainer)
@@ -155,45 +155,45 @@ class LastCheckpoint(Checkpoint):
             self.path, self.step = self._file, trainer.global_step
 
     def _interrupt(self, trainer: Any) -> None:
-        trainer.strategy.checkpoint_io.teardown()  # which waits until all is written
+        trainer.strategy.checkpoint_io.teardown()  # waits until all files are written
         log.info(
-            "stopped at step %s and saved %s; go on with: python train.py resume=%s",
+            "stopped at step %s and saved %s; continue with: python train.py resume=%s",
             f"{trainer.global_step:,}", self.path, os.path.relpath(trainer.default_root_dir),
         )  # fmt: skip
         raise Interrupted(128 + (self._signal or signal.SIGTERM))
 
     def _stop(self, trainer: Any) -> bool:
-        """Whether a signal came; all ranks have to agree, and ask each other now and then only."""
+        """Whether any rank has received a signal. Several ranks check this only every `log_every_n_steps` steps."""
         every = trainer.log_every_n_steps if trainer.world_size > 1 else 1
         due = trainer.is_last_batch or trainer.global_step % every == 0
         return due and trainer.strategy.reduce_boolean_decision(self._signal is not None, all=False)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         self._restore_handlers()
-        trainer.strategy.checkpoint_io.teardown()  # the last file's error belongs to the training
+        trainer.strategy.checkpoint_io.teardown()  # an error of the last write is raised within training
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         self._restore_handlers()
         try:
             trainer.strategy.checkpoint_io.teardown()
-        except OSError as error:  # what ended the run is not hidden by it
+        except OSError as error:  # it must not hide the exception that ended the run
             log.error("a checkpoint could not be written: %s", error)
         if isinstance(exception, ArithmeticError):
-            good = f"the last good checkpoint is {self.path}" if self.path else "no checkpoint was saved before"
+            good = f"the last good checkpoint is {self.path}" if self.path else "no checkpoint has been saved"
             log.error(good)
 
     def _restore_handlers(self) -> None:
-        """Before Lightning restores those that it had found."""
+        """Restore the previous signal handlers. Lightning restores its own ones later."""
         for signum, handler in self._handlers.items():
             signal.signal(signum, handler)
         self._handlers = {}
 
 
 def _resumable(trainer: Any, batch_idx: int) -> bool:
-    """Whether a run that is resumed after this batch, within an epoch, is the run that never stopped.
+    """Whether a run that is resumed after this batch, within an epoch, equals a run that never stopped.
 
-    It is not if a gradient waits to be applied, or if a validation follows, which it would leave out. Lightning's
-    StochasticWeightAveraging sets up its schedule when an epoch starts.
+    This is false if accumulated gradients are not yet applied, if a validation follows, which the resumed run would
+    skip, and with StochasticWeightAveraging, which sets up its schedule at the start of an epoch.
     """
     every, epochs = trainer.val_check_batch, trainer.check_val_every_n_epoch
     validates = (
@@ -205,28 +205,28 @@ def _resumable(trainer: Any, batch_idx: int) -> bool:
 
 
 def _ends(trainer: Any) -> bool:
-    """Whether the run ends after this step, because of trainer.max_steps or of what asked the trainer to stop."""
+    """Whether the run ends after this step, because of trainer.max_steps or trainer.should_stop."""
     lasted = trainer.current_epoch >= (trainer.min_epochs or 0) and trainer.global_step >= (trainer.min_steps or 0)
     return trainer.global_step == trainer.max_steps or (trainer.should_stop and lasted)
 
 
 def saved_by(trainer: Any, kind: type[BestCheckpoint | LastCheckpoint]) -> Any:
-    """The callback that has saved a checkpoint, the best or the last; None if there is none, or it saved nothing."""
+    """The callback of the class `kind` if it has saved a checkpoint, otherwise None."""
     return next((each for each in trainer.checkpoint_callbacks if isinstance(each, kind) and each.path), None)
 
 
 def measure(trainer: Any, module: Any, data: Any, checkpoint: Path | None) -> None:
-    """After a fit, validate and test the weights of a checkpoint, or if it is None, those that the module holds.
+    """Load the weights of a checkpoint after a fit, then validate and test them.
 
-    The module holds them afterwards.
+    If the checkpoint is None, the present weights of the module are validated and tested.
     """
     trainer.strategy.barrier()  # the first process has written the checkpoint
     if checkpoint:
         module.load_state_dict(trainer.strategy.load_checkpoint(checkpoint)["state_dict"])
-    # The module holds the average, if there is one. Its callback would overwrite it
+    # The callback of a weight average would overwrite the averaged weights in the module
     trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, WeightAveraging)]
     if module.monitor:
-        loggers, trainer.loggers = trainer.loggers, []  # what is measured here is no point of the curve
+        loggers, trainer.loggers = trainer.loggers, []  # these metrics are not points of the curves
         trainer.validate(module, data, verbose=False)
         trainer.loggers = loggers
     trainer.test(module, data, verbose=False)

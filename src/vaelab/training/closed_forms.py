@@ -1,4 +1,4 @@
-"""Callbacks that compare a run with a closed form: the tutorial's own loss, and the optima of linear models."""
+"""Callbacks that compare a run with a closed form: the tutorial's loss, and the optima of linear models."""
 
 import logging
 import math
@@ -18,11 +18,12 @@ OPTIMA = {"pca": linear.pca, "ppca": linear.ppca}
 
 
 class AverageLoss(Callback):
-    """The tutorial's own figure, squared error + KL per image, from the loss in nats.
+    """Logs the tutorial's loss, squared error + KL per image, as train/average_loss.
 
-    For n pixels and a Gaussian likelihood of variance 1/2, -log p(x | z) = ||x - mean||^2 + (n/2) log pi, so the
-    figure is the loss less (n/2) log pi: an identity, no second computation. Logged as train/average_loss. Raises
-    ValueError if the likelihood is another, or the loss is not the plain ELBO.
+        -log p(x | z) = ||x - mean||^2 + (n/2) log pi,     n pixels, a Gaussian likelihood of variance 1/2
+
+    The tutorial's loss is therefore the loss in nats minus (n/2) log pi. Raises UserError for another likelihood, and
+    for an objective other than the plain ELBO.
     """
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
@@ -32,7 +33,7 @@ class AverageLoss(Callback):
         plain = isinstance(objective, ELBO) and objective.beta == 1 and not objective.free_bits
         if not (fixed and plain and math.isclose(2 * log_scale, -math.log(2), rel_tol=1e-5)):
             needed = "model/likelihood=gaussian with scale sqrt(1/2), objective=elbo, beta 1 and no free bits"
-            raise UserError(f"callbacks.average_loss turns nats into squared error + KL, which needs {needed}")
+            raise UserError(f"callbacks.average_loss computes squared error + KL from nats, which needs {needed}")
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         pixels = math.prod(pl_module.model.image_shape)
@@ -42,10 +43,10 @@ class AverageLoss(Callback):
 
 
 class ClosedForm(Callback):
-    """Starts a linear model at its optimum over the training images, which has a closed form: see vaelab/linear.py.
+    """Starts a linear model at its optimum on the training images, which has a closed form: see vaelab/linear.py.
 
-    `method` is "pca" for the autoencoder, "ppca" for the VAE with a learned noise scale. Raises ValueError if it is
-    neither, the model is not the linear one it needs, or binarisation is dynamic.
+    `method` is "pca" for the autoencoder or "ppca" for the VAE with a learned noise scale. Raises UserError for another
+    method, for a model that is not the linear model of the method, and for dynamic binarisation.
     """
 
     def __init__(self, method: str) -> None:
@@ -66,15 +67,15 @@ class ClosedForm(Callback):
                 f"{'diagonal_gaussian' if vae else 'point_mass'}, model/prior=standard_normal of scale 1 and model/"
                 f"likelihood=gaussian with mean=identity and {'scale=learned' if vae else 'a number as its scale'}"
             )
-        model.load_state_dict(optimum)  # a resumed run's own weights are restored after this, over these
+        model.load_state_dict(optimum)  # a resumed run later replaces these weights by its own
 
 
 class PrincipalAngle(Callback):
-    """The largest angle between the column spaces of decoder and PCA, in degrees, logged as train/principal_angle.
+    """Logs train/principal_angle: the largest angle between the column spaces of the decoder and PCA, in degrees.
 
-    A linear autoencoder at its optimum has 0: it finds the subspace of PCA, though not its axes. Baldi & Hornik 1989,
-    https://doi.org/10.1016/0893-6080(89)90014-2. Raises ValueError if the decoder is more than one linear layer, or
-    binarisation is dynamic.
+    The angle is 0 for a linear autoencoder at its optimum, which finds the subspace of PCA but not its axes. Raises
+    UserError if the decoder is not one linear layer, and for dynamic binarisation. Baldi & Hornik 1989,
+    https://doi.org/10.1016/0893-6080(89)90014-2
     """
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
@@ -85,7 +86,7 @@ class PrincipalAngle(Callback):
         shapes = [part.shape for part in pl_module.model.decoder.parameters()]
         if shapes != [self._principal.shape, bias.shape]:
             needed = "model/network=linear, one likelihood parameter per pixel and no labels"
-            raise UserError(f"callbacks.principal_angle looks at the columns of one matrix: it needs {needed}")
+            raise UserError(f"callbacks.principal_angle compares the columns of one matrix, which needs {needed}")
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         weight, _ = pl_module.model.decoder.parameters()
@@ -95,7 +96,7 @@ class PrincipalAngle(Callback):
 
 
 def _training_images(trainer: Any) -> torch.Tensor:
-    """(N, C, H, W) in [0, 1], on the CPU."""
+    """The training images (N, C, H, W) in [0, 1], on the CPU. Raises UserError for dynamic binarisation."""
     if trainer.datamodule.binarization == "dynamic":
-        raise UserError("data.binarization=dynamic redraws the images; a closed form needs fixed ones: choose none")
+        raise UserError("data.binarization=dynamic redraws the images, but a closed form needs fixed ones: choose none")
     return trainer.datamodule.splits["train"][0].float().div_(255)

@@ -8,8 +8,8 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler
 
 
 def total_steps(trainer: Any) -> float:
-    """The optimiser steps of the whole fit. They are infinite if it has no end."""
-    steps = trainer.estimated_stepping_batches  # it assumes that all epochs accumulate as the present one does
+    """The number of optimiser steps of the whole fit. It is infinite if the fit has no end."""
+    steps = trainer.estimated_stepping_batches  # it assumes that all epochs accumulate like the present one
     if math.isfinite(steps) and trainer.max_epochs > 0:
         factor = accumulation(trainer.callbacks, trainer.accumulate_grad_batches)
         steps = sum(steps_of(trainer.num_training_batches, factor(epoch)) for epoch in range(trainer.max_epochs))
@@ -25,5 +25,5 @@ def accumulation(callbacks: Iterable[Any], otherwise: int) -> Callable[[int], in
 
 
 def steps_of(batches: int, accumulated: int) -> int:
-    """The optimiser steps of an epoch. Lightning takes one after the last batch, even if it accumulated fewer."""
+    """The number of optimiser steps in an epoch. The last step may accumulate fewer batches than the others."""
     return -(-batches // accumulated)

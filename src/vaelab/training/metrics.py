@@ -1,4 +1,4 @@
-"""The metrics of a run: means per image of an objective's terms, summed on the device and read rarely."""
+"""The metrics of a run: means per image of the objective's terms, which are summed on the device and read rarely."""
 
 import math
 from typing import Any
@@ -14,10 +14,10 @@ class NonFiniteLossError(UserError, ArithmeticError):
 
 
 class Sums:
-    """The terms of one split, summed over images.
+    """The objective's terms of one split, summed over images.
 
-    What came since the last `read` is on the device, older sums are Python numbers. `add` runs a few small kernels on
-    tensors that stay where they are, so that a CUDA graph can hold it. It never waits for the device.
+    The sums since the last `read` are on the device; older sums are Python numbers. `add` runs a few small kernels on
+    tensors that keep their addresses, so a CUDA graph can contain it. It never waits for the device.
     """
 
     def __init__(self) -> None:
@@ -27,7 +27,7 @@ class Sums:
         self._sums = self._row = self._step = torch.zeros(())
 
     def add(self, terms: dict[str, Tensor], step: Tensor) -> None:
-        """Add the terms of one batch, {name: (B,)}, which was scored after `step` optimiser steps (0-dim)."""
+        """Add the terms {name: (B,)} of one batch that was scored after `step` optimiser steps, a tensor ()."""
         values = [term.detach() for term in terms.values()]
         row = torch.stack([*values, torch.ones_like(values[0])]).sum(1)  # (T + 1,)
         if not self._names:
@@ -39,15 +39,15 @@ class Sums:
         self._sums += row
 
     def read(self) -> None:
-        """Move the sums from the device to `window` and `epoch`. This is where training waits for the device.
+        """Move the sums from the device to `window` and `epoch`. This method waits for the device.
 
-        Raises NonFiniteLossError if a term was NaN or infinite. It names the first such step and its terms.
+        Raises NonFiniteLossError if a term was NaN or infinite. Its text names the first such step and the terms.
         """
         sums = dict(zip(self._names, self._sums.tolist(), strict=True)) if self._names else {}
         if not all(map(math.isfinite, sums.values())):
             *values, images = self._row.tolist()
             terms = ", ".join(f"{name} {value / images:g}" for name, value in zip(self._names, values, strict=False))
-            mend = "a smaller optimizer.lr is the first thing to try"
+            mend = "first try a smaller optimizer.lr"
             raise NonFiniteLossError(
                 f"the loss is not a finite number at step {int(self._step) + 1:,} ({terms}); {mend}"
             )
@@ -56,7 +56,7 @@ class Sums:
             totals.update({name: totals.get(name, 0.0) + value for name, value in sums.items()})
 
     def forget(self) -> None:
-        """Drop the tensors on the device; the next `add` makes new ones, which may lie elsewhere."""
+        """Drop the tensors on the device. The next `add` makes new ones, perhaps on another device."""
         self._names = ()
 
 
@@ -68,7 +68,7 @@ class Metrics:
         self.latest: dict[str, float] = {}
 
     def restart(self) -> None:
-        """A fit begins: forget what another one, or a tuner's search, has left on the device."""
+        """Drop the sums that an earlier fit, or a tuner's search, has left on the device."""
         self.sums["train"].forget()
         self.sums |= {"val": Sums(), "test": Sums()}
 
@@ -77,14 +77,14 @@ class Metrics:
         self.sums[split].add(terms, step)
 
     def end_window(self) -> tuple[dict[str, float], float]:
-        """Means per training image of this process since the last point of the curves, and the number of images."""
+        """The means per training image of this process since the last point of the curves, and the number of images."""
         sums = self.sums["train"]
         sums.read()
         window, sums.window = sums.window, {}
         return self._means("train", window), window.get("images", 0.0)
 
     def epoch(self, split: str, trainer: Any) -> dict[str, float]:
-        """Means per image over the epoch so far and over all processes."""
+        """The means per image over the epoch so far and over all processes."""
         sums = self.sums[split]
         sums.read()
         values = torch.tensor([*sums.epoch.values()], dtype=torch.float64)
@@ -93,11 +93,11 @@ class Metrics:
         return self._means(split, dict(zip(sums.epoch, values.tolist(), strict=True)))
 
     def end_epoch(self, split: str, trainer: Any) -> dict[str, float]:
-        """Means as of `epoch`, after which the sums start at zero."""
+        """The means that `epoch` returns. Afterwards the sums start at zero."""
         means = self.epoch(split, trainer)
         self.sums[split].epoch = {}
         if split != "train":
-            self.sums[split] = Sums()  # tensors of torch's inference mode are of no use outside it
+            self.sums[split] = Sums()  # tensors of torch's inference mode cannot be used outside it
         return means
 
     def _means(self, split: str, sums: dict[str, float]) -> dict[str, float]:

@@ -1,9 +1,9 @@
-"""One optimisation step: terms = objective(model, x, y, step), loss = their mean over the batch.
+"""One optimiser step: terms = objective(model, x, y, step), loss = the mean of terms["loss"] over the batch.
 
-What happens in a step: the loader makes a batch of images on the training device. Lightning hands it to
-`VAEModule.training_step`, where the objective scores it and the metrics add up its terms. Lightning differentiates the
-loss, clips the gradient if it is asked to, and lets the optimiser move the weights. Schedules of the learning rate
-follow, and callbacks are told. Every `trainer.log_every_n_steps` steps the means of the terms go to the loggers.
+The loader makes a batch of images on the training device. Lightning passes it to `VAEModule.training_step`, where the
+objective computes its terms and the metrics sum them. Lightning then computes the gradient of the loss, clips it if the
+Trainer has a clip value, and steps the optimiser and the learning-rate schedules. Callbacks run last. The loggers get
+the means of the terms every `trainer.log_every_n_steps` steps.
 """
 
 import inspect
@@ -32,9 +32,9 @@ Batch = tuple[Tensor, Tensor]  # images x (B, C, H, W) in [0, 1] and labels y (B
 
 
 class VAEModule(L.LightningModule):
-    """Trains a model by an objective. Metrics are means per image, in nats where the objective's terms are.
+    """The LightningModule that trains a model with an objective. Metrics are means of the objective's terms per image.
 
-    Raises ValueError if the optimiser refuses its settings, or if the parts and the objective do not go together.
+    Raises UserError if the optimiser does not accept its settings, or if parts and objective do not go together.
     """
 
     model: GenerativeModel
@@ -48,22 +48,22 @@ class VAEModule(L.LightningModule):
         objective: Objective,
         optimizer: Callable[..., Optimizer],  # parameter groups -> Optimizer
         scheduler: dict[str, Any] | None = None,  # Lightning's configuration, with a factory under "scheduler"
-        compile: bool = False,  # let torch compile what a training step scores
+        compile: bool = False,  # use torch.compile for the objective in training steps
     ) -> None:
         super().__init__()
         self.model, self.objective = model, objective
         self.optimizer, self.scheduler, self.compiled = optimizer, scheduler, compile
-        self.lr: float | None = None  # what LearningRateFinder found; it takes the place of the optimiser's own rate
+        self.lr: float | None = None  # the rate of LearningRateFinder; it replaces the optimiser's rate
         build_optimizer(optimizer, model, objective)
         rehearse(model, objective)
         self.metrics = Metrics()
         self.register_buffer("step", torch.zeros(()), persistent=False)  # optimiser steps so far, on the device
         self._scores: Callable[..., dict[str, Tensor]] | None = None  # the compiled objective
         self._initialized = self._tuning = False
-        self._settings: list[dict[str, Any]] = []  # the optimiser's, as the config has them, by parameter group
-        self._restored: dict[str, Any] = {}  # what a checkpoint held
-        self.resumable = True  # whether a checkpoint within an epoch can be gone on from
-        self.measured: dict[str, float] = {}  # the means of this epoch, and of the validations in it
+        self._settings: list[dict[str, Any]] = []  # the optimiser's settings in the config, by parameter group
+        self._restored: dict[str, Any] = {}  # the entry "vaelab" of a checkpoint
+        self.resumable = True  # whether a run can resume from a checkpoint within an epoch
+        self.measured: dict[str, float] = {}  # the means of this epoch and of its validations
         self._logged_step, self._clock = 0, 0.0
 
     # The step ---------------------------------------------------------------------------------------------------------
@@ -74,14 +74,14 @@ class VAEModule(L.LightningModule):
         return terms["loss"].mean()
 
     def terms(self, batch: Batch, step: Tensor | None) -> dict[str, Tensor]:
-        """The objective's terms, one value per image, after `step` optimiser steps; None means a schedule's end."""
+        """The objective's terms {name: (B,)} after `step` optimiser steps. With None, schedules are at their end."""
         x, y = batch
         inputs = (self.model, x, labels(self.model, y), step)
         if self._scores and self.training:
             try:
                 return self._scores(*inputs)
-            except Exception as error:  # a fault of the objective's own shows again below, with its traceback
-                log.warning("not compiled, which is slower and no different: %s", str(error).strip().split("\n")[0])
+            except Exception as error:  # a bug of the objective is raised again below, with its traceback
+                log.warning("not compiled, which only makes training slower: %s", str(error).strip().split("\n")[0])
                 self._scores = None
         return self.objective(*inputs)
 
@@ -92,7 +92,7 @@ class VAEModule(L.LightningModule):
         self._evaluate("test", batch, batch_idx)
 
     def _evaluate(self, split: str, batch: Batch, batch_idx: int) -> None:
-        """Score at noise that is the same each time, differs by process, and is not taken from the training's."""
+        """Score a batch with fixed noise. It differs between processes and does not change the noise of training."""
         with fixed_noise(self.device, batch_idx * self.trainer.world_size + self.global_rank):
             self.metrics.add(split, self.terms(batch, None), self.step)
 
@@ -108,14 +108,14 @@ class VAEModule(L.LightningModule):
         scheduler = factory(optimizer, **({"total_steps": self.total_steps} if takes_length else {}))
         config = {"monitor": self.monitor or "train/loss", "frequency": 1, **self.scheduler, "scheduler": scheduler}
         if isinstance(scheduler, ReduceLROnPlateau) and config.get("interval", "epoch") == "epoch":
-            # Lightning steps it after the epoch's checkpoint, which a resumed run would miss: step_plateau is earlier
+            # Lightning would step it after the epoch's checkpoint, so a resumed run would miss it: see step_plateau
             self._plateau_frequency, config["frequency"] = config["frequency"], sys.maxsize
         return {"optimizer": optimizer, "lr_scheduler": config}
 
     def step_plateau(self) -> None:
-        """Step a schedule that waits for a plateau, unless its metric is of a validation that this epoch had not.
+        """Step each ReduceLROnPlateau that is due. A validation metric counts only if this epoch was validated.
 
-        Raises ValueError if nothing logs the metric.
+        Raises UserError if nothing logs the metric.
         """
         validated = any(name.startswith("val/") for name in self.measured)
         metrics = {**self.trainer.callback_metrics, **self.measured}
@@ -137,42 +137,42 @@ class VAEModule(L.LightningModule):
 
     @property
     def schedules(self) -> Sequence[Any]:
-        """The learning rate's schedules, as Lightning keeps them."""
+        """Lightning's configurations of the learning-rate schedules."""
         return self.trainer.lr_scheduler_configs
 
     @property
     def total_steps(self) -> float:
-        """Optimiser steps of the whole fit; infinite if it has no end."""
+        """The number of optimiser steps of the whole fit. It is infinite if the fit has no end."""
         return total_steps(self.trainer)
 
     @property
     def monitor(self) -> str | None:
-        """The metric that tells the best weights, lower is better; None without validation images."""
+        """The metric that selects the best weights (lower is better), or None without validation images."""
         return f"val/{self.objective.monitor}" if self.trainer.limit_val_batches else None
 
     # Around the steps -------------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        self._tuning = stage == "fit"  # steps that are taken before on_fit_start are a tuner's search
+        self._tuning = stage == "fit"  # steps before on_fit_start belong to a tuner's search
         for stopping in self.trainer.early_stopping_callbacks:
             stopping.monitor = self.monitor if stopping.monitor == "auto" else stopping.monitor
         if self._tuning and self.compiled:
-            log.info("compiling: the first steps take longer")
-            torch.compiler.reset()  # what an earlier run of a sweep had compiled counts against a limit
-            self._scores = torch.compile(self.objective.forward, options={"fallback_random": True})  # eager noise
+            log.info("compiling, so the first steps take longer")
+            torch.compiler.reset()  # earlier runs of a sweep count for torch's limit of compilations
+            self._scores = torch.compile(self.objective.forward, options={"fallback_random": True})  # eager-mode noise
 
     def on_fit_start(self) -> None:
         self._tuning = False
         self._initialize()
         if self.lr is not None:
-            log.info("rate     %g, as LearningRateFinder found it", self.lr)
+            log.info("rate     %g, which LearningRateFinder found", self.lr)
             for group in self.groups:
                 group |= {"lr": self.lr, "initial_lr": self.lr}
             for config in self.schedules:
                 config.scheduler.base_lrs = [self.lr for _ in config.scheduler.base_lrs]
 
     def _initialize(self) -> None:
-        """Let parts that must see data first do so, once: what they learn is in every checkpoint."""
+        """Call `initialize` once on each part that learns from the training images. Checkpoints contain the result."""
         parts = learners(self)
         if parts and not self._initialized:
             images = self.trainer.datamodule.splits["train"][0].to(self.device, self.dtype).div_(255)
@@ -181,7 +181,7 @@ class VAEModule(L.LightningModule):
         self._initialized = True
 
     def on_train_start(self) -> None:
-        self._initialize()  # a tuner starts without on_fit_start
+        self._initialize()  # a tuner does not call on_fit_start
         self.metrics.restart()
         if self._tuning:
             return
@@ -191,9 +191,9 @@ class VAEModule(L.LightningModule):
             torch.set_rng_state(rng_state["cpu"])
             if "cuda" in rng_state and self.device.type == "cuda":
                 torch.cuda.set_rng_state(rng_state["cuda"], self.device)
-        if self.global_rank:  # only the first rank's state is in a checkpoint; noise differs by rank
+        if self.global_rank:  # a checkpoint holds only the first rank's state; noise differs by rank
             torch.manual_seed(torch.initial_seed() + 1_000_003 * self.global_rank + self.trainer.global_step)
-        # Settings of the optimiser that the user has changed since the checkpoint rule over those in it
+        # Optimiser settings that the user changed after the checkpoint replace those in the checkpoint
         restored = self._restored.get("settings", self._settings)
         for group, wanted, before in zip(self.groups, self._settings, restored, strict=True):
             group |= {name: value for name, value in wanted.items() if value != before.get(name)}
@@ -207,7 +207,7 @@ class VAEModule(L.LightningModule):
     def on_train_batch_end(self, *_: Any) -> None:
         self.log_due()
         if self.trainer.is_last_batch or self.trainer.global_step == self.trainer.max_steps:
-            self._end_epoch("train")  # now, so that callbacks see its means in on_train_epoch_end
+            self._end_epoch("train")  # callbacks read these means in on_train_epoch_end
 
     def log_due(self) -> None:
         """Add a point to the training curves if one is due: every `log_every_n_steps` steps, and at an epoch's end."""
@@ -229,13 +229,13 @@ class VAEModule(L.LightningModule):
         self._logged_step, self._clock = self.trainer.global_step, now
 
     def record(self, metrics: dict[str, float]) -> None:
-        """Keep the latest of each metric, and send it to the loggers, at the present number of optimiser steps."""
+        """Store the latest value of each metric, and send it to the loggers at the present optimiser step."""
         self.metrics.latest |= metrics
         for logger in self.loggers:
             logger.log_metrics(metrics, self.trainer.global_step)
 
     def on_validation_start(self) -> None:
-        self.log_window()  # its time is not training's
+        self.log_window()  # validation does not count as training time
 
     def on_validation_end(self) -> None:
         self._clock = time.perf_counter()
@@ -257,7 +257,7 @@ class VAEModule(L.LightningModule):
         self.step_plateau()
 
     def _end_epoch(self, split: str) -> None:
-        """Hand the means of an epoch to Lightning, for what watches them, and those of a validation to the curves."""
+        """Pass the means of an epoch to Lightning, for callbacks that monitor them. Also record validation means."""
         if self._tuning:
             return
         means = self.metrics.end_epoch(split, self.trainer)
@@ -270,8 +270,8 @@ class VAEModule(L.LightningModule):
     # Checkpoints ------------------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Nothing but finite numbers is written; random states and the sums go along."""
-        self.log_due()  # callbacks save before on_train_batch_end
+        """Add random states and sums to a checkpoint. Raises NonFiniteLossError if a loss or a weight is not finite."""
+        self.log_due()  # callbacks save before on_train_batch_end of this module
         sums = self.metrics.sums["train"]
         sums.read()
         if not torch.stack([p.isfinite().all() for p in self.parameters()]).all():

@@ -1,4 +1,4 @@
-"""Checks before any data is read: the optimiser takes its settings, and the parts and the objective go together."""
+"""Checks before any data are read: the optimiser accepts its settings, and parts and objective go together."""
 
 import copy
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from vaelab.objectives import Objective
 
 
 def build_optimizer(factory: Callable[..., Optimizer], model: Any, objective: Objective) -> Optimizer:
-    """The optimiser of the objective's parameter groups; ValueError if it refuses their settings or its own."""
+    """Build the optimiser for the objective's parameter groups. Raises UserError for a setting it does not accept."""
     groups = objective.parameter_groups(model)
     try:
         optimizer = factory(groups)
@@ -25,12 +25,12 @@ def build_optimizer(factory: Callable[..., Optimizer], model: Any, objective: Ob
     unknown = {setting for group in groups for setting in group} - {"params", *optimizer.defaults}
     if unknown:
         own = f"{type(objective).__name__} sets its parameters' {', '.join(sorted(unknown))}"
-        raise UserError(f"{own}, which optimizer {type(optimizer).__name__} has not: optimizer=adam has")
+        raise UserError(f"{own}, which optimizer {type(optimizer).__name__} does not have: choose optimizer=adam")
     return optimizer
 
 
 def rehearse(model: Any, objective: Objective) -> None:
-    """Score two blank images on a copy: parts that do not go together raise ValueError before any data is fetched."""
+    """Score two blank images with copies. Raises UserError, before any data are read, if parts do not go together."""
     model, objective = copy.deepcopy((model, objective))
     x = torch.zeros(2, *model.image_shape)
     y = labels(model, torch.zeros(2, dtype=torch.long))
@@ -43,11 +43,11 @@ def rehearse(model: Any, objective: Objective) -> None:
         except UserError as error:
             raise UserError(f"{pair}: {error}") from error
         except Exception as error:
-            error.add_note("This happened when two blank images were scored, before any data is read.")
+            error.add_note("The error occurred when two blank images were scored, before any data were read.")
             raise
     if "loss" not in terms or any(term.shape != (2,) for term in terms.values()):
         shapes = ", ".join(f"{name} {tuple(term.shape)}" for name, term in terms.items())
-        raise UserError(f"{pair}: a loss and one value of each term for each of two images are needed, not {shapes}")
+        raise UserError(f"{pair}: a loss and terms with one value for each of two images are needed, not {shapes}")
     for name, term in terms.items():
         if not term.isfinite().all():
             why = ": a point mass has no density, which this objective needs" if "PointMass" in names else ""
@@ -55,4 +55,4 @@ def rehearse(model: Any, objective: Objective) -> None:
     terms["loss"].mean().backward()
     idle = [name for name, weight in model.named_parameters() if weight.requires_grad and weight.grad is None]
     if idle:
-        raise UserError(f"{pair}: no gradient reaches its {', '.join(idle)}, which would never learn")
+        raise UserError(f"{pair}: no gradient reaches its {', '.join(idle)}, which would never change")

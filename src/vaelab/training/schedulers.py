@@ -1,4 +1,4 @@
-"""Learning-rate schedules that torch lacks. A scheduler with an argument `total_steps` is given the run's length."""
+"""Learning-rate schedules that torch does not have. A schedule with an argument `total_steps` gets the run's length."""
 
 import math
 
@@ -7,10 +7,12 @@ from torch.optim.lr_scheduler import LambdaLR
 
 
 class Cosine(LambdaLR):
-    """lr(t) = min_lr + (lr - min_lr) (1 + cos(pi t / T)) / 2 over the T optimiser steps of the run, min_lr beyond.
+    """A cosine decay of the learning rate over the T = `total_steps` optimiser steps of a run.
 
-    Unlike torch's CosineAnnealingLR it is a function of the step alone, so that a resumed run that was given more
-    epochs follows the longer curve; min_ratio is min_lr / lr. Loshchilov & Hutter 2017 without restarts, https://arxiv.org/abs/1608.03983
+        lr(t) = min_lr + (lr - min_lr) (1 + cos(pi t / T)) / 2,     lr(t > T) = min_lr,     min_ratio = min_lr / lr
+
+    Unlike torch's CosineAnnealingLR, it depends on the step t alone. A resumed run with more epochs therefore follows
+    the longer curve. Loshchilov & Hutter 2017, without restarts, https://arxiv.org/abs/1608.03983
     """
 
     def __init__(self, optimizer: Optimizer, total_steps: int, min_ratio: float = 0.0) -> None:

@@ -1,4 +1,4 @@
-"""What a run adds to TensorBoard's page beside its curves: a layout of charts and its row in the HParams tab."""
+"""TensorBoard content of a run beside its curves: chart layout, row of the HParams tab, results of evaluate.py."""
 
 import shutil
 from collections.abc import Iterator
@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 from vaelab import pictures
 
-PROJECTED, NUMBERS = 2000, 400_000  # test codes on the Projector's page, and how long all of them may be together
+PROJECTED, NUMBERS = 2000, 400_000  # most test codes in the Projector tab, and most numbers in all these codes
 TERMS = ("loss", "rate", "distortion")
-# The settings that tell runs apart: whole nodes of the config, or single leaves
+# The settings in which runs differ: whole nodes of the config or single leaves
 CHOICES = (
     *("model", "objective", "optimizer", "scheduler", "seed", "trainer.max_epochs", "trainer.precision"),
     *(f"data.{name}" for name in ("used", "binarization", "batch_size", "train_size", "val_size")),
@@ -22,7 +22,7 @@ CHOICES = (
 
 
 def add_layout(logger: TensorBoardLogger) -> None:
-    """The Custom Scalars tab: loss, rate and distortion together, and each of them in training and validation."""
+    """Lay out the Custom Scalars tab: one chart for each split, and one chart each for loss, rate and distortion."""
     charts = {f"{split}: {', '.join(TERMS)}": ["Multiline", [f"{split}/{term}" for term in TERMS]]
               for split in ("train", "val")}  # fmt: skip
     charts |= {term: ["Multiline", [f"train/{term}", f"val/{term}"]] for term in TERMS}
@@ -30,7 +30,7 @@ def add_layout(logger: TensorBoardLogger) -> None:
 
 
 def add_hyperparameters(logger: TensorBoardLogger, cfg: DictConfig, latest: dict[str, float], step: int) -> None:
-    """A row of the HParams tab: what was chosen, and the final metrics, by the names of their curves."""
+    """Write the row of the HParams tab: the chosen settings, and the final metrics by the names of their curves."""
     chosen = {key: value for choice in CHOICES for key, value in _leaves(OmegaConf.select(cfg, choice), choice)}
     metrics = {name: value for name, value in latest.items() if name.startswith("test/")}
     metrics |= {name.replace("val/", "best/val_"): value for name, value in latest.items() if name.startswith("val/")}
@@ -39,27 +39,27 @@ def add_hyperparameters(logger: TensorBoardLogger, cfg: DictConfig, latest: dict
 
 
 def add_evaluation(folder: Path, measurement: Any, images: Tensor, labels: Tensor) -> None:
-    """Metrics as scalars, the samples nearest to training images, and the Projector: codes with digits and classes.
+    """Write the metrics, the samples nearest to training images, and the Projector tab: codes, images and labels.
 
-    They replace those of an earlier evaluation of the run.
+    They replace the results of an earlier evaluation of the run.
     """
     from torch.utils.tensorboard import SummaryWriter
 
     for old in (*folder.glob("events.*.evaluation"), folder / "projector_config.pbtxt"):
         old.unlink(missing_ok=True)
-    shutil.rmtree(folder / "00000", ignore_errors=True)  # what add_embedding makes
+    shutil.rmtree(folder / "00000", ignore_errors=True)  # the folder of add_embedding
     with SummaryWriter(str(folder), filename_suffix=".evaluation") as board:
         for name, value in measurement.record["metrics"].items():
             board.add_scalar(f"evaluation/{name}", value)
         if measurement.pairs is not None:
             board.add_image("samples beside their nearest training images", pictures.grid(measurement.pairs, 8))
         some = slice(min(PROJECTED, NUMBERS // measurement.codes.shape[1]))
-        codes = F.pad(measurement.codes[some], (0, max(0, 3 - measurement.codes.shape[1])))  # it draws three axes
+        codes = F.pad(measurement.codes[some], (0, max(0, 3 - measurement.codes.shape[1])))  # the tab needs three axes
         board.add_embedding(codes, labels[some].tolist(), images[some], tag="test codes")
 
 
 def _leaves(node: Any, key: str) -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) of each choice; a part is shown by the name of its class."""
+    """Yield (dotted key, value) of each setting below a node. A part has the name of its class as value."""
     if isinstance(node, DictConfig):
         if "_target_" in node:
             yield key, node["_target_"].rsplit(".", 1)[-1]

@@ -1,4 +1,4 @@
-"""CPU settings that libraries leave to the user: how many threads compute, which memory is kept, who multiplies."""
+"""CPU settings that make a run faster: threads, memory, and the library of the matrix products."""
 
 import ctypes
 import os
@@ -8,21 +8,21 @@ from pathlib import Path
 import joblib
 import torch
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
-FINE = 1 + 2**-12  # a float32 number that bfloat16 rounds to one
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # from malloc.h
+FINE = 1 + 2**-12  # a float32 number that bfloat16 rounds to 1
 
 
 def tune(device: torch.device, processes: int = 1) -> None:
-    """Make a CPU faster without less precise float32 arithmetic. `processes` is the number on this machine.
+    """Make a CPU faster at the same float32 precision. `processes` is the number of processes on this machine.
 
-    * Threads: torch starts one for each core of the machine. Here the processes share the CPUs that they may use, as
-      the affinity of the process and the quota of its container allow. OMP_NUM_THREADS, if it is set, decides.
-    * CUDA checks: the optimiser asks at each step whether a CUDA graph is being captured. Lightning lets the driver
-      answer, which takes 0.1 ms.
-    * Memory: the C library returns the memory that a step frees, and asks for it again page by page. Here it keeps it.
-    * Matrix products: torch uses MKL for float32, which on an AMD processor with AVX-512 takes twice as long as oneDNN.
-      Torch uses oneDNN if the precision is "medium", which allows bfloat16 inside a product. Some processors then
-      compute in bfloat16. One product shows whether this one does.
+    * Threads: torch starts one thread for each core of the machine. Here the processes share the CPUs that the process
+      affinity and the container quota allow. If OMP_NUM_THREADS is set, it is used instead.
+    * CUDA checks: the optimiser checks at each step whether a CUDA graph is being captured. Lightning's setting,
+      which is removed here, makes this check call the driver. A call takes 0.1 ms.
+    * Memory: the C library returns the memory that a step frees, and requests it again page by page. Here it keeps it.
+    * Matrix products: on an AMD processor with AVX-512, torch uses MKL for float32, which takes twice as long as
+      oneDNN. Precision "medium" selects oneDNN, but some processors then compute in bfloat16. A test product detects
+      this, and the precision is set back.
     """
     if device.type != "cpu":
         return
@@ -32,7 +32,7 @@ def tune(device: torch.device, processes: int = 1) -> None:
     if platform.libc_ver()[0] == "glibc":
         library = ctypes.CDLL(None)
         library.mallopt(M_TRIM_THRESHOLD, 2**30)
-        library.mallopt(M_MMAP_THRESHOLD, 2**25)  # the largest value that it takes
+        library.mallopt(M_MMAP_THRESHOLD, 2**25)  # the largest value that mallopt accepts
     info = Path("/proc/cpuinfo")
     vendor = info.read_text() if info.exists() else platform.processor()
     slow = "AuthenticAMD" in vendor and torch.backends.cpu.get_cpu_capability() == "AVX512"

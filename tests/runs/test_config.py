@@ -1,93 +1,30 @@
-"""A stranger's run: what it holds is read and never run, and whatever is wrong with it is one sentence."""
+"""A stranger's config builds nothing but parts of this package, and what is no config is named."""
 
 import json
-import pickle
 import re
-import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from conftest import compose_config
-from hydra.utils import instantiate
+from conftest import Compose, refused
 from omegaconf import OmegaConf
-from safetensors.torch import save_file
 
 from train import train
 from vaelab import load_run, runs
 
-SMALL = ("model.encoder.hidden=[8]", "model.decoder.hidden=[8]", "model.latent_dim=3", "callbacks.pictures=null")
 MARKER = "payload_ran"
-
-
-class Payload:
-    """Whoever unpickles it leaves a file in the working directory."""
-
-    def __reduce__(self) -> tuple:
-        return open, (MARKER, "w")
-
-
-@pytest.fixture(autouse=True)
-def nothing_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Each test ends without the file that a payload would have left."""
-    monkeypatch.chdir(tmp_path)
-    yield
-    assert not (tmp_path / MARKER).exists()
-
-
-@pytest.fixture(scope="module")
-def finished(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("finished")
-    train(compose_config(data_root, *SMALL, "trainer.max_epochs=1", "trainer.limit_train_batches=2"), folder)
-    return folder
-
-
-@pytest.fixture
-def run(finished: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(finished, tmp_path / "run")
-
-
-@pytest.fixture
-def exported(run: Path, tmp_path: Path) -> Path:
-    """The files of an export that make it a model."""
-    folder = tmp_path / "export"
-    folder.mkdir()
-    save_file(torch.load(run / "weights.pt"), folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps(config_of(run)))
-    return folder
 
 
 def config_of(folder: Path) -> Any:
     return OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
 
 
-def refused(action: Callable[..., Any], *arguments: Any) -> str:
-    """The one sentence that an action ends with."""
-    with pytest.raises(ValueError, match=r"\A[^\n]+\Z") as error:
-        action(*arguments)
-    return str(error.value)
-
-
 def resume(folder: Path, *overrides: str) -> None:
     cfg = runs.saved_config(folder, ["trainer.max_epochs=2", *overrides])
     cfg.resume = str(folder)
     train(cfg, folder)
-
-
-def test_a_run_and_its_export_are_the_same_model(run: Path, exported: Path) -> None:
-    model = instantiate(OmegaConf.load(run / "config.yaml").model, _convert_="all")
-    model.load_state_dict(torch.load(run / "weights.pt"))
-    x = torch.rand(3, 1, 28, 28)
-    for folder in (run, str(run), exported):
-        loaded = load_run(folder)
-        assert not loaded.training
-        assert torch.equal(loaded.encode(x), model.eval().encode(x))
-
-
-# Pickles --------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -97,66 +34,6 @@ def planted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(".")
     monkeypatch.delitem(sys.modules, "planted", raising=False)
 
-
-@pytest.mark.usefixtures("planted")
-def test_the_payloads_of_these_tests_run_where_they_may(tmp_path: Path) -> None:
-    pickle.loads(pickle.dumps(Payload())).close()
-    (tmp_path / MARKER).unlink()
-    instantiate({"_target_": "planted.Thing"})
-    (tmp_path / MARKER).unlink()
-
-
-@pytest.mark.parametrize("plant", [lambda _: Payload(), lambda state: {**state, "decoder.layers.0.bias": Payload()}])
-@pytest.mark.parametrize("save", [torch.save, lambda content, path: path.write_bytes(pickle.dumps(content))])
-def test_a_payload_in_the_weights(run: Path, plant: Callable, save: Callable) -> None:
-    save(plant(torch.load(run / "weights.pt")), run / "weights.pt")
-    assert refused(load_run, run) == f"{run}/weights.pt holds more than plain data, or is damaged: none of it was run"
-
-
-def test_a_payload_in_the_checkpoint_that_resuming_starts_from(run: Path) -> None:
-    path = run / "checkpoints" / "last.ckpt"
-    torch.save({**torch.load(path, weights_only=True), "more": Payload()}, path)
-    assert "last.ckpt holds more than plain data, or is damaged: none of it was run" in refused(resume, run)
-    torch.save({"state_dict": {}}, path)
-    assert "last.ckpt is no checkpoint of this program: 'loops'" in refused(resume, run)
-
-
-def test_a_payload_in_the_best_checkpoint(run: Path) -> None:
-    """It is read after training, where no epoch was better than a figure that no epoch can reach."""
-    last, best = run / "checkpoints" / "last.ckpt", run / "checkpoints" / "best.ckpt"
-    checkpoint = torch.load(last, weights_only=True)
-    checkpoint["callbacks"]["BestCheckpoint"]["score"] = -1e9
-    torch.save(checkpoint, last)
-    torch.save({**torch.load(best, weights_only=True), "more": Payload()}, best)
-    assert "best.ckpt holds more than plain data" in refused(resume, run)
-
-
-@pytest.mark.parametrize("place", ["https://127.0.0.1:9/best.ckpt", "{folder}/checkpoints/../../victim"])
-@pytest.mark.parametrize("score", [-1e9, 1e9])
-def test_a_checkpoint_that_names_files_elsewhere(
-    run: Path, tmp_path: Path, place: str, score: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Lightning would load, as a pickle, what an address gives it, and delete the file that an epoch outdid."""
-    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda *_, **__: pytest.fail("a stranger's address"))
-    (tmp_path / "victim").write_text("precious")
-    last, elsewhere = run / "checkpoints" / "last.ckpt", place.format(folder=run)
-    checkpoint = torch.load(last, weights_only=True)
-    places = dict.fromkeys(("path", "_file", "best_model_path", "kth_best_model_path", "last_model_path"), elsewhere)
-    for name in ("BestCheckpoint", "LastCheckpoint"):
-        checkpoint["callbacks"][name] = {
-            **places,
-            "dirpath": str(run / "checkpoints"),
-            "score": score,
-            "saved": True,
-            "step": 2,
-        }
-    torch.save(checkpoint, last)
-    resume(run)
-    assert json.loads((run / "metrics.json").read_text())["best_checkpoint"] == "checkpoints/best.ckpt"
-    assert (tmp_path / "victim").read_text() == "precious"
-
-
-# Configs --------------------------------------------------------------------------------------------------------------
 
 TOUCH = {"command": f"touch {MARKER}"}
 
@@ -313,12 +190,12 @@ def test_what_is_no_config(run: Path, name: str, content: str | bytes, sentence:
     [
         (
             put("model.depth", 3),
-            "builds no vaelab.models.VAE: VAE.__init__() got an unexpected keyword argument 'depth'",
+            "cannot build vaelab.models.VAE: VAE.__init__() got an unexpected keyword argument 'depth'",
         ),
-        (put("model.latent_dim", 0), "builds no vaelab.models.VAE: latent_dim=0: a whole number"),
-        (put("model._args_", [1]), "builds no vaelab.models.VAE: "),
+        (put("model.latent_dim", 0), "cannot build vaelab.models.VAE: latent_dim=0: a whole number"),
+        (put("model._args_", [1]), "cannot build vaelab.models.VAE: "),
         (put("model._partial_", True), None),
-        (put("model.decoder._partial_", False), "builds no vaelab.models.VAE"),
+        (put("model.decoder._partial_", False), "cannot build vaelab.models.VAE"),
         (put("model.latent_dim", 5), "decoder.layers.0.weight (8, 3) for (8, 5)"),
     ],
 )
@@ -332,44 +209,14 @@ def test_a_config_that_does_not_fit(run: Path, change: Callable, sentence: str |
         assert sentence in refused(load_run, run)
 
 
-# Weights --------------------------------------------------------------------------------------------------------------
-
-
-def test_weights_of_another_version(run: Path, exported: Path) -> None:
-    state = torch.load(run / "weights.pt")
-    name = "decoder.layers.0.bias"
-    others = {
-        f"{name} (7,) for (8,)": {**state, name: torch.zeros(7)},
-        f"{name} missing for (8,)": {key: weight for key, weight in state.items() if key != name},
-        "prior.more (2,) for none": {**state, "prior.more": torch.zeros(2)},
-    }
-    for differing, weights in others.items():
-        torch.save(weights, run / "weights.pt")
-        save_file(weights, exported / "model.safetensors")
-        for folder in (run, exported):
-            sentence = refused(load_run, folder)
-            assert f"({differing}): the config was changed, or another version wrote it" in sentence
-
-
-@pytest.mark.parametrize("content", [[torch.zeros(3)], {"a": 3}, {3: torch.zeros(3)}, 3])
-def test_what_are_no_weights(run: Path, content: Any) -> None:
-    torch.save(content, run / "weights.pt")
-    assert "weights.pt holds no weights by name" in refused(load_run, run)
-
-
-@pytest.mark.parametrize("size", [0, 7, 100, 1000, -1])
-def test_damaged_weights(run: Path, exported: Path, size: int) -> None:
-    for path in (run / "weights.pt", exported / "model.safetensors"):
-        path.write_bytes(path.read_bytes()[:size])
-        assert "damaged" in refused(load_run, path.parent)
-
-
-def test_what_is_no_run_or_not_finished(run: Path, exported: Path) -> None:
-    needed = "the folder of a run is needed, such as logs/RUN"
-    assert refused(load_run, "nowhere") == f"nowhere is no run: no such folder; {needed}"
-    assert refused(load_run, run / "checkpoints") == f"{run}/checkpoints is no run: it has no config.yaml; {needed}"
-    (run / "weights.pt").unlink()
-    assert refused(load_run, run) == (
-        f"{run} is not finished, it has no weights.pt: python train.py resume={run} goes on"
-    )
-    assert "exported model, which has no checkpoints to go on from" in refused(runs.saved_config, exported)
+@pytest.mark.parametrize(
+    "override",
+    ["seed=5", "model.latent_dim=3", "data.val_size=50", "data.batch_size=10", "steps=9", "objective.beta=2"],
+)
+def test_a_resumed_run_keeps_model_data_and_seed(config: Compose, tmp_path: Path, override: str) -> None:
+    train(config(), tmp_path)
+    before = (tmp_path / "config.yaml").read_text()
+    with pytest.raises(ValueError, match=f"{override.split('=')[0]} was .* and cannot become {override.split('=')[1]}"):
+        runs.saved_config(tmp_path, ["trainer.max_epochs=3", override])
+    assert (tmp_path / "config.yaml").read_text() == before
+    assert runs.saved_config(tmp_path, ["data.root=elsewhere"]).data.root == "elsewhere"

@@ -1,0 +1,74 @@
+"""A measurement of the linear-Gaussian oracle, whose metrics are known, and the sizes that it takes."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from oracle import LinearGaussian
+
+from vaelab.errors import UserError
+from vaelab.evaluation.measure import Sizes, measure, protocol
+
+SMALL = Sizes(probed=40, train_samples=20, refined=10, steps=30, refined_samples=50, drawn=35)
+
+
+class Data:
+    """What `measure` uses of a data module: images of the oracle."""
+
+    name, binarization = "oracle", "none"
+    protocol = {"binarization": {"test": "none"}}  # noqa: RUF012
+
+    def __init__(self, oracle: LinearGaussian) -> None:
+        torch.manual_seed(3)
+        self.splits = {split: (oracle.images(60), torch.arange(60) % 3) for split in ("train", "test")}
+
+    def images(self, split: str, count: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        images, labels = self.splits[split]
+        return images[:count], labels[:count]
+
+
+@pytest.fixture(scope="module")
+def oracle() -> LinearGaussian:
+    return LinearGaussian()
+
+
+def test_the_exact_posterior_has_no_gap(oracle: LinearGaussian) -> None:
+    data = Data(oracle)
+    record, codes, pairs = measure(oracle.vae(exact=True), data, 30, 50, seed=1, sizes=SMALL)
+    metrics = record["metrics"]
+    exact = oracle.log_prob(data.images("test", 50)[0]).mean().item()
+    for name in ("log_likelihood", "exact_log_likelihood", "elbo"):
+        assert metrics[name] == pytest.approx(exact, abs=1e-3), name
+    for name in ("inference_gap", "approximation_gap", "amortization_gap"):
+        assert metrics[name] == pytest.approx(0, abs=0.02), name
+    assert metrics["ess"] == pytest.approx(30, rel=1e-3)
+    assert metrics["low_ess_share"] == 0
+    assert metrics["mean_kl"] == pytest.approx(metrics["mutual_information"] + metrics["aggregate_kl"], abs=1e-5)
+    assert record["protocol"]["likelihood"] == "Gaussian"
+    assert codes.shape == (50, oracle.vae(exact=True).latent_dim)
+    assert len(pairs) == 32
+    assert record["metrics"].keys() >= record["standard_errors"].keys()
+
+
+def test_the_noise_depends_on_the_seed_alone(oracle: LinearGaussian) -> None:
+    data, model = Data(oracle), oracle.vae(exact=False)
+    first, again, other = (measure(model, data, 5, 20, seed, SMALL).record["metrics"] for seed in (1, 1, 2))
+    assert first == again
+    assert first["log_likelihood"] != other["log_likelihood"]
+
+
+@pytest.mark.parametrize("sizes", [{"probed": 1}, {"steps": 0}, {"refined": 2.5}, {"drawn": "all"}])
+def test_sizes_are_whole_numbers(oracle: LinearGaussian, sizes: dict) -> None:
+    (name, value), *_ = sizes.items()
+    with pytest.raises(UserError, match=f"sizes.{name}={value}: a whole number, at least 2"):
+        protocol(oracle.vae(exact=True), Data(oracle), 5, None, 0, SMALL._replace(**sizes))
+
+
+def test_the_protocol_tells_what_does_not_compare(oracle: LinearGaussian) -> None:
+    model, data = oracle.vae(exact=True), Data(oracle)
+    agreed = protocol(model, data, 5, None, 0)
+    assert (agreed["test_images"], agreed["sizes"]) == (60, Sizes()._asdict())
+    named = SimpleNamespace(likelihood=SimpleNamespace(compares_as="Bernoulli"), num_classes=10)
+    assert protocol(named, data, 5, None, 0)["likelihood"] == "class-conditional Bernoulli (on grey levels no density)"
+    with pytest.raises(UserError, match="num_images=61, but oracle has 60 test images"):
+        protocol(model, data, 5, 61, 0)

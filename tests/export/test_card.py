@@ -1,0 +1,113 @@
+"""The model card says what holds for a run."""
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from conftest import compose_config
+from omegaconf import OmegaConf
+from torch import nn
+
+from vaelab import export as exports
+from vaelab.likelihoods import Bernoulli, Gaussian
+from vaelab.models import VAE, VQVAE
+from vaelab.networks import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
+from vaelab.posteriors import DiagonalGaussian
+from vaelab.priors import StandardNormal
+
+SHAPE = (1, 6, 5)
+
+
+def build(**parts: Any) -> VAE:
+    """A small VAE whose weights are large enough to tell one code from another."""
+    chosen = {
+        "encoder": partial(MLPEncoder, hidden=[7], norm="batch"),
+        "posterior": DiagonalGaussian,
+        "prior": StandardNormal,
+        "decoder": partial(MLPDecoder, hidden=[7]),
+        "likelihood": Bernoulli(),
+    }
+    return VAE(3, SHAPE, **chosen | parts).eval()
+
+
+def onnx(graph: exports.Graph, *inputs: torch.Tensor) -> list[torch.Tensor]:
+    session = onnxruntime.InferenceSession(graph.content)
+    names = [given.name for given in session.get_inputs()]
+    assert names == graph.inputs
+    assert [result.name for result in session.get_outputs()] == graph.outputs
+    return [
+        torch.from_numpy(array) for array in session.run(None, dict(zip(names, map(np.asarray, inputs), strict=True)))
+    ]
+
+
+def vq() -> nn.Module:
+    parts = {"encoder": partial(ConvEncoder, channels=[4], hidden=[]), "decoder": partial(ConvDecoder, channels=[4])}
+    return VQVAE(2, 5, SHAPE, likelihood=Gaussian(), **parts).eval()
+
+
+GRAPHS = {"decoder.onnx": exports.Graph(b"graph", ["code"], ["image"], 2e-7)}
+
+
+def config_of(*overrides: str) -> dict[str, Any]:
+    config: Any = OmegaConf.to_container(compose_config(Path("data"), *overrides), resolve=True)
+    return config
+
+
+@pytest.mark.parametrize(
+    ("overrides", "present", "absent"),
+    [
+        ([], "one seeded draw", "grey levels is not a density"),
+        (["data.binarization=none"], "grey levels is not a density", "one seeded draw"),
+        (["experiment=autoencoder"], "does not fit the codes of an autoencoder to the prior", "one seeded draw"),
+        (["experiment=wae_mmd"], "likelihood | Gaussian(scale=", "does not fit the codes"),
+        (["data=mnist_5k"], "do not compare with published ones", "does not fit the codes"),
+        (
+            ["experiment=joint_vae"],
+            "blocks=[DiagonalGaussian(), Categorical(num_categories=10, ",
+            "published ones",
+        ),
+        (["model.num_classes=10"], "model.sample(16, y).mean` makes new images. Labels y (B,)", "published ones"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_the_card_says_what_holds(overrides: list[str], present: str, absent: str) -> None:
+    from hydra.utils import instantiate
+
+    config = config_of(*overrides)
+    model = instantiate(config["model"], _convert_="all")
+    card = exports.card(Path("nowhere"), config, model, GRAPHS)
+    assert present in card
+    assert absent not in card
+    assert "No metrics were recorded." in card
+    assert "| `decoder.onnx` | code | image | 2.0e-07 |" in card
+
+
+def test_the_card_of_a_vq_vae_promises_no_samples() -> None:
+    card = exports.card(Path("nowhere"), config_of("experiment=vq_vae"), vq(), GRAPHS)
+    assert "model.sample" not in card
+    assert "so it cannot draw samples" in card
+
+
+def test_the_command_on_the_card_is_of_any_machine(run: Path) -> None:
+    record = json.loads((run / "run.json").read_text())
+    record["starts"][0]["overrides"] = [
+        "data.root=/home/me",
+        "experiment=vae_iwae_protocol",
+        "hydra.run.dir=/home/me/x",
+        "seed=3",
+    ]
+    (run / "run.json").write_text(json.dumps(record))
+    card = exports.card(run, config_of(), build(), GRAPHS)
+    assert "`python train.py experiment=vae_iwae_protocol seed=3`" in card
+    assert "/home/me" not in card
+
+
+def test_a_damaged_record_is_named(run: Path) -> None:
+    (run / "metrics.json").write_text("{")
+    with pytest.raises(ValueError, match=r"metrics.json is not JSON: "):
+        exports.card(run, config_of(), build(), GRAPHS)

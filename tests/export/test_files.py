@@ -1,0 +1,52 @@
+"""The folder of an export: what is checked first, and what a full disk leaves."""
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from vaelab import export as exports
+from vaelab import load_run
+from vaelab.export import files
+
+
+def onnx(graph: exports.Graph, *inputs: torch.Tensor) -> list[torch.Tensor]:
+    session = onnxruntime.InferenceSession(graph.content)
+    names = [given.name for given in session.get_inputs()]
+    assert names == graph.inputs
+    assert [result.name for result in session.get_outputs()] == graph.outputs
+    return [
+        torch.from_numpy(array) for array in session.run(None, dict(zip(names, map(np.asarray, inputs), strict=True)))
+    ]
+
+
+def test_missing_packages_are_named_first(run: Path, command: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if "onnxs" in name else find(name))
+    code, _ = command(f"run={run}")
+    assert code == "error: an export needs onnxscript, which is not installed: run pip install -e '.[export]'"
+    assert not (run / "export").exists()
+
+
+def test_a_full_disk_leaves_nothing_that_loads(run: Path, command: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exports, "graphs", lambda _: GRAPHS)
+    assert command(f"run={run}")[0] is None
+    assert load_run(run / "export").latent_dim == 3
+    write = files.write_atomically
+
+    def full(path: Path, content: bytes) -> None:
+        if path.name == "README.md":
+            raise OSError(28, "No space left on device", str(path))
+        write(path, content)
+
+    monkeypatch.setattr(files, "write_atomically", full)
+    assert "export/README.md cannot be read or written: No space left on device" in command(f"run={run}")[0]
+    with pytest.raises(ValueError, match="export is not a run: it has no config"):
+        load_run(run / "export")
+
+
+GRAPHS = {"decoder.onnx": exports.Graph(b"graph", ["code"], ["image"], 2e-7)}

@@ -1,0 +1,62 @@
+"""Each caveat stands where it holds, and nowhere else."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import compose_config
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from vaelab.runs.caveats import boxed, find_caveats
+
+GREY, BINARY = "entropy", "binary pixels"
+SUBSET, PRIOR, CODES, FEW = "MNIST-5k", "no prior", "autoencoder", "effective samples"
+ALL = (GREY, BINARY, SUBSET, PRIOR, CODES, FEW)
+
+
+def found(*overrides: str, used: str = "MNIST", metrics: Any = None) -> list[str]:
+    cfg = compose_config(Path("data"), *overrides)
+    cfg.data.used = used
+    return find_caveats(instantiate(cfg.model, _convert_="all"), OmegaConf.to_container(cfg, resolve=True), metrics)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "settings", "expected"),
+    [
+        ([], {}, []),
+        (["data.binarization=none"], {}, [GREY]),
+        (["data.binarization=none", "model/likelihood=bernoulli_at_mean"], {}, [GREY]),
+        (["data.binarization=none", "model/likelihood=gaussian"], {}, []),
+        (["data.binarization=none", "model/likelihood=discretized_logistic"], {}, []),
+        (["model/likelihood=gaussian"], {}, [BINARY]),
+        (["model/likelihood=continuous_bernoulli", "data.binarization=static"], {}, [BINARY]),
+        (["model/likelihood=bernoulli_at_mean"], {}, []),
+        ([], {"used": "MNIST-5k"}, [SUBSET]),
+        (["experiment=vq_vae"], {}, [PRIOR]),
+        (["experiment=autoencoder"], {}, [CODES]),
+        ([], {"metrics": {"low_ess_share": 0.005}}, []),
+        ([], {"metrics": {"low_ess_share": 0.02}}, [FEW]),
+    ],
+    ids=str,
+)
+def test_caveats(overrides: list[str], settings: dict, expected: list[str]) -> None:
+    texts = found(*overrides, **settings)
+    assert len(texts) == len(expected)
+    for word in ALL:
+        assert any(word in text for text in texts) == (word in expected), word
+
+
+def test_a_data_set_that_replaced_another_says_so() -> None:
+    (text,) = found(used="MNIST-5k")
+    assert "data.allow_subset=false" in text
+    (text,) = found("data=mnist_5k", used="MNIST-5k")
+    assert "data.allow_subset=false" not in text
+
+
+def test_a_frame_holds_the_text() -> None:
+    text = "word " * 60
+    top, *lines, bottom = boxed(text, 40).splitlines()
+    assert top == bottom == "+" + "-" * (len(top) - 2) + "+"
+    assert {len(line) for line in lines} == {len(top)}
+    assert " ".join(line.strip("| ") for line in lines) == text.strip()

@@ -1,0 +1,62 @@
+"""The log of a run goes to the screen and to its folder, and its lines say how long the run is and why it ended."""
+
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from conftest import Compose
+
+from vaelab.runs.log import announce_end, length, rank, shown, start_log, summary
+
+
+def test_messages_go_to_the_screen_and_to_each_folder(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    folders = [tmp_path / name for name in "ab"]
+    for folder in folders:
+        folder.mkdir()
+    start_log(*folders)
+    start_log(*folders)  # a second run of the same process says nothing twice
+    logging.getLogger("vaelab.train").info("hello")
+    assert capsys.readouterr().out == "hello\n"
+    for folder in folders:
+        (line,) = (folder / "train.log").read_text().splitlines()
+        assert line.endswith("INFO hello")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "steps", "text"),
+    [
+        (["trainer.max_epochs=1"], -1, "1 epoch of 10 batches"),
+        (["trainer.max_epochs=0"], -1, "0 epochs of 10 batches"),
+        (["trainer.max_epochs=2000"], 30, "2,000 epochs of 10 batches, or 30 steps"),
+        (["trainer.max_epochs=-1"], 3000, "3,000 steps, in epochs of 10 batches"),
+    ],
+)
+def test_length(config: Compose, overrides: list[str], steps: int, text: str) -> None:
+    trainer = SimpleNamespace(fast_dev_run=0, max_steps=steps)
+    assert length(config(*overrides), trainer, 10) == text
+
+
+def test_an_end_before_its_length_has_a_reason(caplog: pytest.LogCaptureFixture) -> None:
+    trainer = SimpleNamespace(
+        global_step=70, current_epoch=7, max_epochs=9, max_steps=-1, fast_dev_run=0, callbacks=[]
+    )  # fmt: skip
+    with caplog.at_level(logging.INFO, "vaelab"):
+        announce_end(trainer, None)
+    assert "in epoch 7 at step 70" in caplog.text
+    caplog.clear()
+    trainer.max_epochs = 7
+    announce_end(trainer, None)
+    assert not caplog.text
+
+
+def test_the_last_line_has_the_metrics_that_there_are() -> None:
+    metrics = {"test/elbo": -97.123, "test/rate": 25.0, "test/squared_error": 3.0, "val/elbo": -98.0}
+    assert summary(metrics, "MNIST") == "test elbo -97.12, rate 25.00 nats per image, squared_error 3.00 on MNIST"
+
+
+def test_folders_are_shown_as_one_would_type_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert shown(tmp_path / "logs" / "RUN") == "logs/RUN"
+    assert shown(tmp_path.parent) == str(tmp_path.parent)
+    assert rank() == 0

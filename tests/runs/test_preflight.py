@@ -1,0 +1,45 @@
+"""Settings that no run can have are refused before anything slow starts."""
+
+import joblib
+import pytest
+import torch
+from conftest import Compose
+
+from vaelab.errors import UserError
+from vaelab.runs import check_arguments, check_config
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["+model.depth=3"], "model.depth: vaelab.models.VAE takes no such argument; it takes latent_dim, "),
+        (["+model.encoder.width=3"], "model.encoder.width: .*MLPEncoder takes no such argument; it takes .*hidden"),
+        (["+model.posterior.scale=3"], "model.posterior.scale: .*DiagonalGaussian takes no such argument"),
+        (["+objective.betta=3"], "objective.betta: .*ELBO takes no such argument; it takes beta, "),
+        (["objective/beta=linear", "+objective.beta.step=3"], "objective.beta.step: .*Linear takes no such argument"),
+        (["+optimizer.lrr=3"], "optimizer.lrr: torch.optim.Adam takes no such argument; it takes .*lr"),
+        (["scheduler=cosine", "+scheduler.scheduler.eta=1"], "scheduler.scheduler.eta: .*Cosine takes no such"),
+        (["+data.batch=3"], "data.batch: .*MNISTDataModule takes no such argument"),
+        (["+trainer.max_epoch=3"], "trainer.max_epoch: lightning.pytorch.Trainer takes no such argument"),
+        (["+callbacks.pictures.num=3"], "callbacks.pictures.num: .*Pictures takes no such argument"),
+        (["+module.compiled=true"], "module.compiled: .*VAEModule takes no such argument"),
+    ],
+    ids=str,
+)
+def test_an_argument_that_a_class_does_not_take(config: Compose, overrides: list[str], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        check_arguments(config(*overrides))
+
+
+def test_more_processes_than_cpus(config: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(joblib, "cpu_count", lambda: 2)
+    check_config(config("trainer=ddp", "trainer.devices=2"))
+    check_config(config("trainer=ddp", "trainer.devices=2", "trainer.num_nodes=50"))
+    with pytest.raises(UserError, match=r"trainer.devices=100 .* 2"):
+        check_config(config("trainer.devices=100"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_half_precision_needs_a_gpu(config: Compose) -> None:
+    with pytest.raises(UserError, match=r"trainer.precision=16-mixed needs a GPU"):
+        check_config(config("trainer.precision=16-mixed"))

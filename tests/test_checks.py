@@ -1,0 +1,39 @@
+"""Each check takes what it says, and refuses all else with the name, the value and what is needed."""
+
+import math
+
+import pytest
+
+from vaelab import checks
+from vaelab.errors import UserError
+
+CASES = {
+    checks.whole: ([1, 7], [0, -1, 1.0, True, "1", None, math.inf]),
+    checks.number: ([0, 0.5, 3], [-1, -1e-9, math.inf, math.nan, True, "1", None]),
+    checks.positive: ([1e-9, 3], [0, 0.0, -1, math.inf, math.nan, True, "1", None]),
+    checks.share: ([0, 1, 0.25], [-0.1, 1.1, math.nan, True, "0.5", None]),
+    checks.widths: ([[], [400], (3, 4)], [[0], [-1], [1.5], [True], 400, "400"]),
+}
+
+
+@pytest.mark.parametrize(("check", "value"), [(check, value) for check, (good, _) in CASES.items() for value in good])
+def test_values_in_range(check: object, value: object) -> None:
+    check(setting=value)
+
+
+@pytest.mark.parametrize(("check", "value"), [(check, value) for check, (_, bad) in CASES.items() for value in bad])
+def test_values_out_of_range(check: object, value: object) -> None:
+    with pytest.raises(UserError) as error:
+        check(setting=value)
+    assert str(error.value).startswith(f"setting={value}: ")
+
+
+def test_least_values_and_options() -> None:
+    checks.whole(0, setting=0)
+    checks.one_of(("a", True), setting="a")
+    with pytest.raises(UserError, match=r"setting=1: .*, at least 2"):
+        checks.whole(2, setting=1)
+    with pytest.raises(UserError, match="setting=c: choose one of a, b"):
+        checks.one_of(("a", "b"), setting="c")
+    with pytest.raises(UserError, match="setting="):
+        checks.widths(1, setting=[])

@@ -1,0 +1,39 @@
+"""An error that a library raised for settings is told apart from a bug in code of one's own."""
+
+import pytest
+import torch
+
+from vaelab.errors import NotOfferedError, PartsError, UserError, refused_by_library
+
+
+def caught(function: object, *arguments: object) -> Exception:
+    try:
+        function(*arguments)
+    except Exception as error:
+        return error
+    pytest.fail("nothing was raised")
+
+
+def own_code() -> None:
+    raise ValueError("a bug")
+
+
+def through_torch() -> None:
+    torch.zeros(3).apply_(lambda _: own_code())
+
+
+def test_a_constructor_of_torch_refuses_its_settings() -> None:
+    assert refused_by_library(caught(torch.optim.SGD, [torch.zeros(1)], -1.0))
+    assert refused_by_library(caught(torch.optim.Adam, []))
+
+
+@pytest.mark.parametrize("function", [own_code, through_torch, lambda: torch.nn.Linear(2, 3)(own_code())])
+def test_a_bug_is_no_refusal(function: object) -> None:
+    assert not refused_by_library(caught(function))
+
+
+def test_errors_are_what_python_takes_them_for() -> None:
+    """Code that catches Python's own kinds of errors goes on to work."""
+    assert issubclass(UserError, ValueError)
+    assert issubclass(PartsError, UserError | TypeError)
+    assert issubclass(NotOfferedError, UserError | NotImplementedError)

@@ -1,0 +1,78 @@
+"""What parts may offer is found if they offer it, and has a default if they do not."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
+
+from vaelab import interfaces
+from vaelab.distributions import Categoricals, HypersphericalUniform, PowerSpherical, Product
+from vaelab.likelihoods import Bernoulli, BernoulliAtMean, DiscretizedLogistic, Gaussian, Laplace
+from vaelab.networks import ConvEncoder, MLPEncoder
+from vaelab.objectives import BetaTC
+from vaelab.posteriors import FlowPosterior
+from vaelab.priors import StandardNormal, VampPrior
+
+GAUSSIAN = Independent(Normal(torch.zeros(3), torch.ones(3)), 1)
+MIXTURE = MixtureSameFamily(Categorical(torch.ones(2)), Independent(Normal(torch.zeros(2, 3), torch.ones(2, 3)), 1))
+ONE_HOT = Categoricals(torch.zeros(2, 3))
+SPHERE = HypersphericalUniform(torch.zeros(3))
+
+
+@pytest.mark.parametrize(
+    ("distribution", "space", "vectors"),
+    [
+        (GAUSSIAN, "R^3", True),
+        (MIXTURE, "R^3", True),
+        (ONE_HOT, "2 one-hot vectors of 3 categories", False),
+        (SPHERE, "the unit sphere", False),
+        (PowerSpherical(torch.eye(3)[0], torch.tensor(2.0)), "the unit sphere", False),
+        (Product(GAUSSIAN, ONE_HOT), "blocks of 3 + 6 dimensions", False),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_where_samples_lie(distribution: object, space: str, vectors: bool) -> None:
+    assert interfaces.space(distribution) == space
+    assert interfaces.lies_on_vectors(distribution) == vectors
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "name", "levels"),
+    [
+        (Bernoulli(), "Bernoulli", None),
+        (BernoulliAtMean((1, 2, 2)), "Bernoulli", None),
+        (Gaussian(), "Gaussian", None),
+        (Laplace("per_pixel", floor=0.25), "Laplace (a scale per pixel, at least 0.25)", None),
+        (DiscretizedLogistic(), "DiscretizedLogistic", 256),
+        (nn.Identity(), "Identity", None),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_likelihoods_compare_by_name(likelihood: nn.Module, name: str, levels: int | None) -> None:
+    assert interfaces.likelihood_name(likelihood) == name
+    assert interfaces.levels(likelihood) == levels
+
+
+def test_learners_are_found_anywhere_in_a_module() -> None:
+    objective = BetaTC()
+    whole = nn.ModuleDict({"model": nn.Sequential(BernoulliAtMean((1, 2, 2)), nn.Linear(2, 2)), "objective": objective})
+    assert interfaces.learners(whole) == [whole["model"][0], objective]
+
+
+def test_labels_go_to_conditional_models_alone() -> None:
+    y = torch.arange(3)
+    assert interfaces.labels(SimpleNamespace(num_classes=10), y) is y
+    assert interfaces.labels(SimpleNamespace(num_classes=0), y) is None
+
+
+def test_offers_of_parts() -> None:
+    assert interfaces.made_of_posteriors(VampPrior(2, (1, 2, 2), 3))
+    assert not interfaces.made_of_posteriors(StandardNormal(2))
+    assert interfaces.feature_map(ConvEncoder(torch.Size((1, 28, 28)), hidden=[])) == (64, 7, 7)
+    assert interfaces.feature_map(ConvEncoder(torch.Size((1, 28, 28)))) is None
+    assert interfaces.feature_map(MLPEncoder(torch.Size((1, 28, 28)))) is None
+    assert interfaces.draws_with_density(FlowPosterior(5, 2)(torch.zeros(1, 5)))
+    assert not interfaces.draws_with_density(GAUSSIAN)
+    assert interfaces.device_of(nn.Linear(2, 2)).type == "cpu"

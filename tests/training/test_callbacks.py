@@ -1,0 +1,27 @@
+"""Callbacks that show how a run goes."""
+
+from pathlib import Path
+
+from conftest import Compose, checkpoint, equal
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from train import train
+
+
+def test_pictures_are_in_tensorboard_and_on_disk(finished: Path, events: EventAccumulator) -> None:
+    names = {"reconstructions", "samples", "manifold", "codes"}
+    assert set(events.Tags()["images"]) == names
+    assert [event.step for event in events.Images("samples")] == [0, 10, 20]
+    for name in names:
+        with Image.open(finished / "pictures" / f"{name}.png") as picture:
+            assert min(picture.size) > 100
+            assert picture.mode == ("RGBA" if name == "codes" else "L")
+            assert len(picture.convert("L").getcolors()) > 20
+
+
+def test_pictures_do_not_change_the_training(config: Compose, tmp_path: Path) -> None:
+    for name, count in (("few", 0), ("many", 100)):
+        (tmp_path / name).mkdir()
+        train(config(f"callbacks.pictures.count={count}"), tmp_path / name)
+    assert equal(checkpoint(tmp_path / "few")["state_dict"], checkpoint(tmp_path / "many")["state_dict"])

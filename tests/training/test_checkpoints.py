@@ -1,0 +1,100 @@
+"""Checkpoints: which weights they hold, and what signals and disks do to them."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import Compose, checkpoint, equal, metrics, stop_at
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from train import train
+from vaelab import runs
+from vaelab.training import Interrupted, checkpoints
+
+
+def test_checkpoints_and_weights_are_plain_data(finished: Path) -> None:
+    weights = torch.load(finished / "weights.pt", weights_only=True)
+    best, last = checkpoint(finished, "best"), checkpoint(finished)
+    assert equal(dict(weights), {k.removeprefix("model."): v for k, v in best["state_dict"].items()})
+    assert last["global_step"] == 20
+    assert not any("_orig_mod" in key or key.startswith("model") for key in weights)
+
+
+def test_best_weights_are_those_of_the_lowest_validation_loss(finished: Path, events: EventAccumulator) -> None:
+    curve = {event.step: event.value for event in events.Scalars("val/loss")}
+    best = min(curve, key=curve.__getitem__)
+    assert checkpoint(finished, "best")["global_step"] == best
+    assert metrics(finished)["val"]["loss"] == pytest.approx(curve[best], rel=1e-6)
+
+
+def test_a_moved_run_resumes_and_keeps_its_best(config: Compose, tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    train(config(), tmp_path / "old")
+    moved = (tmp_path / "old").rename(tmp_path / "new")
+    cfg = runs.saved_config(moved, ["trainer.max_epochs=3"])
+    cfg.resume = str(moved)
+    train(cfg, moved)
+    assert sorted(path.name for path in (moved / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+    assert not (tmp_path / "old").exists()
+
+
+def test_sigterm_saves_first(config: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stop_at(monkeypatch, 1, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Interrupted) as stop:
+        train(config(), tmp_path)
+    assert stop.value.code == 143
+    assert checkpoint(tmp_path)["global_step"] == 2
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_signal_that_the_process_ignores_stays_ignored(
+    config: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Ctrl-C is in what a shell runs in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    stop_at(monkeypatch, 1, lambda: os.kill(os.getpid(), signal.SIGINT))
+    train(config(), tmp_path)
+    assert metrics(tmp_path)["steps"] == 6
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+@pytest.mark.parametrize("epochs", [0, 2, 3])
+def test_a_full_disk_stops_the_run_and_leaves_the_checkpoint_before(
+    config: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epochs: int
+) -> None:
+    def write(path: Path, content: memoryview) -> None:
+        written.append(path.name)
+        if written.count("last.ckpt") > epochs:
+            raise OSError(28, "No space left on device", str(path))
+        original(path, content)
+
+    written: list[str] = []
+    original = checkpoints.write_atomically
+    monkeypatch.setattr(checkpoints, "write_atomically", write)
+    with pytest.raises(OSError, match="No space left on device") as error:
+        train(config("trainer.max_epochs=4"), tmp_path)
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    assert error.value.filename == str(last)
+    assert checkpoint(tmp_path)["global_step"] == 3 * epochs if epochs else not last.exists()
+    assert not (tmp_path / "metrics.json").exists()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_slow_disk_is_waited_for(config: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(path: Path, content: memoryview) -> None:
+        time.sleep(0.3)
+        original(path, content)
+        steps[path.name] = torch.load(path, weights_only=True)["global_step"]
+
+    steps: dict[str, int] = {}
+    original = checkpoints.write_atomically
+    monkeypatch.setattr(checkpoints, "write_atomically", write)
+    stop_at(monkeypatch, 4, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Interrupted):
+        train(config("trainer.max_epochs=2"), tmp_path)
+    assert steps == {"best.ckpt": 3, "last.ckpt": 5}  # on the disk when the run has ended

@@ -1,0 +1,131 @@
+"""Callbacks that compare a run with a closed form."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import Compose, metrics
+from torch import Tensor
+
+from train import train
+from vaelab import linear, runs
+from vaelab.data import MNISTDataModule
+from vaelab.training import ClosedForm
+
+SHAPE, D = (1, 4, 5), 3
+
+
+EIGENVALUES = torch.tensor([4.0, 2.0, 1.0, *torch.linspace(0.3, 0.1, 17)], dtype=torch.float64)
+
+
+@pytest.fixture
+def images() -> Tensor:
+    """500 images whose covariance has these very eigenvalues."""
+    white = torch.randn(500, 20, dtype=torch.float64)
+    white = torch.linalg.qr(white - white.mean(0)).Q * math.sqrt(500)
+    basis = torch.linalg.qr(torch.randn(20, 20, dtype=torch.float64)).Q
+    return (0.5 + white * EIGENVALUES.sqrt() @ basis.T).float().view(-1, *SHAPE)
+
+
+WHOLE = ["trainer.limit_train_batches=null", "trainer.limit_test_batches=null", "data.val_size=0"]
+
+
+def written(folder: Path) -> dict[str, dict[str, float]]:
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def small_mnist(data_root: Path) -> tuple[Tensor, Tensor]:
+    """Training and test images."""
+    data = MNISTDataModule(str(data_root), val_size=0, binarization="none")
+    data.setup()
+    return data.images("train")[0], data.images("test")[0]
+
+
+def test_pca_experiment_reports_the_closed_form(config: Compose, tmp_path: Path, data_root: Path) -> None:
+    """Nothing is trained, pictures are drawn, and the test error is that of the optimum over the training images."""
+    cfg = config("experiment=pca", *WHOLE, "model.latent_dim=5", "trainer.max_epochs=0")
+    assert train(cfg, tmp_path) == written(tmp_path)["test"]["loss"]
+    images, tests = small_mnist(data_root)
+    mean, basis = images.flatten(1).mean(0), torch.linalg.eigh(torch.cov(images.flatten(1).double().T))[1][:, -5:]
+    centred = (tests.flatten(1) - mean).double()
+    expected = (centred - centred @ basis @ basis.T).square().sum(1).mean()
+    assert written(tmp_path)["test"]["squared_error"] == pytest.approx(float(expected), rel=1e-5)
+    assert "train" not in written(tmp_path)
+    assert (tmp_path / "pictures" / "reconstructions.png").is_file()
+    weights = torch.load(tmp_path / "weights.pt", weights_only=True)
+    assert all(torch.equal(weights[name], value) for name, value in linear.pca(images, 5).items())
+
+
+def test_ppca_experiment_reports_the_log_likelihood(config: Compose, tmp_path: Path, data_root: Path) -> None:
+    train(config("experiment=ppca", *WHOLE, "model.latent_dim=5", "trainer.max_epochs=0"), tmp_path)
+    images, tests = small_mnist(data_root)
+    expected = linear.ppca_log_likelihood(linear.ppca(images, 5), tests).mean()
+    assert written(tmp_path)["test"]["elbo"] == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_a_closed_form_is_where_a_run_starts_and_not_where_it_resumes(config: Compose, tmp_path: Path) -> None:
+    train(config("experiment=pca", "optimizer.lr=1e-2", "trainer.max_epochs=1"), tmp_path)
+    first = torch.load(tmp_path / "weights.pt", weights_only=True)
+    cfg = runs.saved_config(tmp_path, ["trainer.max_epochs=2", "optimizer.lr=0"])
+    cfg.resume = str(tmp_path)
+    train(cfg, tmp_path)
+    last = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert last["global_step"] == 6
+    assert all(torch.equal(last["state_dict"][f"model.{name}"], value) for name, value in first.items())
+
+
+def test_principal_angle_is_zero_at_pca_and_survives_resuming(config: Compose, tmp_path: Path) -> None:
+    angle = "+callbacks.principal_angle._target_=vaelab.training.PrincipalAngle"
+    train(config("experiment=pca", angle, "optimizer.lr=0.0", "trainer.max_epochs=1"), tmp_path)
+    assert written(tmp_path)["train"]["principal_angle"] < 1e-3
+    cfg = runs.saved_config(tmp_path, ["trainer.max_epochs=2", "optimizer.lr=1e-2"])
+    cfg.resume = str(tmp_path)
+    train(cfg, tmp_path)
+    assert 1 < written(tmp_path)["train"]["principal_angle"] <= 90
+    assert (tmp_path / "train.log").read_text().count("degrees from the subspace of PCA") == 2
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["experiment=pca", "model/network=mlp"], "with method=pca needs model/network=linear, model/posterior=point_"),
+        (["experiment=pca", "model.likelihood.mean=sigmoid"], "gaussian with mean=identity and a number as its scale"),
+        (["experiment=pca", "callbacks.closed_form.method=ppca"], "model/posterior=diagonal_gaussian.* scale=learned"),
+        (["experiment=ppca", "model/likelihood=laplace"], "with method=ppca needs .* model/likelihood=gaussian"),
+        (["experiment=ppca", "model/prior=mixture"], "with method=ppca needs .* model/prior=standard_normal"),
+        (["experiment=ppca", "model.prior.scale=2.0"], "with method=ppca needs .* of scale 1 and model/likelihood"),
+        (["experiment=ppca", "data.binarization=dynamic"], "redraws the images, but a closed form needs fixed"),
+        (["experiment=linear_autoencoder", "model/network=mlp"], "compares the columns of one matrix"),
+        (["experiment=linear_autoencoder", "model.num_classes=10"], "one likelihood parameter per pixel and no labels"),
+    ],
+)
+def test_a_callback_names_the_model_that_it_needs(
+    config: Compose, tmp_path: Path, overrides: list[str], sentence: str
+) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        train(config(*overrides), tmp_path)
+
+
+def test_there_are_two_closed_forms() -> None:
+    with pytest.raises(ValueError, match="method=ica: choose one of pca, ppca"):
+        ClosedForm("ica")
+
+
+def test_tutorial_reports_squared_error_plus_kl(config: Compose, tmp_path: Path) -> None:
+    train(config("experiment=tutorial", "data.val_size=0", "trainer.max_epochs=2"), tmp_path)
+    content = metrics(tmp_path)
+    assert content["protocol"]["images"] == {"train": 600, "val": 0, "test": 200}
+    expected = content["train"]["loss"] - 392 * math.log(math.pi)
+    assert content["train"]["average_loss"] == pytest.approx(expected)
+    assert "val" not in content
+    assert not (tmp_path / "checkpoints" / "best.ckpt").exists()
+    assert content["weights"]["test"] == "last"
+
+
+def test_average_loss_needs_its_likelihood(config: Compose, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"average_loss computes squared error .* needs model/likelihood=gaussian"):
+        train(config("+callbacks.average_loss._target_=vaelab.training.AverageLoss"), tmp_path)
+    with pytest.raises(ValueError, match=r"which needs .* objective=elbo, beta 1 and no free bits"):
+        train(config("experiment=tutorial", "data.val_size=0", "objective.beta=4"), tmp_path)
