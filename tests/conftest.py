@@ -17,6 +17,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -117,6 +118,7 @@ def _no_trace(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for signum, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
         signal.signal(signum, handler)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    HydraConfig.instance().cfg = None
     torch.distributions.Distribution.set_default_validate_args(True)
     torch.set_float32_matmul_precision("highest")
     torch.set_flush_denormal(False)

@@ -54,6 +54,12 @@ def test_only_a_learned_scale_is_trained() -> None:
     assert not Gaussian(0.5).state_dict()
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), "low", None, True])
+def test_least_log_scale_out_of_range(bad: object) -> None:
+    with pytest.raises(ValueError, match="min_log_scale=.*: a finite number is needed"):
+        DiscretizedLogistic(bad)
+
+
 @pytest.mark.parametrize("bad", [0, -1.0, "two", None])
 def test_gaussian_scale_out_of_range(bad: object) -> None:
     with pytest.raises(ValueError, match="a number above zero"):

@@ -168,5 +168,5 @@ def _unknown_key(error: BaseException | None) -> str | None:
     close = below[:3] or difflib.get_close_matches(str(error.key), beside, n=1, cutoff=0.5)
     names = [parent + key for key in close or beside]
     hint = f"did you mean {' or '.join(names)}?" if close else f"it can be one of {', '.join(names)}"
-    plus = f" A setting that is not listed takes a plus: +{error.full_key}=..." if parent else ""
+    plus = f"{'' if close else '.'} A setting that is not listed takes a plus: +{error.full_key}=..." if parent else ""
     return f"there is no setting {error.full_key}; {hint}{plus}"

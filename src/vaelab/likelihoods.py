@@ -4,6 +4,7 @@
 Constructors raise UserError for an argument out of its range.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
 from vaelab import checks, distributions
+from vaelab.errors import UserError
 
 
 class Bernoulli(nn.Module):
@@ -79,6 +81,8 @@ class DiscretizedLogistic(nn.Module):
 
     def __init__(self, min_log_scale: float = -7.0) -> None:
         super().__init__()
+        if type(min_log_scale) not in (int, float) or not math.isfinite(min_log_scale):
+            raise UserError(f"min_log_scale={min_log_scale}: a finite number is needed")
         self.min_log_scale = min_log_scale
 
     def forward(self, parameters: Tensor) -> Distribution:

@@ -243,6 +243,7 @@ def test_several_blocks(kind: type[_Adversarial]) -> None:
     [
         (lambda: FactorVAE(2, network, weight=-1), "weight=-1: a number, at least zero"),
         (lambda: AdversarialAutoencoder(2, network, lr="fast"), "lr=fast: a number, at least zero"),
+        (lambda: FactorVAE(2, network, betas=[0.9, 1]), "betas=.*: numbers below one are needed"),
     ],
 )
 def test_settings_out_of_range(make: Callable[[], Objective], sentence: str) -> None:

@@ -35,6 +35,8 @@ class _Adversarial(Objective):
         super().__init__()
         checks.number(weight=weight, lr=lr)
         checks.share(**{f"betas.{i}": beta for i, beta in enumerate(betas)})
+        if 1 in betas:
+            raise UserError(f"betas={list(betas)}: numbers below one are needed")
         if not latent_dim:
             raise UserError(f"{type(self).__name__} is defined for the code of model=vae only: use that model")
         features = discriminator(Size((latent_dim,)))

@@ -115,7 +115,9 @@ def finish(
         "protocol": protocol,
         "unit": "nats per image: sums over pixels and latent dimensions, means over images; squared_error in squared "
         "pixel values, perplexity in codes, principal_angle in degrees",
-        "weights": {"train": "changing, over the last epoch", "val": weights, "test": weights, "step": step},
+        "weights": {"train": "changing, over the last epoch", "val": weights, "test": weights, "step": step}
+        if "train" in metrics
+        else {"val": weights, "test": weights, "step": step},
         **metrics,
         "epochs": trainer.current_epoch,
         "steps": trainer.global_step,
