@@ -56,7 +56,7 @@ def test_only_a_learned_scale_is_trained() -> None:
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), "low", None, True])
 def test_least_log_scale_out_of_range(bad: object) -> None:
-    with pytest.raises(ValueError, match="min_log_scale=.*: a finite number is needed"):
+    with pytest.raises(ValueError, match=r"min_log_scale=.*: a finite number is needed"):
         DiscretizedLogistic(bad)
 
 
