@@ -17,7 +17,7 @@ from conftest import ROOT
 SRC = ROOT / "src"
 HEAVY = ("lightning", "hydra", "omegaconf", "torchvision", "matplotlib", "tensorboard", "mlxtend", "zuko", "joblib")
 PARTS = ("networks", "posteriors", "priors", "likelihoods", "flows", "joint")
-FLOOR = ("errors", "checks", "noise", "interfaces", "files", "distributions", "trace")
+FLOOR = ("errors", "checks", "noise", "interfaces", "files", "distributions", "pixels", "trace")
 # What a module may import of this package, by the first name below vaelab: the layers, from the bottom
 MAY = {
     **dict.fromkeys(FLOOR, FLOOR),

@@ -1,5 +1,7 @@
 """Exact checks of the bound on the linear-Gaussian oracle."""
 
+import math
+
 import pytest
 import torch
 from oracle import LinearGaussian
@@ -69,3 +71,16 @@ def test_a_pair_without_closed_form_never_falls_through() -> None:
     q = Categorical(torch.ones(5, 2))
     with pytest.raises(NotImplementedError, match="has no closed form here: kl=sample estimates it"):
         Latent(torch.zeros(1, 5, 2), q, p, torch.zeros(1, 5)).kl()
+
+
+def test_the_rate_of_gaussians_is_finite_at_any_scale() -> None:
+    """At log variance -90, the variance is zero in float32: torch's own divergence is infinite there."""
+    log_variance = torch.linspace(-160, 80, 25).requires_grad_()
+    q = Independent(Normal(torch.full((25,), 0.5), (0.5 * log_variance).exp()), 1)
+    p = Independent(Normal(torch.zeros(25), torch.full((25,), 2.0)), 1)
+    latent = Latent(torch.zeros(1, 25), q, p)
+    variance = log_variance.detach().double().exp()
+    expected = 0.5 * ((variance + 0.25) / 4 - 1 - log_variance.detach().double() + math.log(4))
+    torch.testing.assert_close(latent.kl_per_dim().flatten().double(), expected, rtol=1e-5, atol=1e-5)
+    (gradient,) = torch.autograd.grad(latent.kl().sum(), log_variance)
+    torch.testing.assert_close(gradient.double(), 0.5 * (variance / 4 - 1), rtol=1e-4, atol=1e-6)

@@ -66,61 +66,6 @@ def _kl_point_mass(p: Delta, q: Distribution) -> Tensor:
     return p.point.sum(-1).expand(shape) * 0 + math.inf
 
 
-class BernoulliImage(Independent):
-    """Independent Bernoulli pixels: prod_i p_i^x_i (1 - p_i)^(1 - x_i), p = sigmoid(l), logits l (..., C, H, W)."""
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        """The sum over pixels of x l - log(1 + e^l). This form is exact for black pixels and fast under torch.vmap."""
-        if self._validate_args:
-            self._validate_sample(value)
-        logits = self.base_dist.logits
-        return (value * logits - F.softplus(logits)).sum((-3, -2, -1))
-
-
-_LEVELS = 256  # grey levels k / 255
-
-
-class QuantizedLogistic(Distribution):
-    """A logistic density of mean mu and scale s, integrated over the 256 bins of width 1/255 around k / 255.
-
-        P(x = k / 255) = sigmoid((x - mu + 1/510) / s) - sigmoid((x - mu - 1/510) / s)
-
-    The first bin starts at -inf and the last ends at +inf, so the 256 probabilities sum to one. `mu` and `log_scale`
-    = log s have shapes that broadcast; mu and s are in units of x. This is the likelihood of Salimans et al. 2017,
-    https://arxiv.org/abs/1701.05517, with one mixture component.
-    """
-
-    arg_constraints: ClassVar = {"mu": constraints.real, "log_scale": constraints.real}
-    support = constraints.unit_interval
-
-    def __init__(self, mu: Tensor, log_scale: Tensor, validate_args: bool | None = None) -> None:
-        self.mu, self.log_scale = torch.broadcast_tensors(mu, log_scale)
-        super().__init__(self.mu.shape, validate_args=validate_args)
-
-    @property
-    def mean(self) -> Tensor:
-        """mu, clamped to [0, 1]. If the scale is small, this is close to the mean over the bins."""
-        return self.mu.clamp(0, 1)
-
-    def sample(self, sample_shape: Any = _ONE) -> Tensor:
-        shape = self._extended_shape(sample_shape)
-        with torch.no_grad():
-            uniform = torch.rand(shape, dtype=self.mu.dtype, device=self.mu.device).clamp(1e-6, 1 - 1e-6)
-            x = self.mu + self.log_scale.exp() * torch.logit(uniform)
-            return (x.clamp(0, 1) * (_LEVELS - 1)).round() / (_LEVELS - 1)
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        half_bin = 0.5 / (_LEVELS - 1)
-        precision = torch.exp(-self.log_scale)
-        upper = (value - self.mu + half_bin) * precision
-        lower = (value - self.mu - half_bin) * precision
-        # log(sigmoid(u) - sigmoid(l)) = log sigmoid(u) + log sigmoid(-l) + log(1 - exp(l - u)), stable in both tails
-        width = (2 * half_bin * precision).expand_as(upper)
-        inside = F.logsigmoid(upper) + F.logsigmoid(-lower) + torch.log(-torch.expm1(-width))
-        first, last = F.logsigmoid(upper), F.logsigmoid(-lower)
-        return torch.where(value < half_bin, first, torch.where(value > 1 - half_bin, last, inside))
-
-
 class Categoricals(_Vector):
     """N independent categorical variables of C categories each, one-hot and flattened: event (N*C,).
 
@@ -266,6 +211,15 @@ class Product(_Vector):
     def log_prob(self, value: Tensor) -> Tensor:
         parts = zip(self.factors, value.split(self.sizes, dim=-1), strict=True)
         return torch.stack([factor.log_prob(part) for factor, part in parts]).sum(0)
+
+
+def gaussian_kl(q: Normal, p: Normal) -> Tensor:
+    """KL(q || p) = log(s_p / s_q) + (s_q^2 + (mu_q - mu_p)^2) / (2 s_p^2) - 1/2 of each dimension, in nats.
+
+    Torch's own takes the logarithm of s_q^2, which is zero in float32 if log s_q^2 is below -87.
+    """
+    ratio = q.scale / p.scale
+    return 0.5 * (ratio.square() + ((q.loc - p.loc) / p.scale).square() - 1) - ratio.log()
 
 
 def path_log_prob(q: Distribution, z: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Size, Tensor
 from torch.distributions import Distribution, Independent, MixtureSameFamily, Normal, kl_divergence
 
-from vaelab.distributions import Product
+from vaelab.distributions import Product, gaussian_kl
 from vaelab.errors import NotOfferedError, PartsError
 from vaelab.interfaces import draws_with_density, space
 from vaelab.noise import fixed_noise
@@ -42,8 +42,12 @@ class Latent(NamedTuple):
         """
         if not self.given_above or _estimated(self.q) or _estimated(self.p):
             return self.log_q - self.p.log_prob(self.z)
+        q: Any = self.q
+        p: Any = self.p
+        if _factorised(q) and _factorised(p):
+            return torch.atleast_2d(gaussian_kl(q.base_dist, p.base_dist).sum(-1))
         try:
-            return torch.atleast_2d(kl_divergence(self.q, self.p))
+            return torch.atleast_2d(kl_divergence(q, p))
         except NotImplementedError:
             pair = f"KL({type(self.q).__name__} || {type(self.p).__name__})"
             raise NotOfferedError(f"{pair} has no closed form here: kl=sample estimates it") from None
@@ -52,8 +56,7 @@ class Latent(NamedTuple):
         """The factors of q and p, Normals that broadcast to (K, B, D). Raises PartsError if there are none."""
         densities: Any = (self.q, self.p)
         q, p = densities
-        factorised = all(isinstance(d, Independent) and isinstance(d.base_dist, Normal) for d in densities)
-        if not (factorised and self.given_above):
+        if not (_factorised(q) and _factorised(p) and self.given_above):
             got = f"q = {type(q).__name__} and p = {type(p).__name__}"
             drawn = "" if self.given_above else ", and the layer above was drawn from this one: use inference=top_down"
             raise PartsError(f"a KL per latent dimension needs factorised Gaussians, got {got}{drawn}")
@@ -61,7 +64,7 @@ class Latent(NamedTuple):
 
     def kl_per_dim(self) -> Tensor:
         """The KL of each latent dimension in nats, (1 or K, B, D). Raises PartsError as `gaussians` does."""
-        kl = kl_divergence(*self.gaussians())
+        kl = gaussian_kl(*self.gaussians())
         return kl if kl.dim() == 3 else kl.unsqueeze(0)
 
 
@@ -89,6 +92,11 @@ def point_estimate(q: Distribution, device: torch.device) -> Tensor:
     except NotImplementedError:
         with fixed_noise(device):
             return q.sample(Size((64,))).mean(0)
+
+
+def _factorised(distribution: Distribution) -> bool:
+    """Whether it is a factorised Gaussian."""
+    return isinstance(distribution, Independent) and isinstance(distribution.base_dist, Normal)
 
 
 def _estimated(distribution: Distribution) -> bool:
