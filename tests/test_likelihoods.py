@@ -85,6 +85,19 @@ def test_continuous_bernoulli_integrates_to_one(logit: float) -> None:
     assert torch.trapezoid(density, x).item() == pytest.approx(1, abs=1e-3)
 
 
+def test_continuous_bernoulli_has_a_floor() -> None:
+    """The density of a black pixel is at most 1 / floor."""
+    black = torch.zeros(1, 1, 1)
+    assert ContinuousBernoulli(0.1)(torch.full((1, 1, 1), -1e6)).log_prob(black).exp().item() == pytest.approx(
+        10, rel=1e-3
+    )
+    assert ContinuousBernoulli()(torch.full((1, 1, 1), -1e6)).log_prob(black).exp().item() == pytest.approx(
+        256, rel=1e-3
+    )
+    with pytest.raises(ValueError, match="floor=0: a number above zero is needed"):
+        ContinuousBernoulli(0)
+
+
 def test_continuous_bernoulli_mean() -> None:
     """1 / (1 - exp(-a)) - 1 / a for logits a, by its series near zero, where both terms are large."""
     logits = torch.linspace(-1, 1, 20_001)

@@ -56,14 +56,27 @@ class BernoulliAtMean(Bernoulli):
 class ContinuousBernoulli(nn.Module):
     """Continuous Bernoulli pixels in [0, 1]: prod_i C(p_i) p_i^x_i (1 - p_i)^(1 - x_i), p = sigmoid(parameters).
 
-    The constant C(p) makes it a density of grey levels, unlike Bernoulli. Its mean is not p.
+    The constant C(p) makes it a density of grey levels, unlike Bernoulli. Its mean is not p. At a large logit l, the
+    density falls off like e^(-l x): its scale, in units of x, is 1 / |l|, and at least `floor`. Without a floor, the
+    likelihood of a black or white pixel is unbounded. Raises UserError if the floor is out of its range.
     Loaiza-Ganem & Cunningham 2019, https://arxiv.org/abs/1907.06845
     """
 
     num_parameters = 1
 
+    def __init__(self, floor: float = 1 / 256) -> None:
+        super().__init__()
+        checks.positive(floor=floor)
+        self.floor = floor
+
+    @property
+    def compares_as(self) -> str:
+        """The floor limits the density of black and white pixels, so it is part of the name."""
+        return f"ContinuousBernoulli (a scale of at least {self.floor:.4g})"
+
     def forward(self, parameters: Tensor) -> Distribution:
-        return Independent(pixels.TruncatedExponential(distributions.at_least_float32(parameters)), 3)
+        logits = distributions.at_least_float32(parameters).clamp(-1 / self.floor, 1 / self.floor)
+        return Independent(pixels.TruncatedExponential(logits), 3)
 
 
 class DiscretizedLogistic(nn.Module):
