@@ -29,7 +29,10 @@ def evaluate(cfg: DictConfig, _: Path) -> None:
     opened: dict[str, Run] = {}
     for folder in folders:  # errors of all runs come before the first measurement
         opened[folder] = runs.open_run(folder, cfg.data.root, cfg.device, like=next(iter(opened.values()), None))
-    settings = cfg.num_samples, cfg.num_images, cfg.seed, measure.Sizes(**cfg.sizes)
+    if not isinstance(cfg.sizes, DictConfig) or {*cfg.sizes} != {*measure.Sizes._fields}:
+        raise UserError(f"sizes={cfg.sizes}: it has the settings {', '.join(measure.Sizes._fields)}, and no others")
+    sizes = measure.Sizes(*(cfg.sizes[name] for name in measure.Sizes._fields))
+    settings = cfg.num_samples, cfg.num_images, cfg.seed, sizes
     protocols = {name: measure.protocol(run.model, run.data, *settings) for name, run in opened.items()}
     if not cfg.across_protocols:
         report.check_protocols(protocols)

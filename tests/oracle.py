@@ -1,8 +1,8 @@
-"""An exact model, in which everything has a closed form: p(z) = N(0, I), p(x | z) = N(W z + b, sigma^2 I).
+"""A model with closed forms: p(z) = N(0, I), p(x | z) = N(W z + b, sigma^2 I).
 
     p(x) = N(b, W W' + sigma^2 I),   p(z | x) = N(M^-1 W' (x - b) / sigma^2, M^-1),   M = I + W' W / sigma^2
 
-W has orthogonal columns, so that M is diagonal and the project's own parts can represent the exact posterior.
+W has orthogonal columns, so M is diagonal and the project's own parts can represent the exact posterior.
 """
 
 from dataclasses import dataclass

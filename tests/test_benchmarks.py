@@ -1,4 +1,4 @@
-"""The table of experiments: what it shows, and what it names. The loops whose speed is compared, and their table."""
+"""The table of experiments and the loops of the speed comparison give the right rows and results."""
 
 import json
 import sys
@@ -41,7 +41,7 @@ def test_runs_experiments_by_name_and_says_why_one_failed(tmp_path: Path) -> Non
 
 
 def options(**changed: object) -> Namespace:
-    """Of one loop on 16 images a batch."""
+    """The options of one loop with 16 images per batch."""
     same = {"model": "mlp", "loop": "bare", "batch_size": 16, "device": "cpu", "precision": "32", "overrides": []}
     return Namespace(**{**same, "images": 48, "epochs": 1, **changed})
 
@@ -85,7 +85,7 @@ def test_ratios_are_to_the_bare_loop_of_the_same_round() -> None:
 
 def test_trains_and_compares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     where = ["--root", str(tmp_path / "nowhere"), f"out={tmp_path / 'speed'}", "--loops", "train,fast,bare,graph"]
-    size = ["--batch-size", "16", "images=200", "rounds=1"]  # either way to write an option
+    size = ["--batch-size", "16", "images=200", "rounds=1"]  # both ways to write an option
     monkeypatch.setattr(sys, "argv", ["speed.py", "callbacks.pictures.count=0", *where, *size])
     speed.main()
     said = capsys.readouterr()
@@ -96,7 +96,7 @@ def test_trains_and_compares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
     assert [*written["loops"]] == ["train", "bare"]
     for loop, measured in written["loops"].items():
         assert speed.row(loop, measured) in said.out
-        assert measured["startup"][0] > 0.5  # python and torch alone take longer
+        assert measured["startup"][0] > 0.5  # starting python and torch takes longer
         assert measured["memory"][0] > 2**26
     assert (tmp_path / "speed.png").stat().st_size > 5000
 
@@ -112,7 +112,7 @@ def test_models_together_and_in_turn_take_the_same_steps() -> None:
         weights.append([member.state_dict() for member in members])
     first, second = weights
     assert not torch.equal(first[0]["model.decoder.layers.2.bias"], first[1]["model.decoder.layers.2.bias"])
-    for name in first[0]:  # the second model in turn draws other noise
+    for name in first[0]:  # the second model alone draws other noise
         torch.testing.assert_close(second[0][name], first[0][name], rtol=0, atol=1e-6)
     row = together.compare(2, 8, "cpu", steps=1, rounds=2)
     members, hidden, one, turn, batched, ratio, _ = row.strip("| ").split(" | ")

@@ -1,4 +1,4 @@
-"""A bug in a part of one's own keeps its traceback, which names the file and the line; a mistake gets one sentence."""
+"""A bug in a user's part keeps its traceback with file and line, and a mistake gets one sentence."""
 
 import traceback
 from pathlib import Path
@@ -56,7 +56,7 @@ def test_a_bug_shows_its_file_and_line(
     shown = "".join(traceback.format_exception(error.value))
     line = next(number for number, text in enumerate(code.splitlines(), 1) if BUGS[bug] in text)
     assert f'{name}.py", line {line}, in' in shown
-    assert f"{bug}: " in shown
+    assert any(row.startswith(f"{bug}: ") for row in shown.splitlines()[-3:])  # at the end, before the notes
     assert cli.sentence(error.value) is None
 
 
@@ -67,9 +67,11 @@ def test_a_bug_in_the_import_of_a_module_shows_its_line(
     name = f"own_import_{len(code)}"
     (tmp_path / f"{name}.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(Exception, match="Error locating target") as error:
+    with pytest.raises((ImportError, NameError)) as error:
         command(f"model.encoder._target_={name}.Part")
-    assert f'{name}.py", line 1, in' in "".join(traceback.format_exception(error.value))
+    shown = "".join(traceback.format_exception(error.value))
+    assert f'{name}.py", line 1, in' in shown
+    assert "torhc" in shown.splitlines()[-1] or "'torch' is not defined" in shown.splitlines()[-1]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Each check takes what it says, and refuses all else with the name, the value and what is needed."""
+"""Each check accepts valid values, and refuses others with the name, the value and what is needed."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The command line: wrong input gets one sentence before any training, and leaves nothing behind."""
+"""On the command line, wrong input gets one sentence before training and leaves no files."""
 
 import json
 import shutil
@@ -38,8 +38,16 @@ from vaelab import cli
         ("trainer.max_step=8", "there is no setting trainer.max_step; did you mean trainer.max_steps?"),
         ("trainer.log_every_n_steps=0", "trainer.log_every_n_steps=0: a whole number, at least 1, is needed"),
         ("trainer.limit_train_batches=0", "trainer.limit_train_batches=0: a whole number, at least 1, is needed"),
-        ("optimizer.lr=-1", "the optimizer cannot be built: Invalid learning rate: -1"),
-        ("optimizer.lr=abc", "the optimizer cannot be built: "),
+        ("optimizer.lr=-1", "optimizer.lr=-1: a number above zero is needed"),
+        ("optimizer.lr=0", "optimizer.lr=0: a number above zero is needed"),
+        ("optimizer.lr=true", "optimizer.lr=True: a number above zero is needed"),
+        ("optimizer.betas=[0.9,2]", "the optimizer cannot be built: "),
+        ("trainer.gradient_clip_val=-1", "trainer.gradient_clip_val=-1: a number above zero is needed"),
+        ("trainer.gradient_clip_val=nan", "trainer.gradient_clip_val=nan: a number above zero is needed"),
+        ("trainer.limit_test_batches=0", "a run ends with its test, so leave some test images"),
+        ("trainer.limit_train_batches=0.0", "trainer.limit_train_batches=0.0: a whole number, at least 1"),
+        ("trainer.accumulate_grad_batches=4000", "trainer.accumulate_grad_batches=4000: an epoch has "),
+        ("optimizer.lr=abc", "optimizer.lr=abc: a number above zero is needed"),
         ("model.num_classes=5", "model.num_classes=5, but MNIST has 10 classes"),
         ("latent_dim=2", "there is no setting latent_dim; did you mean model.latent_dim?"),
         ("objective.free_bits=abc", "free_bits=abc: a number, at least zero, is needed"),
@@ -67,7 +75,7 @@ def test_wrong_input_gets_one_sentence(command: Command, argument: str, sentence
 
 
 @pytest.mark.parametrize(
-    ("arguments", "epochs"),  # nine or ten steps an epoch
+    ("arguments", "epochs"),  # nine or ten steps per epoch
     [(["steps=12"], 2), (["steps=12", "trainer.max_epochs=1"], 1)],
 )
 def test_steps_that_were_typed_rule_over_an_experiment_s_epochs(
@@ -140,7 +148,7 @@ def test_resuming_what_is_no_run(command: Command) -> None:
     run = command.folder / "run"
     assert command(f"hydra.run.dir={run}")[0] is None
     finished, _ = command(f"resume={run}", small=False)
-    assert finished == "error: run is complete, all of its 2 epochs: set trainer.max_epochs=4 to continue"
+    assert finished == "error: run is complete, all of its 2 epochs: set trainer.max_epochs above 2 to continue"
     assert "resume= needs a run's folder" in command("resume=", small=False)[0]
     part, _ = command(f"resume={run}", "model/prior=mixture", small=False)
     assert "model/prior=mixture chooses another part, but a resumed run keeps its parts" in part
@@ -181,11 +189,11 @@ def test_a_stranger_s_target_is_not_run(command: Command, target: object) -> Non
     text = path.read_text().replace("_target_: vaelab.objectives.ELBO", f"_target_: {target}")
     path.write_text(text)
     code, _ = command(f"resume={run}", "trainer.max_epochs=3", small=False)
-    assert f"names {target}, which is not a class of vaelab.: it is not run" in code
+    assert f"names {target}, which is not a class of vaelab: it is not run" in code
 
 
 def test_a_stranger_s_target_is_not_interpolated(command: Command) -> None:
-    """A resolver can make a `_target_` out of text, after all that stands in the file was checked."""
+    """A resolver could make a `_target_` from text after the check of the file."""
     run = command.folder / "run"
     assert command(f"hydra.run.dir={run}")[0] is None
     with (run / "config.yaml").open("a") as file:

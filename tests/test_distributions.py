@@ -1,4 +1,4 @@
-"""Densities against their integrals, samples against their moments, divergences against quadrature."""
+"""Densities integrate to one, samples have the right moments, and divergences agree with quadrature."""
 
 import itertools
 import math
@@ -60,7 +60,7 @@ def test_power_spherical_divergence_from_uniform() -> None:
 
 
 def test_power_spherical_is_reparameterised() -> None:
-    """The gradient of E[mu'z] by samples is that of its closed form (a - b) / (a + b)."""
+    """The sampled gradient of E[mu'z] equals the gradient of its closed form (a - b) / (a + b)."""
     kappa = torch.tensor(4.0, requires_grad=True)
     mu = torch.tensor([0.6, 0.8, 0.0])
     q = PowerSpherical(mu, kappa)
@@ -142,7 +142,7 @@ def test_path_density_keeps_its_value_and_the_gradient_of_z_alone(kind: str) -> 
     + [partial(FlowPosterior, kind=kind) for kind in ("iaf", "maf", "spline")],
 )
 def test_densities_stay_in_float32_under_autocast(build: Callable[..., torch.nn.Module]) -> None:
-    """The same density to float32's digits, though the networks that parametrise it ran in bfloat16."""
+    """Densities have float32's precision although the networks before them ran in bfloat16."""
     posterior, h = build(8, 4).eval(), torch.randn(5, 8)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         q = posterior(h)

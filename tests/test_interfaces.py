@@ -59,6 +59,7 @@ def test_learners_are_found_anywhere_in_a_module() -> None:
     objective = BetaTC()
     whole = nn.ModuleDict({"model": nn.Sequential(BernoulliAtMean((1, 2, 2)), nn.Linear(2, 2)), "objective": objective})
     assert interfaces.learners(whole) == [whole["model"][0], objective]
+    assert interfaces.learners(objective) == [objective]
 
 
 def test_labels_go_to_conditional_models_alone() -> None:
@@ -75,4 +76,7 @@ def test_offers_of_parts() -> None:
     assert interfaces.feature_map(MLPEncoder(torch.Size((1, 28, 28)))) is None
     assert interfaces.draws_with_density(FlowPosterior(5, 2)(torch.zeros(1, 5)))
     assert not interfaces.draws_with_density(GAUSSIAN)
+
+
+def test_the_device_is_that_of_the_weights() -> None:
     assert interfaces.device_of(nn.Linear(2, 2)).type == "cpu"

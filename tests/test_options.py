@@ -55,7 +55,7 @@ def trains(cfg: DictConfig, folder: Path) -> None:
     train(cfg, folder)
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["steps"] > 0
-    assert all(math.isfinite(figure) for split in ("train", "test") for figure in metrics[split].values())
+    assert all(math.isfinite(metric) for split in ("train", "test") for metric in metrics[split].values())
     pictures = {"reconstructions.png", *(["samples.png"] if "prior" in cfg.model else [])}
     assert {path.name for path in (folder / "pictures").iterdir()} >= pictures
 

@@ -55,7 +55,7 @@ def main(task: Task, config_dir: Path, config_name: str, resumable: bool = False
         if resumed and resumable:
             _resume(task, resumed[-1].removeprefix("resume="))
         else:
-            _launch(task, config_dir, config_name)
+            _launch(task, config_dir, config_name, writes=resumable)
 
 
 @contextlib.contextmanager
@@ -72,12 +72,15 @@ def _sentences(go_on: bool = False) -> Iterator[None]:
         message = sentence(error)
         if go_on:
             print(f"error: {message or repr(error)}", file=sys.stderr)
+        if message is None and isinstance(error, InstantiationException) and error.__cause__ and not TRACEBACKS:
+            located = str(error).startswith("Error locating target")
+            raise ((located and error.__cause__.__cause__) or error.__cause__) from None  # the bug alone, not Hydra's
         if go_on or TRACEBACKS or message is None:
             raise
         sys.exit(f"error: {message}")
 
 
-def _launch(task: Task, config_dir: Path, config_name: str) -> None:
+def _launch(task: Task, config_dir: Path, config_name: str, writes: bool) -> None:
     started = False
 
     @hydra.main(version_base="1.3", config_path=str(config_dir.absolute()), config_name=config_name)
@@ -86,7 +89,10 @@ def _launch(task: Task, config_dir: Path, config_name: str) -> None:
         started = True
         folder = Path(HydraConfig.get().runtime.output_dir).absolute()
         try:
-            with _sentences(go_on=HydraConfig.get().mode == RunMode.MULTIRUN):
+            with (
+                _sentences(go_on=HydraConfig.get().mode == RunMode.MULTIRUN),
+                runs.held(folder, new=True) if writes else contextlib.nullcontext(),
+            ):
                 return task(cfg, folder)
         finally:
             if folder != Path.cwd():
@@ -114,7 +120,8 @@ def _resume(task: Task, folder: str) -> None:
         raise UserError(f"resume={folder} continues one run and takes only overrides, not {flags[0]}")
     cfg = runs.saved_config(Path(folder), overrides)
     OmegaConf.update(cfg, "resume", folder)
-    task(cfg, Path(folder).absolute())
+    with runs.held(Path(folder).absolute(), new=False):
+        task(cfg, Path(folder).absolute())
 
 
 def sentence(error: BaseException) -> str | None:

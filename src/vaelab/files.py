@@ -2,6 +2,7 @@
 
 import io
 import tempfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,9 @@ def read_plain(path: Path) -> Any:
 
     with path.open("rb") as file:
         try:
+            if zipfile.ZipFile(file).testzip():  # torch itself does not compare checksums
+                raise zipfile.BadZipFile("a checksum differs")
+            file.seek(0)
             return torch.load(file, weights_only=True, map_location="cpu")
         except Exception as error:  # of any type; torch's own message tells how to run the code in the file
             raise UserError(f"{path} holds more than plain data, or is damaged: use another file") from error

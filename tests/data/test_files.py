@@ -1,4 +1,4 @@
-"""The files of a data set: damaged ones, missing ones, and mirrors."""
+"""Damaged and missing files of a data set are named or downloaded from a mirror."""
 
 import gzip
 import http.server
@@ -22,7 +22,7 @@ from vaelab.errors import UserError
 
 @pytest.fixture(autouse=True)
 def _no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No test asks a real mirror."""
+    """Tests do not connect to a real mirror."""
     monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", ["http://127.0.0.1:9/"])
     files.reachable.cache_clear()
     yield
@@ -97,7 +97,7 @@ def test_other_data_sets_have_no_last_resort(tmp_path: Path, dataset: str, monke
 
 @pytest.fixture
 def mirror(data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A mirror of the small data set on this machine, known to torchvision with its checksums."""
+    """A local mirror of the small data set, entered in torchvision with its checksums."""
     folder = tmp_path / "mirror"
     folder.mkdir()
     resources = []

@@ -1,4 +1,4 @@
-"""A folder of images becomes codes, treated as test images are; whatever is wrong with it is one sentence."""
+"""A folder of images is encoded like test images, and each fault gives a message of one sentence."""
 
 import json
 from collections.abc import Callable
@@ -24,7 +24,7 @@ SHAPE = (1, 28, 28)
 
 @pytest.fixture
 def folder(tmp_path: Path, digits: tuple[torch.Tensor, torch.Tensor]) -> Path:
-    """Twelve digits in the formats that lose nothing, and other files beside them."""
+    """A folder with twelve digits in lossless formats and a text file."""
     folder = tmp_path / "images"
     folder.mkdir()
     for i, image in enumerate(digits[0][:12, 0]):
@@ -59,12 +59,12 @@ def test_colours_become_grey_and_an_animation_its_first_image(tmp_path: Path) ->
     white.save(tmp_path / "c.gif", save_all=True, append_images=[red])
     white.save(tmp_path / "d.webp", lossless=True)
     _, images = read_images(tmp_path, SHAPE)
-    assert [int(image.float().mean()) for image in images] == [76, 255, 255, 255]  # 0.299 of red
+    assert [int(image.float().mean()) for image in images] == [76, 255, 255, 255]  # the weight of red is 0.299
 
 
 @pytest.mark.parametrize("binarization", ["none", "threshold", "static", "dynamic"])
 def test_codes_are_those_of_the_test_images(tmp_path: Path, data_root: Path, binarization: str) -> None:
-    """The data set's own test images as files: the same pixels go in, whatever the binarisation."""
+    """Test images that are read from files give the same codes under every binarisation."""
     (tmp_path / "images").mkdir()
     for i, (image,) in enumerate(data(data_root, "none").splits["test"][0]):
         Image.fromarray(image.numpy()).save(tmp_path / "images" / f"{i:03}.png")

@@ -7,7 +7,7 @@ CPU = torch.device("cpu")
 
 
 def numbered(count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Images that carry their own number, twice."""
+    """Images of two pixels that hold the index of the image, and labels with the same index."""
     number = torch.arange(count)
     pixels = torch.stack([number % 256, number // 256], dim=1).to(torch.uint8)
     return pixels.view(count, 1, 1, 2), number
@@ -56,7 +56,7 @@ def test_order_depends_on_seed_and_epoch_alone() -> None:
     loader, twin, other = (Loader(*data, 50, shuffle=True, seed=seed) for seed in (0, 0, 1))
     first, second = epoch(loader), epoch(loader)
     assert not torch.equal(first, second)
-    torch.rand(7)  # what the model draws does not matter
+    torch.rand(7)  # random numbers that the model draws do not matter
     assert torch.equal(epoch(twin), first)
     assert not torch.equal(epoch(other), first)
 

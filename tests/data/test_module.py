@@ -14,7 +14,7 @@ from vaelab.data import MNISTDataModule, files
 
 @pytest.fixture(autouse=True)
 def _no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No test asks a real mirror."""
+    """Tests do not connect to a real mirror."""
     monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", ["http://127.0.0.1:9/"])
     files.reachable.cache_clear()
     yield
@@ -100,7 +100,7 @@ def test_dynamic_evaluates_on_the_static_draw(data_root: Path) -> None:
 
 def test_last_resort_is_split_by_digit_without_overlap(tmp_path: Path, digits: tuple) -> None:
     data = ready(tmp_path, binarization="none")
-    assert data.is_subset
+    assert data.name == "MNIST-5k"
     assert data.protocol["dataset"] == "MNIST-5k"
     sizes = {"train": 400, "val": 50, "test": 50}
     for split, each in sizes.items():
@@ -121,7 +121,7 @@ def test_a_resumed_run_does_not_change_its_data_silently(data_root: Path) -> Non
 
 @pytest.fixture
 def mirror(data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A mirror of the small data set on this machine, known to torchvision with its checksums."""
+    """A local mirror of the small data set, entered in torchvision with its checksums."""
     folder = tmp_path / "mirror"
     folder.mkdir()
     resources = []

@@ -1,4 +1,4 @@
-"""Batches hold all images, in order, with their labels if there are any."""
+"""Batches hold all images in order, with their labels if there are any."""
 
 import torch
 

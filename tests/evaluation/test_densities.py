@@ -1,4 +1,4 @@
-"""Densities fitted to codes, against the densities that the codes were drawn from."""
+"""Densities that are fitted to codes agree with the densities that the codes were drawn from."""
 
 import math
 
@@ -12,7 +12,7 @@ from vaelab.evaluation import densities
 
 
 def two_clusters() -> MixtureSameFamily:
-    """Two tilted Gaussians far from the origin, of unlike scales."""
+    """A mixture of two correlated Gaussians far from the origin, with different scales per dimension."""
     means = torch.tensor([[40.0, -3.0], [60.0, 2.0]])
     tilted = torch.tensor([[[9.0, 2.0], [2.0, 1.0]], [[4.0, -1.5], [-1.5, 1.0]]])
     return MixtureSameFamily(Categorical(torch.tensor([0.3, 0.7])), MultivariateNormal(means, tilted))
@@ -31,7 +31,7 @@ def test_gmm_finds_the_mixture_that_made_the_codes() -> None:
 
 
 def test_gmm_of_codes_near_a_plane() -> None:
-    """As a network with a narrow layer makes them: their covariance has no Cholesky factor in float32."""
+    """A network with a narrow layer gives such codes, and float32 is too coarse for their Cholesky factor."""
     plane = torch.randn(2, 6, dtype=torch.float64)
     codes = 100 * torch.randn(2000, 2, dtype=torch.float64) @ plane + 0.01 * torch.randn(2000, 6)
     fit = densities.gmm(codes, num_components=2)

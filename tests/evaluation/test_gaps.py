@@ -1,4 +1,4 @@
-"""Refinement of q(z | x) for each image, against the oracle's exact posterior."""
+"""Refinement of q(z | x) for each image is compared with the oracle's exact posterior."""
 
 import copy
 import math
@@ -28,7 +28,7 @@ def test_an_exact_posterior_leaves_no_gap() -> None:
 
 
 def test_refinement_closes_the_gap_of_a_random_encoder() -> None:
-    """Its true posterior is a diagonal Gaussian, so that the whole gap, KL(q || p(z | x)), is amortisation."""
+    """The true posterior is a diagonal Gaussian, so the whole gap KL(q || p(z | x)) is an amortisation gap."""
     oracle = LinearGaussian()
     x, vae = oracle.images(30), oracle.vae(exact=False).eval()
     gap = kl_divergence(vae.infer(x), oracle.posterior(x)).detach()
@@ -40,7 +40,7 @@ def test_refinement_closes_the_gap_of_a_random_encoder() -> None:
 
 
 def test_the_prior_is_the_models_own() -> None:
-    """A mixture of one component, N(0, 3^2 I): a KL without a closed form, and another exact posterior."""
+    """The prior is a mixture with one component N(0, 3^2 I), so the KL has no closed form."""
     oracle = LinearGaussian()
     x, vae = oracle.images(10), oracle.vae(exact=False).eval()
     vae.prior = priors.GaussianMixture(2, 1)
@@ -53,7 +53,7 @@ def test_the_prior_is_the_models_own() -> None:
 
 
 def test_labels_reach_the_decoder() -> None:
-    """Which sees nothing else, and has a mean for each class, so that the prior is the exact posterior."""
+    """The decoder sees only the class, so the prior is the exact posterior."""
     linear = partial(MLPEncoder, hidden=[]), partial(MLPDecoder, hidden=[])
     parts = (linear[0], posteriors.DiagonalGaussian, priors.StandardNormal, linear[1], Gaussian(scale=1.0))
     vae = VAE(2, (1, 1, 3), *parts, num_classes=3).eval()
@@ -69,14 +69,14 @@ def test_labels_reach_the_decoder() -> None:
 
 
 def test_a_worse_q_counts() -> None:
-    """One step that is far too long: nothing is chosen by its estimate."""
+    """After one step that is far too long, refine returns the worse estimate and does not select the best."""
     oracle = LinearGaussian()
     before, after = refine(oracle.vae(exact=True).eval(), oracle.images(10) + 0.1, steps=1, lr=3.0, num_samples=5)
     assert (after < before).any()
 
 
 def test_without_a_step_nothing_changes() -> None:
-    """Both estimates share their noise."""
+    """Both estimates use the same noise, so zero steps give equal values."""
     oracle = LinearGaussian()
     before, after = refine(oracle.vae(exact=False).eval(), oracle.images(10), steps=0, num_samples=3)
     assert torch.equal(before, after)
@@ -98,7 +98,7 @@ def test_model_and_noise_are_left_as_they_were() -> None:
     assert not torch.equal(refine(vae, x, steps=7, num_samples=3, seed=6)[1], first[1])
 
 
-# What has no such gap ------------------------------------------------------------------------------------------------
+# Models without such a gap -------------------------------------------------------------------------------------------
 
 
 def vae_with(posterior: Any, prior: Any = priors.StandardNormal) -> VAE:

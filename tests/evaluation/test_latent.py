@@ -1,4 +1,4 @@
-"""Mutual information, aggregate KL and total correlation against quadrature and enumeration; units that are dead."""
+"""Latent statistics agree with quadrature and enumeration, and dead units are found."""
 
 import itertools
 import math
@@ -25,7 +25,7 @@ from vaelab.training.module import rehearse
 
 
 def model_of(posterior: Any, prior: Distribution) -> Any:
-    """A model with these very posteriors, of which an image (N, 1, 1, 1) holds the number."""
+    """A model with the given posteriors: the pixel of an image (N, 1, 1, 1) is the index of its posterior."""
 
     def infer(x: Tensor, y: Tensor | None = None) -> Distribution:
         return posterior((x if y is None else y).flatten().long())
@@ -52,7 +52,7 @@ def normal_density(z: np.ndarray, mean: Any, std: Any) -> np.ndarray:
 
 @pytest.fixture
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Five images and their codes make several blocks, the last ones smaller."""
+    """Small blocks, so five images and their codes need several blocks and the last ones are smaller."""
     monkeypatch.setattr(latent, "BATCH", 2)
     monkeypatch.setattr(latent, "CHUNK", 3000)
 
@@ -75,7 +75,7 @@ def test_one_dimension_against_quadrature() -> None:
     assert metrics["aggregate_kl"] == pytest.approx(divergence, abs=0.01)
     assert metrics["mean_kl"] == pytest.approx(information + divergence, abs=0.01)
     assert metrics["mean_kl"] == pytest.approx(metrics["mutual_information"] + metrics["aggregate_kl"], abs=1e-6)
-    assert metrics["total_correlation"] == pytest.approx(0, abs=1e-6)  # one dimension correlates with nothing
+    assert metrics["total_correlation"] == pytest.approx(0, abs=1e-6)  # a single dimension has none
 
 
 @pytest.mark.usefixtures("_small_blocks")
@@ -125,7 +125,7 @@ def test_categoricals_against_enumeration() -> None:
 
 @pytest.mark.usefixtures("_small_blocks")
 def test_full_covariance_against_closed_form() -> None:
-    """Of one image: nothing to tell apart, and its Gaussian's own total correlation, -1/2 log(1 - r^2)."""
+    """With one image, the mutual information is zero and the total correlation is -1/2 log(1 - r^2)."""
     factor = torch.tensor([[0.8, 0.0], [0.5, 0.4]])
     q = MultivariateNormal(torch.tensor([[0.3, -1.0]]), scale_tril=factor.unsqueeze(0))
     p = Independent(Normal(torch.zeros(2), torch.ones(2)), 1)
@@ -184,7 +184,7 @@ def test_labels_go_with_their_images(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def vae_that_ignores(*units: int) -> VAE:
-    """784-D, linear on either side: these units are at the prior for every image, and the decoder does not see them."""
+    """A linear VAE with 784 pixels. The given units equal the prior for every image, and the decoder ignores them."""
     linear = partial(MLPEncoder, hidden=[]), partial(MLPDecoder, hidden=[])
     vae = VAE(6, (1, 28, 28), linear[0], posteriors.DiagonalGaussian, priors.StandardNormal, linear[1], Bernoulli())
     with torch.no_grad():
@@ -247,7 +247,7 @@ PARTS = [
 
 @pytest.mark.parametrize(("parts", "remedies"), PARTS)
 def test_remedies_can_be_tried(parts: str, remedies: tuple[str, ...]) -> None:
-    """With the parts whose statistics recommend them."""
+    """A model with these parts accepts each remedy that its statistics recommend."""
     for remedy in remedies:
         cfg = compose_config(ROOT, *parts.split(), *remedy.split(" (")[0].split())
         model = hydra.utils.instantiate(cfg.model).eval()
@@ -255,7 +255,7 @@ def test_remedies_can_be_tried(parts: str, remedies: tuple[str, ...]) -> None:
     assert (latent_statistics(model, torch.zeros(2, 1, 28, 28)).rates is not None) == (remedies is latent.REMEDIES)
 
 
-# What is undefined ---------------------------------------------------------------------------------------------------
+# Undefined statistics -------------------------------------------------------------------------------------------------
 
 
 def statistics_of(*overrides: str) -> latent.LatentStatistics:

@@ -1,4 +1,4 @@
-"""Check 7: the importance-weighted estimate against exact values, quadrature and enumeration."""
+"""The importance-weighted estimate agrees with exact values, quadrature and enumeration."""
 
 import itertools
 import math
@@ -21,7 +21,7 @@ from vaelab.trace import Trace
 
 
 def small(latent_dim: int, shape: tuple[int, int, int] = (1, 2, 3), **parts: object) -> VAE:
-    """A VAE of six binary pixels with weights large enough for its posterior to be no Gaussian."""
+    """A VAE of six binary pixels with large weights, so its exact posterior is not Gaussian."""
     torch.manual_seed(4)
     encoder, decoder = partial(MLPEncoder, hidden=[8]), partial(MLPDecoder, hidden=[8])
     chosen = {"posterior": DiagonalGaussian, "prior": StandardNormal, "likelihood": Bernoulli(), **parts}
@@ -33,12 +33,12 @@ def small(latent_dim: int, shape: tuple[int, int, int] = (1, 2, 3), **parts: obj
 
 
 def binary_images(pixels: int = 6) -> Tensor:
-    """All 2^pixels images."""
+    """All 2^pixels binary images."""
     return torch.tensor(list(itertools.product([0.0, 1.0], repeat=pixels))).view(-1, 1, 2, pixels // 2)
 
 
 def by_quadrature(model: VAE, x: Tensor) -> np.ndarray:
-    """log p(x) by the trapezoidal rule over z, with the decoder's forward pass in numpy: independent of the package."""
+    """log p(x) by a quadrature over z, with the decoder in numpy so that it does not depend on the package."""
     weights = [w.detach().double().numpy() for w in model.decoder.parameters()]
     axis = np.linspace(-9, 9, 1201 if model.latent_dim == 1 else 241)
     z = np.stack(np.meshgrid(*[axis] * model.latent_dim, indexing="ij"), -1).reshape(-1, model.latent_dim)
@@ -59,9 +59,9 @@ def test_agrees_with_quadrature_within_two_standard_errors(latent_dim: int) -> N
     variance = (1 / estimate.ess - 1 / count).numpy()  # of each log-mean, by the delta method
     error = estimate.log_likelihood.numpy() - exact
     assert abs(error.mean()) < 2 * math.sqrt(variance.sum()) / len(x)
-    assert (error**2 / variance).mean() == pytest.approx(1, abs=0.5)  # each within its own error
+    assert (error**2 / variance).mean() == pytest.approx(1, abs=0.5)  # errors have the predicted size
     assert (estimate.elbo.numpy() < exact).all()
-    assert (estimate.elbo.numpy() < exact - 0.01).any()  # so that the agreement above is no accident
+    assert (estimate.elbo.numpy() < exact - 0.01).any()  # the ELBO alone would not agree
 
 
 def test_the_probabilities_of_all_images_sum_to_one() -> None:
@@ -178,7 +178,7 @@ def test_other_models_have_none() -> None:
 
 
 def test_a_linear_ladder_has_none() -> None:
-    """Its decode takes the lower layer at its mean, without the noise that log p(x) has."""
+    """decode uses the mean of the lower layer, but log p(x) includes that layer's noise."""
     linear, decoder = partial(MLPEncoder, hidden=[]), partial(MLPDecoder, hidden=[])
     ladder = LadderVAE([2, 3], (1, 2, 3), linear, linear, StandardNormal, decoder, Gaussian()).eval()
     state = torch.get_rng_state()

@@ -1,4 +1,4 @@
-"""A measurement of the linear-Gaussian oracle, whose metrics are known, and the sizes that it takes."""
+"""`measure` gives the known metrics of the linear-Gaussian oracle, and refuses wrong sizes."""
 
 from types import SimpleNamespace
 
@@ -13,7 +13,7 @@ SMALL = Sizes(probed=40, train_samples=20, refined=10, steps=30, refined_samples
 
 
 class Data:
-    """What `measure` uses of a data module: images of the oracle."""
+    """A stand-in for a data module that serves images of the oracle."""
 
     name, binarization = "oracle", "none"
     protocol = {"binarization": {"test": "none"}}  # noqa: RUF012

@@ -1,4 +1,4 @@
-"""Nearest training images against a brute-force search; planted copies."""
+"""Nearest training images equal those of a brute-force search, and planted copies are found."""
 
 import pytest
 import torch

@@ -14,7 +14,7 @@ def record(**metrics: float) -> dict:
             "collapse": None}  # fmt: skip
 
 
-def test_a_table_names_protocol_figures_errors_and_what_is_absent() -> None:
+def test_a_table_names_protocol_metrics_errors_and_what_is_absent() -> None:
     content = record(elbo=-100.254, log_likelihood=-95.125, active_units=3)
     content |= {"absent": {"silhouette": "no classes"}, "rate_per_dim": [0.5, 2.25], "collapse": "One sentence."}
     lines = report.table(content).splitlines()
@@ -60,7 +60,7 @@ def test_seeds_are_grouped_and_their_spread_shown() -> None:
     assert lines[-1].startswith("protocol: MNIST")
 
 
-def test_a_figure_that_one_run_lacks_is_a_dash() -> None:
+def test_a_metric_that_one_run_lacks_is_a_dash() -> None:
     records = {"a": record(elbo=-100.0), "b": record(squared_error=20.0)}
     records["b"]["protocol"] = {**PROTOCOL, "dataset": "MNIST-5k"}
     lines = report.comparison(records, [["a", "b"]]).splitlines()

@@ -1,4 +1,4 @@
-"""Probes of codes whose classes are known to be apart, or to have nothing to do with them."""
+"""Probes of codes that separate the classes, and of codes with shuffled labels."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from vaelab.evaluation.representation import representation
 
 
 def clusters(count: int, spread: float = 0.1, classes: int = 10) -> tuple[Tensor, Tensor]:
-    """Codes around a corner of their own for each class, in units that differ by a factor of 1,000."""
+    """One cluster of codes for each class, with scales per dimension that differ by a factor of 1,000."""
     y = torch.arange(count) % classes
     return (torch.eye(classes)[y] + spread * torch.randn(count, classes)) * torch.logspace(-1.5, 1.5, classes), y
 
@@ -32,7 +32,7 @@ def test_shuffled_labels_leave_chance() -> None:
 
 
 def test_probes_learn_from_training_codes_alone() -> None:
-    """Whose labels are turned by one: every test code is taken for its neighbour's class."""
+    """The training labels are shifted by one class, so every prediction is wrong."""
     (x, y), (test_x, test_y) = clusters(300, 0.01), clusters(100, 0.01)
     metrics = representation(x, (y + 1) % 10, test_x, test_y)
     assert metrics["linear_accuracy"] == 0
@@ -40,7 +40,7 @@ def test_probes_learn_from_training_codes_alone() -> None:
 
 
 def test_a_dead_unit_has_no_say_among_neighbours() -> None:
-    """Standardised, its noise would count as much as the units that tell classes apart."""
+    """With standardised units, the noise of dead units would count as much as the units that separate classes."""
     (x, y), (test_x, test_y) = clusters(300, 0.01, 2), clusters(200, 0.01, 2)
     noise = [1e-6 * torch.randn(len(codes), 200) for codes in (x, test_x)]
     metrics = representation(torch.cat([x, noise[0]], 1), y, torch.cat([test_x, noise[1]], 1), test_y)
@@ -67,5 +67,5 @@ def test_without_two_classes_there_is_nothing_to_tell_apart() -> None:
     (x, y), (test_x, test_y) = clusters(100), clusters(100)
     assert set(representation(x, y * 0, test_x, test_y)) == {"silhouette"}
     assert set(representation(x, y, test_x, test_y * 0)) == {"linear_accuracy", "knn_accuracy"}
-    assert representation(x, y * 0, test_x[:3], test_y[:3]) == {}  # each code a class of its own
+    assert representation(x, y * 0, test_x[:3], test_y[:3]) == {}  # each of the three codes has another class
     assert set(representation(x[:3], y[:3], test_x, test_y)) == {"linear_accuracy", "knn_accuracy", "silhouette"}

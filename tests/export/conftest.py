@@ -32,7 +32,7 @@ def run(small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> Callable[..., tuple[Any, str]]:
-    """python export.py with arguments: the exit code or sentence, and all that was printed."""
+    """Runs `python export.py` with arguments: returns the exit code or message, and the printed text."""
 
     def call(*arguments: str) -> tuple[Any, str]:
         monkeypatch.setattr(sys, "argv", ["export.py", *arguments])

@@ -1,4 +1,4 @@
-"""The model card says what holds for a run."""
+"""The model card describes its run, and leaves out statements that do not apply."""
 
 import json
 from functools import partial
@@ -24,7 +24,7 @@ SHAPE = (1, 6, 5)
 
 
 def build(**parts: Any) -> VAE:
-    """A small VAE whose weights are large enough to tell one code from another."""
+    """A small VAE with random weights."""
     chosen = {
         "encoder": partial(MLPEncoder, hidden=[7], norm="batch"),
         "posterior": DiagonalGaussian,

@@ -1,4 +1,4 @@
-"""The folder of an export: what is checked first, and what a full disk leaves."""
+"""Missing packages are named before an export starts, and a full disk leaves no export that loads."""
 
 import importlib.util
 from collections.abc import Callable
@@ -28,7 +28,7 @@ def test_missing_packages_are_named_first(run: Path, command: Callable, monkeypa
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if "onnxs" in name else find(name))
     code, _ = command(f"run={run}")
-    assert code == "error: an export needs onnxscript, which is not installed: run pip install -e '.[export]'"
+    assert code == "error: an export needs packages that are not installed (onnxscript): run pip install -e '.[export]'"
     assert not (run / "export").exists()
 
 

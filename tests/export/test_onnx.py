@@ -1,4 +1,4 @@
-"""ONNX graphs agree with torch, or are refused."""
+"""ONNX graphs agree with torch or are refused."""
 
 import re
 from collections.abc import Callable
@@ -25,7 +25,7 @@ SHAPE = (1, 6, 5)
 
 
 def build(**parts: Any) -> VAE:
-    """A small VAE whose weights are large enough to tell one code from another."""
+    """A small VAE with random weights."""
     chosen = {
         "encoder": partial(MLPEncoder, hidden=[7], norm="batch"),
         "posterior": DiagonalGaussian,
@@ -66,7 +66,7 @@ def ladder() -> nn.Module:
     ids=["conditional", "vq", "ladder"],
 )
 def test_graphs_agree_with_torch(make: Callable[[], Any], outputs: list[str]) -> None:
-    """At a batch size that was neither traced nor compared before."""
+    """The graphs agree at a batch size that the export did not use."""
     torch.distributions.Distribution.set_default_validate_args(False)
     model = make()
     graphs = exports.graphs(model)

@@ -1,4 +1,4 @@
-"""An export: the same model in other formats, and a card that says what the run's files say."""
+"""An export holds the same model in other formats, and a card with the metrics of the run."""
 
 import json
 import re
@@ -31,7 +31,7 @@ def onnx(graph: exports.Graph, *inputs: torch.Tensor) -> list[torch.Tensor]:
 
 
 def test_export(run: Path, command: Callable, data_root: Path) -> None:
-    """Twice, the second time with an evaluation: weights bit for bit, graphs near, no trace of this machine."""
+    """Two exports of a run, the second after an evaluation, keep the weights bit for bit and hold no local paths."""
     evaluation = {"protocol": {"num_samples": 17}, "metrics": {"log_likelihood": -3.25}, "standard_errors": {}}
     for again in (False, True):
         if again:

@@ -1,4 +1,4 @@
-"""Steps in windows, and replayed as a CUDA graph, make the run that single steps make."""
+"""Steps in windows and steps that replay a CUDA graph give the same run as single steps."""
 
 import contextlib
 import os
@@ -74,7 +74,7 @@ def test_windows_equal_single_steps(config: Compose, tmp_path: Path, overrides: 
 def test_stopped_and_resumed_equals_uninterrupted(
     config: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
-    """A signal within a window is answered at its end."""
+    """After a signal, the run stops at the end of the window, and resuming equals an uninterrupted run."""
     whole = run(config, tmp_path / "whole", *EVERYTHING, *FAST)
     parts = tmp_path / "parts"
     with monkeypatch.context() as patch:
@@ -151,11 +151,11 @@ def test_windows_of_another_size_are_refused_when_resuming(config: Compose, tmp_
         train(cfg, tmp_path / "run")
 
 
-# All of a graph but its capture ---------------------------------------------------------------------------------------
+# Replayed steps, with a stand-in for the graph -------------------------------------------------------------------------
 
 
 class Graph:
-    """Stands for torch.cuda.CUDAGraph: `replay` computes what was recorded, with the tensors that were recorded."""
+    """A stand-in for torch.cuda.CUDAGraph: `replay` computes a step and checks that tensors did not move."""
 
     module: Any
 
@@ -175,7 +175,7 @@ class Graph:
             group |= before
 
     def tensors(self) -> list[torch.Tensor]:
-        """What a graph reads and writes."""
+        """The tensors that a graph reads and writes."""
         module, sums = self.module, self.module.metrics.sums["train"]
         moments = [v for state in module.trainer.optimizers[0].state.values() for v in state.values()]
         own = [module.step, *module.parameters(), *module.buffers(), sums._sums, sums._row, sums._step]
@@ -186,7 +186,7 @@ class Graph:
 
     @contextlib.contextmanager
     def capture(self) -> Iterator[None]:
-        """Record, and compute nothing: what the step changed is put back."""
+        """Restore all that the step changed, because a real capture computes nothing."""
         rates = [group["lr"] for group in self.module.trainer.optimizers[0].param_groups]
         assert all(isinstance(rate, torch.Tensor) for rate in rates), "a number would be frozen into the graph"
         kept = [tensor.detach().clone() for tensor in self.tensors()]
@@ -201,7 +201,7 @@ class Graph:
 
 @pytest.fixture
 def graphs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Steps are replayed on the CPU, as they are on a GPU."""
+    """Replace CUDA graphs by the stand-in, so steps are replayed on the CPU."""
     original = graphed.GraphedModule.setup
 
     def setup(self: Any, stage: str) -> None:
@@ -220,7 +220,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> None:
     "overrides", [EVERYTHING, ["scheduler=iwae", "objective=factor"]], ids=["everything", "groups"]
 )
 def test_replayed_steps_equal_single_steps(config: Compose, tmp_path: Path, overrides: list[str]) -> None:
-    """To the rounding of float32, in which a graph has its learning rates."""
+    """They agree to the rounding of float32, because a graph stores learning rates in float32."""
     theirs = run(config, tmp_path / "theirs", *overrides)
     ours = run(config, tmp_path / "ours", *overrides, *FAST)
     torch.testing.assert_close(ours["state_dict"], theirs["state_dict"], rtol=1e-5, atol=2e-5)
@@ -239,12 +239,12 @@ def test_replayed_steps_equal_single_steps(config: Compose, tmp_path: Path, over
 
 @pytest.mark.usefixtures("graphs")
 def test_an_edited_step_is_captured(config: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A loss of zero moves nothing, in the steps before the capture and in those that are replayed."""
+    """With a loss of zero, neither the steps before the capture nor the replayed steps change a weight."""
     original = VAEModule.training_step
     monkeypatch.setattr(VAEModule, "training_step", lambda self, *args: 0 * original(self, *args))
     last = run(config, tmp_path / "run", *FAST, "trainer.max_epochs=1")["state_dict"]
     monkeypatch.setattr(VAEModule, "training_step", original)
-    first = run(config, tmp_path / "other", "optimizer.lr=0", "trainer.max_epochs=1")["state_dict"]
+    first = run(config, tmp_path / "other", "optimizer.lr=1e-30", "trainer.max_epochs=1")["state_dict"]
     assert equal(last, first)
 
 

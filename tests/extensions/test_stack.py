@@ -1,6 +1,7 @@
-"""The terms of a stack are those of its members, and the members' weights are views of it."""
+"""A stack computes the terms of its members, and the members' weights are views of its weights."""
 
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from vaelab.networks import MLPDecoder, MLPEncoder
 from vaelab.objectives import ELBO
 from vaelab.posteriors import DiagonalGaussian
 from vaelab.priors import StandardNormal
+from vaelab.training import VAEModule
 
 
 def member(seed: int, beta: float = 1.0, hidden: int = 8) -> Member:
@@ -26,7 +28,8 @@ def test_terms_are_those_of_each_member_by_itself() -> None:
     members = [member(0), member(1, beta=4.0)]
     batch = (torch.rand(5, 1, 4, 3) < 0.5).float(), torch.zeros(5, dtype=torch.long)
     torch.manual_seed(7)
-    terms = Stack(members)(batch, torch.zeros(()))
+    losses, terms = Stack(members)(batch, torch.zeros(()))
+    torch.testing.assert_close(losses, terms["loss"].mean(1))
     for i, each in enumerate(members):
         torch.manual_seed(7)
         for name, term in each.terms(batch, torch.zeros(())).items():
@@ -52,3 +55,21 @@ def test_weights_are_views_and_gradients_are_handed_on() -> None:
 def test_members_of_different_shapes_make_no_stack() -> None:
     with pytest.raises(UserError, match=r"model.encoder.layers.1.weight has shapes \(8, 12\) and \(9, 12\)"):
         Stack([member(0), member(0, hidden=9)])
+
+
+def test_an_edited_training_step_takes_effect(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The edited loss becomes each member's loss, and metrics that the edit adds become terms."""
+    original = VAEModule.training_step
+
+    def training_step(self: VAEModule, batch: Any, batch_idx: int) -> torch.Tensor:
+        self.metrics.add("train", {"steps": self.step.expand(len(batch[0]))}, self.step)
+        return original(self, batch, batch_idx) + sum(p.square().sum() for p in self.parameters())
+
+    monkeypatch.setattr(VAEModule, "training_step", training_step)
+    members = [member(0), member(1)]
+    norms = torch.stack([sum(p.detach().square().sum() for p in each.parameters()) for each in members])
+    batch = (torch.rand(5, 1, 4, 3) < 0.5).float(), torch.zeros(5, dtype=torch.long)
+    losses, terms = Stack(members)(batch, torch.tensor(7.0))
+    torch.testing.assert_close(losses, terms["loss"].mean(1) + norms)
+    assert (terms["steps"] == 7).all()
+    assert Stack(members)(batch, None)[1].keys() == terms.keys() - {"steps"}

@@ -1,4 +1,4 @@
-"""The command of a sweep that trains as one: whole runs, and refusals."""
+"""The command that trains a sweep together writes whole runs, and refuses what it cannot train."""
 
 import json
 import math
@@ -14,15 +14,16 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from train import train
 from vaelab import load_run
+from vaelab.errors import UserError
 from vaelab.extensions import sweep
-from vaelab.training import Interrupted, NonFiniteLossError
+from vaelab.training import Interrupted, NonFiniteLossError, VAEModule
 
 SMALL = ["model.encoder.hidden=[16]", "model.decoder.hidden=[16]", "model.latent_dim=3", "callbacks.pictures.count=0"]
 
 
 @pytest.fixture
 def sweeps(config: Compose, tmp_path: Path) -> Callable[..., Any]:
-    """Train members that share some overrides and have one each; returns their outcomes and folders."""
+    """Train members with shared overrides and one of their own each; return their outcomes and folders."""
 
     def sweeps(shared: list[str], own: list[str]) -> tuple[list[Any], list[Path]]:
         folders = [tmp_path / f"member_{i}" for i in range(len(own))]
@@ -72,7 +73,7 @@ def test_ctrl_c_leaves_the_best_weights_so_far(
         alone = load_run(tmp_path / f"alone_{i}").state_dict()
         for name, weight in load_run(folder).state_dict().items():
             torch.testing.assert_close(weight, alone[name], rtol=0, atol=2e-5)
-        assert (folder / "weights.pt").stat().st_size < 2e5  # its own, and no other's
+        assert (folder / "weights.pt").stat().st_size < 2e5  # the file holds only the weights of this member
     assert "stopped at step 4 and cannot be resumed" in (tmp_path / "member_1" / "train.log").read_text()
 
 
@@ -114,7 +115,7 @@ def test_the_command_makes_a_whole_run_of_each(command: Command) -> None:
         "hydra.sweep.subdir=${hydra.job.num}",
     ]
     code, printed = command("-m", "hydra/launcher=together", *settings, "optimizer.lr=1e-3,1e30", "objective.beta=1,2")
-    assert "not a finite number at step 2" in str(code)  # as of any sweep in which a run failed
+    assert "not a finite number at step 2" in str(code)  # the exit code of any sweep with a failed run
     assert printed.count("done ") == 2
     (folder,) = (command.folder / "logs").iterdir()
     assert sorted(path.name for path in folder.iterdir()) == ["0", "1", "2", "3", "multirun.yaml"]
@@ -140,3 +141,12 @@ def test_refusals_of_the_command_leave_no_run_behind(command: Command) -> None:
     assert str(code).endswith("; without hydra/launcher=together each run trains by itself")
     (folder,) = (command.folder / "logs").iterdir()
     assert [path.name for path in folder.iterdir()] == ["multirun.yaml"]
+
+
+@pytest.mark.parametrize("hook", ["on_before_optimizer_step", "optimizer_step"])
+def test_a_hook_that_members_do_not_get_is_refused(
+    sweeps: Callable, monkeypatch: pytest.MonkeyPatch, hook: str
+) -> None:
+    monkeypatch.setattr(VAEModule, hook, lambda *_: None, raising=False)
+    with pytest.raises(UserError, match=f"VAEModule.{hook} is not called for each of the runs; without"):
+        sweeps([], ["seed=1", "seed=2"])

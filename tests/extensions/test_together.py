@@ -1,4 +1,4 @@
-"""Models trained together: each is the run that it would be by itself, on the same batches and noise."""
+"""Each model of a joint training equals the run that trains it alone on the same batches and noise."""
 
 import json
 from collections.abc import Callable
@@ -12,14 +12,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from train import train
 from vaelab.extensions import sweep
-from vaelab.training import NonFiniteLossError
+from vaelab.training import NonFiniteLossError, VAEModule
 
 SMALL = ["model.encoder.hidden=[16]", "model.decoder.hidden=[16]", "model.latent_dim=3", "callbacks.pictures.count=0"]
 
 
 @pytest.fixture
 def sweeps(config: Compose, tmp_path: Path) -> Callable[..., Any]:
-    """Train members that share some overrides and have one each; returns their outcomes and folders."""
+    """Train members with shared overrides and one of their own each; return their outcomes and folders."""
 
     def sweeps(shared: list[str], own: list[str]) -> tuple[list[Any], list[Path]]:
         folders = [tmp_path / f"member_{i}" for i in range(len(own))]
@@ -41,7 +41,7 @@ def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def alike(member: Path, alone: Path) -> None:
-    """The weights, metrics and curves of two runs agree."""
+    """Check that the weights, metrics and curves of two runs agree."""
     weights, wanted = (torch.load(folder / "weights.pt", weights_only=True) for folder in (member, alone))
     assert weights.keys() == wanted.keys()
     for name in wanted:
@@ -105,19 +105,19 @@ def test_a_member_is_the_run_with_its_values(
     assert outcomes[0] != pytest.approx(outcomes[1], rel=2e-5)
     for i, each in enumerate(own):
         (tmp_path / f"alone_{i}").mkdir()
-        figure = train(config(*SMALL, *shared, *each.split()), tmp_path / f"alone_{i}")
-        assert outcomes[i] == pytest.approx(figure, rel=1e-5)
+        metric = train(config(*SMALL, *shared, *each.split()), tmp_path / f"alone_{i}")
+        assert outcomes[i] == pytest.approx(metric, rel=1e-5)
         alike(folders[i], tmp_path / f"alone_{i}")
 
 
 def test_a_seed_chooses_the_first_weights_alone(config: Compose, tmp_path: Path, sweeps: Callable) -> None:
-    """At a rate of zero they stay, and the first run's seed made batches and noise."""
-    outcomes, folders = sweeps(["optimizer.lr=0"], ["seed=1", "seed=2", "seed=2 optimizer.lr=1e-3"])
+    """Each seed gives its own first weights, but the first member's seed gives batches and noise to all."""
+    outcomes, folders = sweeps(["optimizer.lr=1e-30"], ["seed=1", "seed=2", "seed=2 optimizer.lr=1e-3"])
     states = []
     for seed in (1, 2):
         folder = tmp_path / f"alone_{seed}"
         folder.mkdir()
-        assert train(config(*SMALL, "optimizer.lr=0", f"seed={seed}"), folder) == pytest.approx(outcomes[seed - 1])
+        assert train(config(*SMALL, "optimizer.lr=1e-30", f"seed={seed}"), folder) == pytest.approx(outcomes[seed - 1])
         states.append(torch.load(folder / "weights.pt", weights_only=True))
     for folder, state in zip(folders, states, strict=False):
         weights = torch.load(folder / "weights.pt", weights_only=True)
@@ -139,3 +139,17 @@ def test_a_member_whose_loss_is_not_finite_leaves_the_others_alone(
     (tmp_path / "alone").mkdir()
     train(config(*SMALL, "optimizer.lr=2e-3"), tmp_path / "alone")
     alike(folders[2], tmp_path / "alone")
+
+
+def test_an_edited_training_step_rules_the_members_too(
+    config: Compose, tmp_path: Path, sweeps: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = VAEModule.training_step
+    monkeypatch.setattr(VAEModule, "training_step", lambda self, *args: 0 * original(self, *args))
+    _, folders = sweeps([], ["optimizer.lr=1e-2", "optimizer.lr=1e-3"])
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    train(config(*SMALL, "optimizer.lr=1e-2"), alone)
+    alike(folders[0], alone)
+    weights = [torch.load(folder / "weights.pt", weights_only=True) for folder in folders]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])  # the first weights are kept

@@ -1,4 +1,4 @@
-"""The ladder against quadrature and against the plain VAE."""
+"""The ladder VAE agrees with quadrature and, with one layer, with the plain VAE."""
 
 import math
 from functools import partial
@@ -60,7 +60,7 @@ def test_one_layer_is_the_plain_vae(inference: str) -> None:
 
 @pytest.mark.parametrize("inference", INFERENCES)
 def test_importance_weights_average_to_the_integral_over_all_layers(inference: str) -> None:
-    """log p(x) of two one-dimensional layers by quadrature, against log mean w."""
+    """With two one-dimensional layers, log mean w agrees with log p(x) by quadrature."""
     ladder, x = build((1, 1), inference), torch.rand(4, *SHAPE)
     axis = torch.linspace(-6, 6, 401)
     step = axis[1] - axis[0]
@@ -77,12 +77,12 @@ def test_importance_weights_average_to_the_integral_over_all_layers(inference: s
 
 @pytest.mark.parametrize("inference", INFERENCES)
 def test_rate_is_right_on_average(inference: str) -> None:
-    """The sum of the layers' KL terms has the mean of log q - log p, and a wrong closed form would not."""
+    """The sum of the layers' KL terms agrees with the mean of log q - log p, and a wrong closed form does not."""
     ladder, x = build((2, 2, 2), inference), torch.rand(1, *SHAPE)
     with torch.no_grad():
         for part in (ladder.up, ladder.posteriors, ladder.down, ladder.conditionals):
             for parameter in part.parameters():
-                parameter.mul_(4)  # layers that depend on each other
+                parameter.mul_(4)  # larger weights make the layers depend on each other
         trace = ladder(x, num_samples=200_000)
         sampled = trace.likelihood.log_prob(x) - trace.log_weight(x)
         error = 5 * sampled.std().item() / 200_000**0.5

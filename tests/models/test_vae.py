@@ -64,7 +64,7 @@ def test_latent_dim_is_a_whole_number_above_zero(latent_dim: object) -> None:
 
 
 def test_a_network_that_does_not_fit_says_so() -> None:
-    class Fixed(nn.Module):  # a network for 28 x 28 images, whatever it is asked for
+    class Fixed(nn.Module):  # a network for 28 x 28 images that ignores the requested shape
         out_features = 8
 
         def __init__(self, *_: object) -> None:

@@ -21,7 +21,7 @@ def build(
 
 
 def codes_of(vqvae: VQVAE, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Encoder outputs (N, D) and the indices (N,) of their codes, before anything moves."""
+    """Encoder outputs (N, D) and the indices (N,) of their codes, before the codebook changes."""
     with torch.no_grad():
         z_e, _, indices, *_ = vqvae(x)
     return z_e.movedim(1, -1).reshape(-1, z_e.shape[1]), indices.flatten()
@@ -93,7 +93,7 @@ def test_dead_codes_restart_at_encoder_outputs_and_count_as_the_mean(codebook: s
     vqvae, x = build(codebook=codebook, restart_below=0.5), torch.rand(5, 2, 12, 9)
     vqvae.initialize(x)
     with torch.no_grad():
-        vqvae.codebook[3:5] = 1e3  # nothing is near
+        vqvae.codebook[3:5] = 1e3  # no encoder output is near these codes
         vqvae.usage[:] = torch.tensor([9.0, 9, 9, 0, 1, 9, 9])
     z, _ = codes_of(vqvae, x)
     before = vqvae.codebook.detach().clone()
@@ -206,7 +206,7 @@ dist.destroy_process_group()
 
 
 def test_two_processes_move_their_codes_alike(tmp_path: Path) -> None:
-    """Each sees half of the images; without restarts the codes are those of one process that sees them all."""
+    """Each process gets half of the images, and without restarts the codes equal those of a single process."""
     vqvae, x = build(decay=0.9, restart_below=0), torch.rand(6, 2, 12, 9)
     torch.save(x, tmp_path / "images.pt")
     torch.save(vqvae.state_dict(), tmp_path / "start.pt")

@@ -50,7 +50,7 @@ def test_a_residual_block_adds_to_its_input() -> None:
 
 
 def test_the_signal_keeps_its_size() -> None:
-    """Within a factor of three, for the borders take some; torch's default weights would lose a factor of 200."""
+    """The mean square stays within a factor of three; torch's default weights would lose a factor of 200."""
     encoder, decoder = ConvEncoder(Size((3, 32, 32)), [32, 64, 64]), ConvDecoder(9, Size((32, 32, 32)))
     assert 1 / 3 < encoder(torch.randn(50, 3, 32, 32)).square().mean() < 3
     assert 1 / 3 < decoder(torch.randn(50, 9)).square().mean() < 3

@@ -51,7 +51,7 @@ def differ(ours: list[Tensor], theirs: list[Tensor]) -> bool:
 
 
 def model_s_loss(objective: _Adversarial, model: VAE) -> Tensor:
-    """What the model minimises, with the discriminator's verdict on its codes and nothing else of it."""
+    """The loss that the model minimises; the discriminator enters only through its logits of the codes."""
     x = LinearGaussian().images(8)
     torch.manual_seed(5)
     trace = model(x)
@@ -78,7 +78,7 @@ def test_the_discriminator_s_loss_adds_no_value_and_knows_no_model(kind: type[_A
     objective, model = build(kind, weight=3.0), LinearGaussian().vae(exact=False)
     t = evaluate(objective, model)
     torch.testing.assert_close(t["loss"], model_s_loss(objective, model))
-    assert t["discriminator"].min() > 0.1  # it would have shown
+    assert t["discriminator"].min() > 0.1  # large enough to show if the loss included it
     for parameter, used in [(p, False) for p in model.parameters()] + [(p, True) for p in objective.parameters()]:
         (gradient,) = torch.autograd.grad(t["discriminator"].sum(), parameter, retain_graph=True, allow_unused=True)
         assert (gradient is not None) == used
@@ -128,7 +128,7 @@ def test_an_objective_without_settings_of_its_own_has_one_group() -> None:
 
 @pytest.mark.parametrize("logit", [-2.0, 0.0, 3.0])
 def test_cross_entropy_by_hand(logit: float) -> None:
-    """D(z) is the first coordinate: 1/2 of -log P(real is real) and of -log P(fake is fake) each."""
+    """For D(z) = z_1, the loss is -1/2 log P(real is real) - 1/2 log P(fake is fake)."""
     objective = FactorVAE(2, partial(MLPEncoder, hidden=[]))
     with torch.no_grad():
         objective.discriminator[1].weight.copy_(torch.tensor([[1.0, 0.0]]))
@@ -150,7 +150,7 @@ def test_shuffling_keeps_each_dimension_s_values_and_parts_the_dimensions() -> N
     torch.manual_seed(4)
     objective, oracle = Recorded(2, network), LinearGaussian()
     model = oracle.vae(exact=False)
-    with torch.no_grad():  # both dimensions see one number: a correlation of one but for little noise
+    with torch.no_grad():  # both dimensions have the same mean, so their correlation is near one
         rows = model.posterior.linear.weight
         rows[1] = rows[0]
         model.posterior.linear.bias[2:] = -9.0
@@ -161,11 +161,11 @@ def test_shuffling_keeps_each_dimension_s_values_and_parts_the_dimensions() -> N
     assert not code.requires_grad
     assert torch.corrcoef(code.T)[0, 1] > 0.9
     assert torch.corrcoef(shuffled.T)[0, 1].abs() < 0.1
-    assert (code == shuffled).float().mean() < 0.01  # and no image keeps its code
+    assert (code == shuffled).float().mean() < 0.01  # almost no image keeps its code
 
 
 def test_trained_discriminator_s_mean_logit_is_the_total_correlation() -> None:
-    """Of a Gaussian of correlation rho: TC = -1/2 log(1 - rho^2); and none of an uncorrelated one."""
+    """A Gaussian with correlation rho has TC = -1/2 log(1 - rho^2), which is zero for rho = 0."""
     for rho in (0.8, 0.0):
         objective = FactorVAE(2, partial(MLPEncoder, hidden=[32]))
         optimizer = torch.optim.Adam(objective.parameters(), lr=5e-3)
@@ -192,7 +192,7 @@ def test_generator_s_term_and_the_loss() -> None:
     x = LinearGaussian().images(8)
     torch.manual_seed(5)
     z = model(x).latents[0].z[0]
-    real = torch.randn(8, 2)  # the prior's draws, after the code's noise
+    real = torch.randn(8, 2)  # the prior's samples are drawn after the code's noise
     t = evaluate(objective, model)
     torch.testing.assert_close(t["generator"], -objective.discriminator(z).sigmoid().log())
     torch.testing.assert_close(t["loss"], t["distortion"] + 3 * t["generator"])
@@ -200,7 +200,7 @@ def test_generator_s_term_and_the_loss() -> None:
 
 
 def test_the_game_brings_codes_to_the_prior() -> None:
-    """A discriminator of D(z) = -z_1 holds small z_1 for real, and the generator's gradient is to have it smaller."""
+    """If D(z) = -z_1 gives high logits to small z_1, the generator's gradient makes z_1 smaller."""
     objective = AdversarialAutoencoder(2, partial(MLPEncoder, hidden=[]))
     with torch.no_grad():
         objective.discriminator[1].weight.copy_(torch.tensor([[-1.0, 0.0]]))
@@ -219,7 +219,7 @@ def test_a_point_mass_has_neither_rate_nor_elbo() -> None:
     assert AdversarialAutoencoder.monitor in t
 
 
-# What they refuse -----------------------------------------------------------------------------------------------------
+# Refusals ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", BOTH)

@@ -26,7 +26,7 @@ def gaussian(mean: Tensor, scale: Tensor | float) -> Independent:
 
 
 def trace_of(q: Distribution, p: Distribution | None = None, z: Tensor | None = None) -> Trace:
-    """A trace of posteriors q of B images, whose one pixel each has a likelihood that nothing here depends on."""
+    """A trace of the posteriors q of B images with one pixel each; no test depends on the likelihood."""
     (latent,) = draw(q, p or gaussian(torch.zeros(q.event_shape), 1.0), Size((1,)))
     pixels = torch.zeros(1, *q.batch_shape, 1, 1, 1)
     return Trace((latent if z is None else latent._replace(z=z),), Independent(Normal(pixels, 1.0), 3))
@@ -46,7 +46,7 @@ def learned(objective: BetaTC, num_images: int) -> BetaTC:
 
 
 def log_aggregate(objective: BetaTC, trace: Trace) -> Tensor:
-    """The estimate of log q(z_i), read from the mutual information: (B,)."""
+    """The estimate of log q(z_i), computed from the mutual information: (B,)."""
     return trace.latents[0].log_q[0] - score(objective, trace)["mutual_information"]
 
 
@@ -117,13 +117,13 @@ def test_stratified_estimate_is_unbiased_over_all_batches_that_contain_the_image
         return torch.stack(estimates).mean()
 
     torch.testing.assert_close(average(learned(BetaTC(), count)), truth)
-    weighted = average(learned(BetaTC(estimator="weighted"), count)) * count  # without its constant
+    weighted = average(learned(BetaTC(estimator="weighted"), count)) * count  # without the constant
     assert (weighted / truth - 1).abs() > 0.01
 
 
 @pytest.mark.parametrize(("size", "n"), [(2, 2), (2, 9), (5, 5), (5, 9), (128, 60_000)])
 def test_stratified_weights_are_the_paper_s_averaged_over_which_image_is_last(size: int, n: int) -> None:
-    """1/N for the image itself, (N - M) / (N M) for one other and 1/M for the rest, M = B - 1."""
+    """With M = B - 1, the weights are 1/N for the image, (N - M) / (N M) for one other and 1/M for the rest."""
     m = size - 1
     paper = torch.full((m, size, size), 1 / m, dtype=torch.float64)  # (choices of the last, B, B)
     for i in range(size):
@@ -136,7 +136,7 @@ def test_stratified_weights_are_the_paper_s_averaged_over_which_image_is_last(si
 
 
 def test_weighted_estimate_by_hand() -> None:
-    """log q(z) = log 1/(N B) sum_j q(z | x_j), of the code and of each dimension."""
+    """log q(z) = log 1/(N B) sum_j q(z | x_j), for the whole code and for each dimension."""
     q = random_posteriors(7)
     trace = trace_of(q)
     z = trace.latents[0].z[0]
@@ -179,7 +179,7 @@ def test_a_posterior_that_ignores_the_image_tells_nothing_of_it() -> None:
 def test_information_and_correlation_of_posteriors_far_apart(
     means: list[list[int]], information: float, correlation: float
 ) -> None:
-    """Each code tells which image it came from, and each dimension which value of it: bits are counted."""
+    """Codes identify their image and dimensions their value, so both statistics are logarithms of counts."""
     count = len(means)
     t = score(learned(BetaTC(), count), trace_of(gaussian(torch.tensor(means).float(), torch.ones(count, 3))))
     torch.testing.assert_close(t["mutual_information"], torch.full((count,), information), atol=1e-4, rtol=0)
@@ -218,7 +218,7 @@ def test_penalty_by_hand(kind: str) -> None:
 
 @pytest.mark.parametrize(("kind", "scale"), [("I", 0.6), ("II", 0.6)])
 def test_penalty_is_zero_where_the_covariance_is_the_identity(kind: str, scale: float) -> None:
-    """Means on the corners of a square: of side 2, or smaller where the posterior's own variance makes up for it."""
+    """The means are corners of a square with side 2, or a smaller one if the posterior's variance counts too."""
     corners = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
     side = 1.0 if kind == "I" else math.sqrt(1 - scale**2)
     trace = trace_of(gaussian(side * corners, torch.full((4, 2), scale)))

@@ -1,4 +1,4 @@
-"""Importance-weighted bounds on the exact linear-Gaussian model."""
+"""Importance-weighted bounds agree with the exact linear-Gaussian model."""
 
 import itertools
 from collections.abc import Callable
@@ -26,7 +26,7 @@ def evaluate(objective: Objective, exact: bool = False, count: int = 8) -> dict[
 
 
 def encoder_gradients(objective: Objective, exact: bool = False, draws: int = 1, images: int = 1) -> Tensor:
-    """Gradients of the loss with respect to the encoder, one independent draw of noise each: (draws, parameters)."""
+    """Gradients of the loss for the encoder's parameters, with new noise for each: (draws, parameters)."""
     oracle = LinearGaussian()
     vae = oracle.vae(exact)
     x = oracle.images(4)[3:].expand(images, *oracle.shape)
@@ -103,7 +103,7 @@ def test_standard_gradient_does_not(objective: Objective) -> None:
 
 
 def agree(a: Tensor, b: Tensor) -> Tensor:
-    """Difference of two mean gradients in standard errors, per parameter."""
+    """The difference of two mean gradients in standard errors, for each parameter."""
     error = (a.var(0) / len(a) + b.var(0) / len(b)).sqrt()
     return ((a.mean(0) - b.mean(0)) / error).abs()
 
@@ -124,7 +124,7 @@ def test_path_gradients_have_the_mean_of_the_standard_one(
 
 
 def test_sticking_the_landing_inside_a_bound_of_several_samples_would_be_biased() -> None:
-    """Why it belongs to the ELBO alone: the test above can tell."""
+    """With several samples, the path gradient of a biased IWAE differs from the standard gradient."""
 
     class Biased(IWAE):
         def log_weight(self, trace: object, x: Tensor) -> Tensor:
@@ -158,7 +158,7 @@ def test_bounds_are_reported_without_gradients_too() -> None:
 
 
 def player_gradients(objective: Objective, vae: VAE, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Of the encoder with the posterior, and of the decoder, on the same noise each time."""
+    """The gradients of encoder and posterior, and of the decoder, with the same noise in each call."""
     torch.manual_seed(5)
     loss = objective(vae, x)["loss"].mean()
     players = ([*vae.encoder.parameters(), *vae.posterior.parameters()], list(vae.decoder.parameters()))
@@ -187,7 +187,7 @@ def test_piwae_teaches_the_decoder_by_iwae_and_the_encoder_by_miwae(posterior: C
     piwae, miwae, iwae = (player_gradients(objective, vae, x) for objective in (PIWAE(4, 3), MIWAE(4, 3), IWAE(12)))
     assert difference(piwae[0], miwae[0]) < 1e-4
     assert difference(piwae[1], iwae[1]) < 1e-4
-    assert difference(iwae[0], miwae[0]) > 0.01  # or it would be no test
+    assert difference(iwae[0], miwae[0]) > 0.01  # otherwise the assertions above would say nothing
     assert difference(miwae[1], iwae[1]) > 0.01
 
 
@@ -208,7 +208,7 @@ def test_piwae_reports_iwae_s_bound(grad: bool) -> None:
 
 
 def test_piwae_at_weights_that_differ_by_hundreds_of_nats() -> None:
-    """The decoder's gradient stays exact. The encoder's is finite, and MIWAE's while 60 nats part the bounds."""
+    """The decoder's gradient stays exact; the encoder's stays finite, and is exact if weights differ less."""
     for sigma, exact in ((0.3, True), (0.1, False), (0.02, False)):
         oracle = LinearGaussian(sigma=sigma)
         vae, x = oracle.vae(exact=False), oracle.images(8)
@@ -230,7 +230,7 @@ def test_piwae_needs_a_single_code() -> None:
         PIWAE(2, 2)(vae, torch.rand(3, 1, 2, 3))
 
 
-# What they refuse -----------------------------------------------------------------------------------------------------
+# Refusals ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

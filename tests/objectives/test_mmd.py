@@ -34,7 +34,7 @@ def evaluate(objective: MMD, model: VAE | None = None, count: int = 8) -> dict[s
 
 
 def by_hand(z: Tensor, w: Tensor, kernel: Callable[[Tensor], Tensor]) -> Tensor:
-    """Double loops over pairs: those within a sample without a point and itself."""
+    """The statistic by loops over pairs, without the pairs of a point with itself."""
     b = len(z)
     k = [
         [[kernel((a - c).square().sum()) for c in second] for a in first] for first, second in ((z, z), (w, w), (z, w))
@@ -47,7 +47,7 @@ def by_hand(z: Tensor, w: Tensor, kernel: Callable[[Tensor], Tensor]) -> Tensor:
 
 
 def test_kernels() -> None:
-    """Each is one at no distance and falls with it; imq is a mean over seven scales."""
+    """Both kernels are one at distance zero and fall with the distance; imq is a mean over seven scales."""
     d = torch.tensor([0.0, 1.0, 4.0, 100.0])
     torch.testing.assert_close(rbf(d, 2.0), torch.tensor([1.0, math.exp(-0.5), math.exp(-2), math.exp(-50)]))
     scales = [2.0 * c for c in (0.1, 0.2, 0.5, 1, 2, 5, 10)]
@@ -69,7 +69,7 @@ def rbf_between_gaussians(shift: Tensor, variance: float, bandwidth: float) -> f
 
 
 def draws(z: Tensor, w: Tensor, kernel: Callable[[Tensor, float], Tensor], bandwidth: float) -> Tensor:
-    """The statistic of each of many pairs of samples, (N, B, D) -> (N,)."""
+    """The statistic of each of N pairs of samples: (N, B, D) -> (N,)."""
     return torch.vmap(lambda z, w: mmd(z, w, kernel, bandwidth))(z, w)
 
 
@@ -89,21 +89,21 @@ def test_statistic_is_unbiased_for_gaussians() -> None:
     values = draws(torch.randn(50_000, size, 3) * scale + shift, torch.randn(50_000, size, 3), rbf, bandwidth)
     assert errors(values, truth) < 4.5
     own = sum(1 - rbf_between_gaussians(none, variance, bandwidth) for variance in (2 * scale**2, 2.0))
-    assert errors(values + own / size, truth) > 50  # with a point and itself among the pairs
+    assert errors(values + own / size, truth) > 50  # the statistic with the pairs of a point with itself is biased
 
 
 @pytest.mark.parametrize("name", KERNELS)
 def test_statistic_has_mean_zero_for_equal_distributions(name: str) -> None:
     values = draws(torch.randn(20_000, 5, 2), torch.randn(20_000, 5, 2), KERNELS[name], 4.0)
     assert errors(values, 0.0) < 4.5
-    assert (values < 0).float().mean() > 0.3  # unbiased, so it is below zero as it likes
+    assert (values < 0).float().mean() > 0.3  # an unbiased estimate of zero is often negative
     other = draws(1.3 * torch.randn(20_000, 5, 2), torch.randn(20_000, 5, 2), KERNELS[name], 4.0)
     assert errors(other, 0.0) > 10
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_statistic_under_autocast(dtype: torch.dtype) -> None:
-    """Squares cancel where codes are far from the origin, which half the digits do not survive."""
+    """Squares cancel if codes are far from the origin, and a 16-bit type loses all digits."""
     z, w = torch.randn(64, 10) + 30, torch.randn(64, 10) + 30.5
     expected = mmd(z, w, rbf, 20.0)
     with torch.autocast("cpu", dtype=dtype):

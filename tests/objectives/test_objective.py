@@ -1,4 +1,4 @@
-"""The interface: what every objective hands on, and what it refuses."""
+"""Every objective passes on its arguments, and refuses wrong traces and settings."""
 
 import math
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from vaelab.trace import Trace
 
 
 class Codes(NamedTuple):
-    """What a model without a Trace may leave behind."""
+    """A forward result of a model that returns no Trace."""
 
     code: Tensor
 

@@ -62,14 +62,14 @@ def test_gradient_penalty_of_a_linear_decoder_is_its_squared_norm_on_average(x: 
     weight = vae.decoder.layers[0].weight
     many = x[:1].expand(200_000, *SHAPE)
     penalty = Reconstruction(gradient_penalty=1)(vae, many)["gradient_penalty"]
-    assert penalty.std() > 0.01  # a probe of its own for each image
+    assert penalty.std() > 0.01  # one probe for each image
     torch.testing.assert_close(penalty.mean(), weight.square().sum(), rtol=0.01, atol=0)
     (gradient,) = torch.autograd.grad(penalty.mean(), weight)
     torch.testing.assert_close(gradient, 2 * weight, rtol=0.02, atol=0.02)
 
 
 def test_gradient_penalty_is_of_the_mean_and_not_of_the_logits(x: Tensor) -> None:
-    """For one Bernoulli pixel the probe is exact: (p (1 - p))^2 ||w||^2."""
+    """For one Bernoulli pixel the penalty is exactly (p (1 - p))^2 ||w||^2."""
     vae = VAE(
         2, (1, 1, 1), partial(MLPEncoder, hidden=[]), PointMass, StandardNormal, partial(MLPDecoder, hidden=[]),
         Bernoulli(),

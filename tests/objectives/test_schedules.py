@@ -1,4 +1,4 @@
-"""Weights that change with the number of optimiser steps."""
+"""Schedules of weights that change with the number of optimiser steps."""
 
 import pytest
 import torch
@@ -15,8 +15,8 @@ def test_schedule_out_of_range() -> None:
 @pytest.mark.parametrize(
     ("step", "value"),
     [
-        *[(0, 1.0), (2, 2.0), (4, 3.0), (5, 3.0), (9, 3.0)],  # up in four steps, and there for six
-        *[(10, 1.0), (13, 2.5), (19, 3.0), (20, 1.0), (21, 1.5), (29, 3.0)],  # again, and a third time
+        *[(0, 1.0), (2, 2.0), (4, 3.0), (5, 3.0), (9, 3.0)],  # rises for four steps, and stays for six
+        *[(10, 1.0), (13, 2.5), (19, 3.0), (20, 1.0), (21, 1.5), (29, 3.0)],  # two more cycles
         *[(30, 3.0), (31, 3.0), (10_000, 3.0)],  # after the last cycle
     ],
 )

@@ -1,4 +1,4 @@
-"""Picture files hold their command, and the same picture has the same bytes."""
+"""Picture files store their command, and the same picture gives the same bytes."""
 
 from pathlib import Path
 

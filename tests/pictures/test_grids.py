@@ -1,4 +1,4 @@
-"""Grids of images show what they say, pixel for pixel."""
+"""Grids of images show the right images, pixel for pixel."""
 
 import io
 import math
@@ -20,7 +20,7 @@ from vaelab.priors import StandardNormal
 
 
 class Plane(nn.Module):
-    """A stand-in whose 'image' of a code z is two pixels, Phi(z_0) and Phi(z_1)."""
+    """A stand-in for a model that decodes a code z to two pixels, Phi(z_0) and Phi(z_1)."""
 
     latent_dim, num_classes = 2, 0
 
@@ -85,7 +85,7 @@ def test_reconstructions_stand_beside_their_inputs() -> None:
 
 
 def small_vae(latent_dim: int, num_classes: int = 0, posterior: type = DiagonalGaussian, seed: int = 0) -> VAE:
-    """Random weights, images of 2 x 3 pixels."""
+    """A VAE with random weights for images of 2 x 3 pixels."""
     torch.manual_seed(seed)
     parts = (partial(MLPEncoder, hidden=[8]), posterior, StandardNormal, partial(MLPDecoder, hidden=[8]))
     return VAE(latent_dim, (1, 2, 3), *parts, Bernoulli(), num_classes).eval()

@@ -1,4 +1,4 @@
-"""Pictures of the latent space show what they say."""
+"""Pictures of the latent space show the right codes, images and labels."""
 
 import math
 from functools import partial
@@ -33,7 +33,7 @@ def test_codes_are_drawn_at_their_posterior_means() -> None:
 
 
 def small_vae(latent_dim: int, num_classes: int = 0, posterior: type = DiagonalGaussian, seed: int = 0) -> VAE:
-    """Random weights, images of 2 x 3 pixels."""
+    """A VAE with random weights for images of 2 x 3 pixels."""
     torch.manual_seed(seed)
     parts = (partial(MLPEncoder, hidden=[8]), posterior, StandardNormal, partial(MLPDecoder, hidden=[8]))
     return VAE(latent_dim, (1, 2, 3), *parts, Bernoulli(), num_classes).eval()
@@ -125,7 +125,7 @@ def test_codes_of_one_dimension_are_not_drawn() -> None:
 
 
 class Known(nn.Module):
-    """A stand-in whose posterior means are 1, 4 and 1/2 times an image's three pixels; its prior is N(0, I)."""
+    """A stand-in with posterior means of 1, 4 and 1/2 times the three pixels of an image, and prior N(0, I)."""
 
     latent_dim, num_classes = 3, 0
 
@@ -147,7 +147,7 @@ def test_prior_lines_hold_their_share_of_a_gaussian() -> None:
     x[..., 0] = torch.empty(3000, 1, 1).exponential_() - 1
     figure = pictures.prior(Known(), x, torch.zeros(3000))
     pair, alone = figure.axes
-    assert (pair.get_xlabel(), pair.get_ylabel()) == ("$z_{0}$", "$z_{1}$")  # the two of highest rate, in their order
+    assert (pair.get_xlabel(), pair.get_ylabel()) == ("$z_{0}$", "$z_{1}$")  # the two dimensions of highest rate, in their order
     assert names(alone.xaxis) == ["$z_{1}$", "$z_{0}$", "$z_{2}$"]
     assert "by rate" in alone.get_xlabel()
     (lines,) = [part for part in pair.collections if hasattr(part, "levels")]
@@ -155,7 +155,7 @@ def test_prior_lines_hold_their_share_of_a_gaussian() -> None:
         radius = torch.tensor(path.vertices).norm(dim=1).mean().item()
         assert radius == pytest.approx(math.sqrt(-2 * math.log(1 - share)), rel=0.08)
     extents = [half.get_paths()[0].vertices[:, 1] for half in alone.collections[:6]]
-    spreads = [extent.max() - extent.min() for extent in extents]  # of q: the largest first; of p: all alike
+    spreads = [extent.max() - extent.min() for extent in extents]  # q has the largest first, and all of p are equal
     assert spreads[0] > 3 * spreads[1] > 4 * spreads[2]
     assert max(spreads[3:]) < 1.3 * min(spreads[3:])
     mesh, edges = pair.collections[0].get_array(), pair.collections[0].get_coordinates()

@@ -1,4 +1,4 @@
-"""Fixtures of runs and exports that a stranger could have made."""
+"""Fixtures of runs and exports from an untrusted source."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ MARKER = "payload_ran"
 
 @pytest.fixture(autouse=True)
 def nothing_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Each test ends without the file that a payload would have left."""
+    """Run each test in its own folder, and check that no payload created its file there."""
     monkeypatch.chdir(tmp_path)
     yield
     assert not (tmp_path / MARKER).exists()
@@ -39,7 +39,7 @@ def run(small_run: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def exported(run: Path, tmp_path: Path) -> Path:
-    """The files of an export that make it a model."""
+    """An export folder with a config and weights only."""
     folder = tmp_path / "export"
     folder.mkdir()
     save_file(torch.load(run / "weights.pt"), folder / "model.safetensors")

@@ -13,5 +13,5 @@ def test_a_run_is_as_many_whole_epochs_as_hold_its_steps(
     config: Compose, tmp_path: Path, settings: list[str], steps: int
 ) -> None:
     length = ["trainer.max_epochs=null", "trainer.limit_train_batches=null", "steps=14", *settings]
-    train(config(*length), tmp_path)  # ten batches an epoch; Lightning steps after the last, too
+    train(config(*length), tmp_path)  # ten batches per epoch, and Lightning also takes a step after the last one
     assert metrics(tmp_path)["steps"] == steps

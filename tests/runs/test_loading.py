@@ -1,4 +1,4 @@
-"""Loading a stranger's run runs nothing of the stranger's, and damaged files are named."""
+"""Loading an untrusted run executes none of its code, and damaged files are named."""
 
 import json
 import pickle
@@ -21,7 +21,7 @@ MARKER = "payload_ran"
 
 
 class Payload:
-    """Whoever unpickles it leaves a file in the working directory."""
+    """Unpickling it creates a file in the working directory."""
 
     def __reduce__(self) -> tuple:
         return open, (MARKER, "w")
@@ -49,7 +49,7 @@ def test_a_run_and_its_export_are_the_same_model(run: Path, exported: Path) -> N
 
 @pytest.fixture
 def planted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A module that leaves the file when it is imported."""
+    """A module that creates the marker file when it is imported."""
     Path("planted.py").write_text(f"class Thing:\n    open({MARKER!r}, 'w').close()\n")
     monkeypatch.syspath_prepend(".")
     monkeypatch.delitem(sys.modules, "planted", raising=False)
@@ -79,7 +79,7 @@ def test_a_payload_in_the_checkpoint_that_resuming_starts_from(run: Path) -> Non
 
 
 def test_a_payload_in_the_best_checkpoint(run: Path) -> None:
-    """It is read after training, where no epoch was better than a figure that no epoch can reach."""
+    """No epoch can beat the planted score, so the run reads best.ckpt after training."""
     last, best = run / "checkpoints" / "last.ckpt", run / "checkpoints" / "best.ckpt"
     checkpoint = torch.load(last, weights_only=True)
     checkpoint["callbacks"]["BestCheckpoint"]["score"] = -1e9
@@ -93,7 +93,7 @@ def test_a_payload_in_the_best_checkpoint(run: Path) -> None:
 def test_a_checkpoint_that_names_files_elsewhere(
     run: Path, tmp_path: Path, place: str, score: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Lightning would load, as a pickle, what an address gives it, and delete the file that an epoch outdid."""
+    """Lightning would unpickle a file from such an address, and delete the file after a better epoch."""
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda *_, **__: pytest.fail("a stranger's address"))
     (tmp_path / "victim").write_text("precious")
     last, elsewhere = run / "checkpoints" / "last.ckpt", place.format(folder=run)

@@ -1,4 +1,4 @@
-"""The log of a run goes to the screen and to its folder, and its lines say how long the run is and why it ended."""
+"""The log goes to the screen and to the run's folder, and says how long the run is and why it ended."""
 
 import logging
 from pathlib import Path
@@ -15,7 +15,7 @@ def test_messages_go_to_the_screen_and_to_each_folder(tmp_path: Path, capsys: py
     for folder in folders:
         folder.mkdir()
     start_log(*folders)
-    start_log(*folders)  # a second run of the same process says nothing twice
+    start_log(*folders)  # a second run in the same process does not repeat lines
     logging.getLogger("vaelab.train").info("hello")
     assert capsys.readouterr().out == "hello\n"
     for folder in folders:

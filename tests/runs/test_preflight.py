@@ -1,4 +1,4 @@
-"""Settings that no run can have are refused before anything slow starts."""
+"""Settings that cannot work are refused before anything slow starts."""
 
 import joblib
 import pytest

@@ -1,4 +1,4 @@
-"""Callbacks that show how a run goes."""
+"""The pictures callback writes its images and does not change the training."""
 
 from pathlib import Path
 

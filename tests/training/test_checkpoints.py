@@ -1,4 +1,4 @@
-"""Checkpoints: which weights they hold, and what signals and disks do to them."""
+"""Checkpoints hold the right weights, also after a signal, on a full disk and on a slow disk."""
 
 import os
 import signal
@@ -54,7 +54,7 @@ def test_sigterm_saves_first(config: Compose, tmp_path: Path, monkeypatch: pytes
 def test_a_signal_that_the_process_ignores_stays_ignored(
     config: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As Ctrl-C is in what a shell runs in the background."""
+    """A shell ignores Ctrl-C for the processes that it runs in the background."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     stop_at(monkeypatch, 1, lambda: os.kill(os.getpid(), signal.SIGINT))
     train(config(), tmp_path)
@@ -97,4 +97,4 @@ def test_a_slow_disk_is_waited_for(config: Compose, tmp_path: Path, monkeypatch:
     stop_at(monkeypatch, 4, lambda: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(Interrupted):
         train(config("trainer.max_epochs=2"), tmp_path)
-    assert steps == {"best.ckpt": 3, "last.ckpt": 5}  # on the disk when the run has ended
+    assert steps == {"best.ckpt": 3, "last.ckpt": 5}  # both were written before the run ended

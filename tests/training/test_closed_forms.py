@@ -22,7 +22,7 @@ EIGENVALUES = torch.tensor([4.0, 2.0, 1.0, *torch.linspace(0.3, 0.1, 17)], dtype
 
 @pytest.fixture
 def images() -> Tensor:
-    """500 images whose covariance has these very eigenvalues."""
+    """500 images with a covariance that has exactly the eigenvalues above."""
     white = torch.randn(500, 20, dtype=torch.float64)
     white = torch.linalg.qr(white - white.mean(0)).Q * math.sqrt(500)
     basis = torch.linalg.qr(torch.randn(20, 20, dtype=torch.float64)).Q
@@ -37,14 +37,14 @@ def written(folder: Path) -> dict[str, dict[str, float]]:
 
 
 def small_mnist(data_root: Path) -> tuple[Tensor, Tensor]:
-    """Training and test images."""
+    """The training images and the test images."""
     data = MNISTDataModule(str(data_root), val_size=0, binarization="none")
     data.setup()
     return data.images("train")[0], data.images("test")[0]
 
 
 def test_pca_experiment_reports_the_closed_form(config: Compose, tmp_path: Path, data_root: Path) -> None:
-    """Nothing is trained, pictures are drawn, and the test error is that of the optimum over the training images."""
+    """Without training, the run draws pictures and reports the test error of PCA on the training images."""
     cfg = config("experiment=pca", *WHOLE, "model.latent_dim=5", "trainer.max_epochs=0")
     assert train(cfg, tmp_path) == written(tmp_path)["test"]["loss"]
     images, tests = small_mnist(data_root)
@@ -68,7 +68,7 @@ def test_ppca_experiment_reports_the_log_likelihood(config: Compose, tmp_path: P
 def test_a_closed_form_is_where_a_run_starts_and_not_where_it_resumes(config: Compose, tmp_path: Path) -> None:
     train(config("experiment=pca", "optimizer.lr=1e-2", "trainer.max_epochs=1"), tmp_path)
     first = torch.load(tmp_path / "weights.pt", weights_only=True)
-    cfg = runs.saved_config(tmp_path, ["trainer.max_epochs=2", "optimizer.lr=0"])
+    cfg = runs.saved_config(tmp_path, ["trainer.max_epochs=2", "optimizer.lr=1e-30"])
     cfg.resume = str(tmp_path)
     train(cfg, tmp_path)
     last = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
@@ -78,7 +78,7 @@ def test_a_closed_form_is_where_a_run_starts_and_not_where_it_resumes(config: Co
 
 def test_principal_angle_is_zero_at_pca_and_survives_resuming(config: Compose, tmp_path: Path) -> None:
     angle = "+callbacks.principal_angle._target_=vaelab.training.PrincipalAngle"
-    train(config("experiment=pca", angle, "optimizer.lr=0.0", "trainer.max_epochs=1"), tmp_path)
+    train(config("experiment=pca", angle, "optimizer.lr=1e-30", "trainer.max_epochs=1"), tmp_path)
     assert written(tmp_path)["train"]["principal_angle"] < 1e-3
     cfg = runs.saved_config(tmp_path, ["trainer.max_epochs=2", "optimizer.lr=1e-2"])
     cfg.resume = str(tmp_path)

@@ -1,4 +1,4 @@
-"""module.compile compiles what the training step scores, under any trainer, and changes numbers by rounding alone."""
+"""module.compile compiles the training step's terms under any trainer, and changes numbers by rounding only."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ WINDOWS = ["trainer=gpu_fast", "trainer.accelerator=cpu"]
 
 
 def run(config: Compose, folder: Path, *overrides: str) -> dict[str, list[tuple[int, float]]]:
-    """Train; returns the curves."""
+    """Train and return the curves."""
     folder.mkdir()
     train(config(*SMALL, *overrides, "trainer.limit_train_batches=null"), folder)
     events = EventAccumulator(str(folder)).Reload()
@@ -27,7 +27,7 @@ def run(config: Compose, folder: Path, *overrides: str) -> dict[str, list[tuple[
 
 
 @pytest.mark.skipif(not shutil.which(os.environ.get("CXX", "g++")), reason="torch.compile needs a C++ compiler")
-@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # torch 2.11's own
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # torch 2.11 raises it
 @pytest.mark.parametrize("trainer", [[], WINDOWS], ids=["default", "windows"])
 def test_compiled_curves_agree(
     config: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trainer: list[str]
@@ -70,13 +70,13 @@ def test_without_a_compiler_it_trains_all_the_same(
 def test_a_fault_of_the_objective_keeps_its_traceback(
     config: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever the compiler makes of it: the line that fails is named."""
+    """The traceback of a compiled run names the function that fails."""
     from vaelab.objectives import ELBO
 
     original = ELBO.terms
 
     def terms(self: ELBO, trace: Any, x: torch.Tensor, step: torch.Tensor | None) -> Any:
-        if len(x) > 2:  # the rehearsal has two images
+        if len(x) > 2:  # the rehearsal before the training uses two images
             raise KeyError("my own mistake")
         return original(self, trace, x, step)
 

@@ -1,4 +1,4 @@
-"""The length of a fit in optimiser steps is what Lightning takes."""
+"""The computed number of optimiser steps equals the number that Lightning takes."""
 
 from types import SimpleNamespace
 

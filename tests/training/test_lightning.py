@@ -1,4 +1,4 @@
-"""Each flag and callback of Lightning has its documented effect, and the weights that were validated are those kept."""
+"""Each flag and callback of Lightning has its documented effect, and a run keeps the weights that it validated."""
 
 import logging
 import sys
@@ -25,7 +25,7 @@ PICKED = ("rate", "distortion", "loss", "elbo")
 
 
 class Recorder(Callback):
-    """Keeps the weights at each epoch's start and after each optimiser step, and the batches that were served."""
+    """Keeps the weights at the start of each epoch and after each batch, and the images of each batch."""
 
     steps: list[dict[str, torch.Tensor]]
     starts: list[dict[str, torch.Tensor]]
@@ -59,11 +59,11 @@ def curve(folder: Path, tag: str) -> list[int]:
     return [event.step for event in EventAccumulator(str(folder)).Reload().Scalars(tag)]
 
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # Lightning's own use of torch
+pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # raised by Lightning's own use of torch
 
 
 def agree(cfg: Any, folder: Path, weights: str) -> None:
-    """weights.pt, best.ckpt and metrics.json are of the same weights, which a plain Trainer measures again."""
+    """weights.pt, best.ckpt and metrics.json describe the same weights: a plain Trainer measures the same metrics."""
     content, best = metrics(folder), folder / "checkpoints" / "best.ckpt"
     assert content["weights"]["test"] == content["weights"]["val"] == weights
     assert content["best_checkpoint"] == (None if weights == "last" else "checkpoints/best.ckpt")
@@ -100,9 +100,9 @@ def test_the_best_epoch_s_weights_are_kept(config: Compose, tmp_path: Path) -> N
 
 def test_without_a_best_checkpoint_everything_says_last(config: Compose, tmp_path: Path) -> None:
     cfg = config(*SMALL, "callbacks.best_checkpoint=null")
-    figure = train(cfg, tmp_path)
+    metric = train(cfg, tmp_path)
     agree(cfg, tmp_path, "last")
-    assert figure == pytest.approx(metrics(tmp_path)["val"]["loss"])
+    assert metric == pytest.approx(metrics(tmp_path)["val"]["loss"])
     state = checkpoint(tmp_path)["state_dict"]
     assert equal(dict(load_run(tmp_path).state_dict()), {k.removeprefix("model."): v for k, v in state.items()})
 
@@ -132,7 +132,7 @@ def test_after_early_stopping_the_best_weights_are_kept(config: Compose, tmp_pat
 def test_an_exponential_average_is_what_is_validated_tested_and_kept(
     config: Compose, tmp_path: Path, recorded: str
 ) -> None:
-    """As the average that is computed here from the weights after each step; last.ckpt has the model's own, too."""
+    """best.ckpt holds the average over the steps, and last.ckpt also holds the weights without averaging."""
     cfg = config(*SMALL, "callbacks=ema", "callbacks.ema.decay=0.7", recorded, "trainer.max_epochs=3")
     train(cfg, tmp_path)
     averages, average = [], Recorder.steps[0]
@@ -148,7 +148,7 @@ def test_an_exponential_average_is_what_is_validated_tested_and_kept(
 
 
 def test_a_stochastic_average_is_kept(config: Compose, tmp_path: Path, recorded: str) -> None:
-    """The mean of the weights at the starts of the epochs from swa_epoch_start on: Lightning's definition."""
+    """Lightning averages the weights at the start of each epoch from swa_epoch_start on."""
     swa = [
         "+callbacks.swa._target_=lightning.pytorch.callbacks.StochasticWeightAveraging",
         "+callbacks.swa.swa_lrs=0.01", "+callbacks.swa.swa_epoch_start=2",
@@ -170,7 +170,7 @@ def test_averages_without_validation_images_are_kept(config: Compose, tmp_path: 
 
 
 def test_a_run_that_was_killed_while_it_was_tested_is_measured_by_resuming(config: Compose, tmp_path: Path) -> None:
-    """No step is left; the average and the training metrics are in the checkpoint."""
+    """No step is left to train, and the checkpoint holds the averaged weights and the training metrics."""
     for name in ("whole", "killed"):
         (tmp_path / name).mkdir()
         train(config(*SMALL, "callbacks=ema", "callbacks.ema.decay=0.5", "data.val_size=0"), tmp_path / name)
@@ -178,9 +178,9 @@ def test_a_run_that_was_killed_while_it_was_tested_is_measured_by_resuming(confi
         (tmp_path / "killed" / file).unlink()
     cfg = runs.saved_config(tmp_path / "killed")
     cfg.resume = str(tmp_path / "killed")
-    figure = train(cfg, tmp_path / "killed")
+    metric = train(cfg, tmp_path / "killed")
     ours, theirs = (metrics(tmp_path / name) for name in ("killed", "whole"))
-    assert figure == theirs["train"]["loss"]
+    assert metric == theirs["train"]["loss"]
     for split in ("train", "test"):
         assert {k: v for k, v in ours[split].items() if "second" not in k} == {
             k: v for k, v in theirs[split].items() if "second" not in k
@@ -215,7 +215,7 @@ def test_gradients_are_clipped(config: Compose, tmp_path: Path, recorded: str, a
 
 
 def test_accumulated_batches_are_one_larger_batch(config: Compose, tmp_path: Path) -> None:
-    """Without noise; two batches of 50 images are one of 100."""
+    """Without noise, two accumulated batches of 50 images give the same weights as one batch of 100."""
     settings = [*SMALL, "experiment=autoencoder", WHOLE, "trainer.max_epochs=2", "callbacks.pictures.count=0"]
     for name, own in (("one", ["data.batch_size=100"]), ("two", ["trainer.accumulate_grad_batches=2"])):
         (tmp_path / name).mkdir()
@@ -228,7 +228,7 @@ def test_accumulated_batches_are_one_larger_batch(config: Compose, tmp_path: Pat
 
 
 def test_accumulation_may_change_with_the_epoch(config: Compose, tmp_path: Path) -> None:
-    """Five steps of two batches, then two of five: the cosine ends at zero, and `steps` counts what is taken."""
+    """The first epoch takes five steps and the others take two, and the cosine schedule ends at zero."""
     schedule = [
         "+callbacks.accumulation._target_=lightning.pytorch.callbacks.GradientAccumulationScheduler",
         "+callbacks.accumulation.scheduling={0:2,1:5}", "scheduler=cosine", WHOLE,
@@ -288,7 +288,7 @@ def test_a_time_limit_ends_the_run_and_a_resumed_run_goes_on(config: Compose, tm
 def test_a_run_that_ended_within_an_epoch_goes_on_there(
     config: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str
 ) -> None:
-    """As the run that never ended, bit for bit: what a time limit and a limit of steps leave behind."""
+    """After a stop or a limit of steps, the resumed run equals an uninterrupted run bit for bit."""
 
     def on_train_batch_start(_: Any, trainer: Any, *__: Any) -> None:
         trainer.should_stop = trainer.global_step == 12
@@ -314,7 +314,7 @@ def test_a_run_that_ended_within_an_epoch_goes_on_there(
 
 
 def test_validation_every_third_epoch(config: Compose, tmp_path: Path) -> None:
-    """The schedule waits for a value, and the best weights are those of an epoch that has one."""
+    """The schedule steps only after a validation, and the best weights are from a validated epoch."""
     plateau = [
         "scheduler=plateau", "scheduler.scheduler.patience=0", "+scheduler.scheduler.threshold=1.0",
         "trainer.max_epochs=7", "trainer.check_val_every_n_epoch=3",
@@ -370,7 +370,7 @@ def test_limits_of_batches(config: Compose, tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(VAEModule, hook, lambda *args: (count.append(1), original(*args))[1])
     sizes = ["data.eval_batch_size=10", "trainer.max_epochs=1"]
     train(config(*SMALL, *sizes, f"trainer.limit_{name}_batches=4"), tmp_path)
-    assert len(count) == (8 if name == "val" else 4)  # the best weights are validated once more
+    assert len(count) == (8 if name == "val" else 4)  # the end of the run validates the best weights once more
 
 
 def test_reloaded_loaders_make_the_same_run(config: Compose, tmp_path: Path) -> None:
@@ -409,7 +409,7 @@ def test_the_simple_profiler_reports(config: Compose, tmp_path: Path, caplog: py
 def test_precision(
     config: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str, dtype: torch.dtype, option: str
 ) -> None:
-    """Products are computed in it, and terms never in less than float32."""
+    """Linear layers compute in the chosen precision, and terms have at least float32."""
     seen, original = set(), VAEModule.terms
 
     def terms(self: VAEModule, *args: Any) -> dict[str, torch.Tensor]:
@@ -431,7 +431,7 @@ def test_precision(
 def test_callbacks_see_the_metrics_of_the_epoch_that_ends(
     config: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As they do where a LightningModule logs in its steps."""
+    """callback_metrics holds each split's loss at the end of its epoch, as with self.log in a step."""
     seen: dict[str, list[float]] = {"val": [], "train": [], "test": []}
     for hook, split in (("validation_epoch", "val"), ("train_epoch", "train"), ("test_epoch", "test")):
         monkeypatch.setattr(
@@ -445,7 +445,7 @@ def test_callbacks_see_the_metrics_of_the_epoch_that_ends(
     assert seen["test"] == pytest.approx([metrics(tmp_path)["test"]["loss"]])
 
 
-# Callbacks of Lightning's ---------------------------------------------------------------------------------------------
+# Lightning's callbacks ------------------------------------------------------------------------------------------------
 
 
 def test_a_checkpoint_of_ones_own(config: Compose, tmp_path: Path) -> None:
@@ -471,7 +471,7 @@ FINDER = ["+callbacks.finder._target_=lightning.pytorch.callbacks.LearningRateFi
 @pytest.mark.filterwarnings("ignore:.*exceed the number of batches")
 @pytest.mark.parametrize("option", ["scheduler=none", "scheduler=cosine", "model/likelihood=bernoulli_at_mean"])
 def test_the_learning_rate_finder_chooses_the_rate(config: Compose, tmp_path: Path, option: str) -> None:
-    """Its search leaves no trace in weights or curves, and a resumed run keeps the rate without another search."""
+    """The search does not change weights or curves, and a resumed run keeps the rate without a new search."""
     settings = [*SMALL, option, *FINDER, "+callbacks.finder.num_training_steps=30", WHOLE]
     train(config(*settings), tmp_path)
     (group,) = checkpoint(tmp_path)["optimizer_states"][0]["param_groups"]

@@ -1,4 +1,4 @@
-"""Sums on the device: means per image, windows, and the first batch that is not a finite number."""
+"""Metrics are means per image over windows and epochs, and the first loss that is not finite is named."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,7 +21,7 @@ def add(metrics: Metrics, step: int, loss: list[float], split: str = "train") ->
 
 
 def test_means_are_per_image_over_window_and_epoch() -> None:
-    """Batches of different sizes weigh by their images."""
+    """Each batch counts in proportion to its number of images."""
     metrics = Metrics()
     add(metrics, 0, [1.0, 2.0, 3.0])
     add(metrics, 1, [6.0])
@@ -53,7 +53,7 @@ def test_splits_are_apart() -> None:
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 def test_the_first_bad_step_is_named_with_its_terms(bad: float) -> None:
-    """Whatever follows it, finite or not."""
+    """Later steps, finite or not, do not change the message."""
     metrics = Metrics()
     for step, loss in enumerate(([1.0, 1.0], [2.0, 2.0], [4.0, bad], [float("nan"), 1.0], [5.0, 5.0]), 40):
         add(metrics, step, loss)
@@ -71,7 +71,7 @@ def test_opposite_infinities_do_not_cancel() -> None:
 
 
 def test_add_keeps_its_tensors_where_they_are() -> None:
-    """As a CUDA graph needs it."""
+    """A CUDA graph needs tensors that stay at the same address."""
     metrics = Metrics()
     add(metrics, 0, [1.0])
     sums = metrics.sums["train"]

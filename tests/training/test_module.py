@@ -1,4 +1,4 @@
-"""The LightningModule: what it does around a step."""
+"""The LightningModule's work before the first training step."""
 
 from conftest import Compose
 

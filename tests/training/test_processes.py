@@ -1,6 +1,6 @@
-"""Several processes are one with as many times the batch, but for their noise, whoever starts them.
+"""Except for noise, several processes train like one process with a batch as large as all of theirs together.
 
-No cluster is at hand: two nodes of one process each are played on this machine, under SLURM's variables or torchrun.
+No cluster is needed: SLURM's variables or torchrun make two nodes of one process each on one machine.
 """
 
 import json
@@ -27,7 +27,7 @@ LAUNCHERS = {"python": [], "srun": [], "torchrun": ["-m", "torch.distributed.run
 
 
 def promised(start: str, **replaced: str) -> list[str]:
-    """The README's command that starts so, for this Python and the CPU."""
+    """The README's command that starts with this text, changed to use this Python and the CPU."""
     line = re.search(rf"^{start}[^#\n]*", README, re.M)[0]  # type: ignore[index]
     for old, new in {"HOST": "127.0.0.1", "node=4": "node=1", "devices=4": "devices=1", **replaced}.items():
         line = line.replace(old, new)
@@ -36,7 +36,7 @@ def promised(start: str, **replaced: str) -> list[str]:
 
 
 def together(commands: list[list[str]], folder: Path, variables: list[dict[str, str]] | None = None) -> list[str]:
-    """Run at the same time in a folder, each with its variables; all succeed. Returns what each printed."""
+    """Run commands at the same time, each with its own variables; all must succeed. Return what each printed."""
     path = os.pathsep.join(str(part) for part in (ROOT / "src", ROOT / "tests", Path(__file__).parent))
     started = [
         subprocess.Popen(
@@ -56,9 +56,9 @@ def together(commands: list[list[str]], folder: Path, variables: list[dict[str, 
 
 
 def test_two_processes_are_one_with_twice_the_batch(config: Compose, data_root: Path, tmp_path: Path) -> None:
-    """Without noise, for a loss that is a mean over images: weights and metrics agree, those of odd ends included.
+    """Without noise, weights and metrics agree, even if the batches have different sizes.
 
-    The last batch of an epoch has 36 of 486 images, and of 101 validation images one process takes 51, a batch more.
+    The last of the training batches has 36 images, and one process validates 51 images and the other 50.
     """
     sizes = ["data.train_size=486", "data.val_size=101", "data.eval_batch_size=25", "steps=15"]
     settings = [*sizes, "experiment=autoencoder", f"data.root={data_root}"]
@@ -73,15 +73,15 @@ def test_two_processes_are_one_with_twice_the_batch(config: Compose, data_root: 
     one, two = (json.loads((tmp_path / run / "metrics.json").read_text()) for run in ("one", "two"))
     assert one["steps"] == two["steps"] == 20
     assert one["protocol"] == two["protocol"]
-    for split, figure in (("train", "loss"), ("train", "squared_error"), ("val", "loss"), ("test", "squared_error")):
-        assert two[split][figure] == pytest.approx(one[split][figure], rel=1e-6)
+    for split, metric in (("train", "loss"), ("train", "squared_error"), ("val", "loss"), ("test", "squared_error")):
+        assert two[split][metric] == pytest.approx(one[split][metric], rel=1e-6)
     states = [torch.load(tmp_path / run / "checkpoints" / "last.ckpt")["state_dict"] for run in ("one", "two")]
     for name, weight in states[0].items():
         torch.testing.assert_close(states[1][name], weight, rtol=0, atol=1e-5)
 
 
 class Spy(Callback):
-    """Keeps by rank what the code was drawn from, (z - mean) / std, the images served, and the weights at the end."""
+    """Saves, for each rank, the noise of each code, the images of each batch and the final weights."""
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
@@ -120,9 +120,9 @@ def torchrun(port: str) -> tuple[list[list[str]], list[dict[str, str]]]:
 
 @pytest.mark.parametrize(("launch", "environment"), [(srun, "SLURMEnvironment"), (torchrun, "TorchElasticEnvironment")])
 def test_noise_differs_by_process(launch: Any, environment: str, tmp_path: Path) -> None:
-    """That of codes, in training and validation, and of pixels; weights agree bit for bit, and one folder is written.
+    """The noise of codes and pixels differs, weights agree bit for bit, and only one folder is written.
 
-    All images are alike, so that batches of pixels differ by their noise alone.
+    All images are equal, so batches of pixels differ only by their noise.
     """
     for prefix in ("train", "t10k"):
         write_idx(tmp_path / "MNIST" / "raw" / f"{prefix}-images-idx3-ubyte", np.full((80, 8, 8), 128))

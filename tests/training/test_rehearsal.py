@@ -1,4 +1,4 @@
-"""Parts that do not go together are refused before any data is read."""
+"""The rehearsal refuses an objective that does not return one loss per image."""
 
 from typing import Any
 

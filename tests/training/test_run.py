@@ -1,4 +1,4 @@
-"""A whole run: what it leaves behind, and that resuming equals never having stopped."""
+"""A whole run writes its results, and a resumed run equals an uninterrupted one."""
 
 import json
 import logging
@@ -18,7 +18,7 @@ from vaelab.training import Interrupted
 
 
 def test_validation_has_the_training_s_objective_at_its_final_weight(config: Compose, tmp_path: Path) -> None:
-    """A warm-up that has hardly begun weighs the rate little in training, and fully wherever weights are compared."""
+    """Training uses the small beta of an early warm-up, but validation and test use its final value."""
     beta = ["objective/beta=linear", "objective.beta.steps=1000", "objective.beta.end=3"]
     train(config(*beta), tmp_path)
     content = metrics(tmp_path)
@@ -68,12 +68,12 @@ def test_grey_level_bernoulli_is_said_to_compare_with_nothing(
 @pytest.mark.parametrize("extra", ["scheduler=plateau", "scheduler=cosine", "trainer.limit_val_batches=0"])
 def test_nothing_needs_validation_images(config: Compose, tmp_path: Path, extra: str) -> None:
     size = "data.val_size=100" if "limit_val" in extra else "data.val_size=0"
-    figure = train(config(size, extra), tmp_path)
-    assert figure == metrics(tmp_path)["train"]["loss"]
+    metric = train(config(size, extra), tmp_path)
+    assert metric == metrics(tmp_path)["train"]["loss"]
 
 
 def test_early_stopping_watches_what_picks_the_best_weights(config: Compose, tmp_path: Path) -> None:
-    """An adversary's loss says nothing about the weights: its objective watches the distortion."""
+    """The adversarial objective watches the distortion, because its loss does not rank the weights."""
     watched = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(EarlyStopping, "on_train_end", lambda self, *_: watched.append(self.monitor), raising=False)
@@ -120,7 +120,7 @@ ONE_CYCLE = [
     ("step", "overrides"),  # nine steps an epoch
     [
         (2, ["optimizer=adam"]),
-        (8, ["optimizer=adam"]),  # the last of its epoch
+        (8, ["optimizer=adam"]),  # the last step of an epoch
         (9, ["optimizer=adam"]),
         (13, ["optimizer=sgd", "scheduler=cosine"]),
         (8, PLATEAU),
@@ -132,7 +132,7 @@ ONE_CYCLE = [
         (14, ["objective=adversarial", "callbacks=early_stopping"]),
         (10, ["trainer.val_check_interval=3", "trainer.check_val_every_n_epoch=2", "scheduler=plateau"]),
         (7, ["trainer.precision=bf16-mixed", "model/posterior=flow"]),
-        (2, ["trainer.val_check_interval=3"]),  # a validation is due after this very step
+        (2, ["trainer.val_check_interval=3"]),  # a validation follows this step
         (14, ["trainer.val_check_interval=5", "trainer.check_val_every_n_epoch=null"]),
         (5, ["callbacks=ema", "callbacks.ema.decay=0.9", "model.encoder.norm=batch"]),
         (13, [*SWA, "scheduler=cosine"]),

@@ -1,4 +1,4 @@
-"""The training step is what VAEModule.training_step says: an edit of it takes effect, whatever the trainer."""
+"""An edit of VAEModule.training_step takes effect under every trainer."""
 
 import sys
 from pathlib import Path
@@ -31,7 +31,7 @@ HOOKS = ("on_train_batch_start", "on_train_batch_end", "on_before_backward", "on
 def test_an_edited_training_step_rules_every_step(
     config: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trainer: str
 ) -> None:
-    """With a loss of zero the weights stay as they were, and a counter counts every batch."""
+    """With a loss of zero the weights do not change, and the edited step sees every batch."""
     count, first = [], {}
     original = VAEModule.training_step
 
@@ -53,7 +53,7 @@ def test_an_edited_training_step_rules_every_step(
 def test_an_edit_changes_the_gradient(
     config: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trainer: str
 ) -> None:
-    """With three times the loss, plain gradient descent goes three times as far in one step."""
+    """If the loss is three times as large, one step of plain gradient descent is three times as long."""
     moved = []
     settings = [*SMALL, *TRAINERS[trainer], "optimizer=sgd", "optimizer.momentum=0", "optimizer.nesterov=false"]
     original = VAEModule.training_step
@@ -69,7 +69,7 @@ def test_an_edit_changes_the_gradient(
 
 
 class Watcher(Callback):
-    """Counts the calls of each of Lightning's hooks around a batch and an optimiser step."""
+    """Counts the calls of each Lightning hook around a batch and an optimiser step."""
 
     calls: dict[str, int] = {}  # noqa: RUF012
 
@@ -136,9 +136,9 @@ def test_a_metric_of_ones_own_is_logged_as_lightning_documents(
     assert means[-1] == pytest.approx(metrics(tmp_path)["train"]["loss"], rel=1e-5)
 
 
-@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # Lightning's own use of torch
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # raised by Lightning's own use of torch
 def test_a_plain_trainer_returns_the_metrics(config: Compose, tmp_path: Path) -> None:
-    """In Python, without train.py: fit, validate and test are Lightning's."""
+    """Lightning's fit, validate and test work from Python, without train.py."""
     from hydra.utils import instantiate
 
     from vaelab import runs

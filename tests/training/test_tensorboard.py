@@ -1,4 +1,4 @@
-"""What a run adds to TensorBoard."""
+"""A run writes its curves, hyperparameters and layout to TensorBoard."""
 
 from pathlib import Path
 

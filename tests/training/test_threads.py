@@ -1,4 +1,4 @@
-"""Threads are those that the process may use, and a CPU's products stay float32."""
+"""A run uses only the threads that it may use, and a CPU's matrix products stay float32."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ import torch
 
 from vaelab.training import threads
 
-COUNTS = [(8, 1, 8), (8, 3, 2), (2, 4, 1), (100, 1, 12)]  # CPUs, processes, threads of 12
+COUNTS = [(8, 1, 8), (8, 3, 2), (2, 4, 1), (100, 1, 12)]  # CPUs, processes, expected threads if torch has 12
 AMD = "vendor_id\t: AuthenticAMD"
 CPU = torch.device("cpu")
 
@@ -19,16 +19,17 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize(("cpus", "processes", "expected"), COUNTS)
 def test_processes_share_the_cpus(monkeypatch: pytest.MonkeyPatch, cpus: int, processes: int, expected: int) -> None:
     chosen: list[int] = []
-    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setenv("OMP_NUM_THREADS", "")  # monkeypatch restores the variable after the test
+    monkeypatch.setattr(threads, "USERS_CHOICE", False)
+    monkeypatch.setattr(threads, "ALL_THREADS", 12)
     monkeypatch.setattr(joblib, "cpu_count", lambda: cpus)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 12)
     monkeypatch.setattr(torch, "set_num_threads", chosen.append)
     threads.tune(CPU, processes)
     assert chosen == [expected]
 
 
 def test_the_environment_s_number_of_threads_stands(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.setattr(threads, "USERS_CHOICE", True)
     monkeypatch.setattr(torch, "set_num_threads", lambda _: pytest.fail("the user has chosen"))
     threads.tune(CPU, 4)
 
@@ -44,7 +45,7 @@ def test_a_process_that_is_bound_to_one_cpu_computes_in_one_thread() -> None:
 
 @pytest.fixture
 def processor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A file in place of /proc/cpuinfo, of an AMD processor, and torch that sees AVX-512."""
+    """A stand-in for /proc/cpuinfo with an AMD processor, and a torch that reports AVX-512."""
     info = tmp_path / "cpuinfo"
     info.write_text(AMD)
     monkeypatch.setattr(threads, "Path", lambda _: info)
@@ -54,7 +55,7 @@ def processor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 @pytest.mark.usefixtures("processor")
 def test_products_are_float32_on_amd() -> None:
-    """Whatever library multiplies: the sums differ from those in float64 by no more than float32's rounding."""
+    """Matrix products differ from those in float64 by no more than float32's rounding."""
     threads.tune(CPU)
     x, w = torch.randn(128, 784), torch.randn(400, 784)
     exact = x.double() @ w.double().T

@@ -17,7 +17,8 @@ def check(folder: Path) -> None:
     """Raise UserError if a package for ONNX is missing, or if `folder` holds anything other than an export."""
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
     if missing:
-        raise UserError(f"an export needs {', '.join(missing)}, which is not installed: run pip install -e '.[export]'")
+        names = ", ".join(missing)
+        raise UserError(f"an export needs packages that are not installed ({names}): run pip install -e '.[export]'")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "config.json").is_file():
         raise UserError(f"{folder} holds files other than an export: output=FOLDER chooses another folder")
 

@@ -1,4 +1,4 @@
-"""The weights of M models in one stack (M, ...), and the objective's terms of all models in one pass."""
+"""The weights of M models in one stack (M, ...), and the training step of all models in one pass."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,10 +15,19 @@ from vaelab.training import VAEModule
 from vaelab.training.module import Batch
 
 
-class Member(VAEModule):
-    """One of the models that are trained together. Each has its own run; they share only the training step."""
+class _Terms:
+    """A stand-in for Metrics during a training step. It keeps the terms that the step adds."""
 
-    forward = VAEModule.terms
+    def __init__(self) -> None:
+        self.terms: dict[str, Tensor] = {}
+
+    def add(self, split: str, terms: dict[str, Tensor], step: Tensor) -> None:
+        self.terms |= terms
+
+
+class Member(VAEModule):
+    """One of the models that are trained together. Each has its own run; they share batches and noise."""
+
     folder: Path
     own_logger: Any
     own_optimizer: Optimizer
@@ -28,6 +37,19 @@ class Member(VAEModule):
     best = float("inf")  # the lowest monitored metric so far
     best_step = 0  # the optimiser step of weights.pt
     error: Exception | None = None  # the exception that stopped this member
+
+    def forward(self, batch: Batch, step: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of `training_step` after `step` optimiser steps, and its terms (B,). None means validation."""
+        if step is None:
+            terms = self.terms(batch, None)
+            return terms["loss"].mean(), terms
+        metrics, self.metrics = self.metrics, _Terms()  # type: ignore[assignment]
+        try:
+            self.step = step
+            loss = self.training_step(batch, 0)
+            return loss["loss"] if isinstance(loss, dict) else loss, self.metrics.terms  # type: ignore[attr-defined]
+        finally:
+            self.metrics = metrics
 
     @property
     def loggers(self) -> list[Any]:
@@ -55,7 +77,7 @@ class Member(VAEModule):
 
 
 class Stack:
-    """The terms of M modules in one pass. Their weights and buffers, which include hyper-parameters, are stacked.
+    """The training step of M modules in one pass. Their weights and buffers, with hyper-parameters, are stacked.
 
     Raises UserError if two modules differ in the shape of a weight.
     """
@@ -73,13 +95,13 @@ class Stack:
         same = {name for name, rows in self.buffers.items() if name not in saved and bool((rows == rows[0]).all())}
         self.constants = {name: self.buffers.pop(name)[0] for name in same}
 
-    def __call__(self, batch: Batch, step: Tensor | None) -> dict[str, Tensor]:
-        """The terms {"loss": (M, B), ...} of all modules, as `VAEModule.terms` defines them."""
+    def __call__(self, batch: Batch, step: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
+        """The losses (M,) and the terms {name: (M, B)} of all modules, as `Member.forward` defines them."""
 
-        def terms(weights: Any, buffers: Any) -> dict[str, Tensor]:
+        def step_of(weights: Any, buffers: Any) -> tuple[Tensor, dict[str, Tensor]]:
             return functional_call(self.module, (weights, buffers, self.constants), (batch, step))
 
-        return vmap(terms, randomness="same")(self.weights, self.buffers)
+        return vmap(step_of, randomness="same")(self.weights, self.buffers)
 
     def share(self, modules: list[Member]) -> None:
         """Make the weights and buffers of each module views of the stack."""

@@ -133,7 +133,7 @@ def train(cfgs: Sequence[DictConfig], folders: Sequence[Path], contexts: Sequenc
         runs.finish(member.folder, member, data.protocol, trainer, seconds, kept)
         tensorboard.add_hyperparameters(member.own_logger, cfg, member.metrics.latest, trainer.global_step)
         log.info("done     %s: %s", member.folder.name, runs.summary(member.metrics.latest, data.description))
-        outcomes.append(member.metrics.latest[member.monitor or "train/loss"])
+        outcomes.append(member.metrics.result(member.monitor))
     for caveat in runs.find_caveats(members[0].model, cfgs[0]):
         log.warning(caveat)
     log.info("curves   tensorboard --logdir %s", parent)

@@ -25,6 +25,10 @@ from vaelab.noise import fixed_noise
 from vaelab.training import NonFiniteLossError
 from vaelab.training.module import Batch
 
+NOT_CALLED = (  # hooks of the members
+    *("backward", "on_before_backward", "on_after_backward", "on_before_optimizer_step", "on_before_zero_grad"),
+    *("optimizer_step", "optimizer_zero_grad", "configure_gradient_clipping", "lr_scheduler_step"),
+)
 log = logging.getLogger("vaelab.train")
 
 
@@ -54,6 +58,9 @@ class Together(L.LightningModule):
 
     def __init__(self, members: list[Member]) -> None:
         super().__init__()
+        edited = [name for name in NOT_CALLED if getattr(Member, name) is not getattr(L.LightningModule, name)]
+        if edited:
+            raise UserError(f"VAEModule.{edited[0]} is not called for each of the runs")
         _rehearse(members)
         self.members = nn.ModuleList(members)
         self.register_buffer("step", torch.zeros(()), persistent=False)
@@ -85,13 +92,13 @@ class Together(L.LightningModule):
         return _Optimizers(self.stack, self._step_members)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        terms = self.stack(batch, self.step)
+        losses, terms = self.stack(batch, self.step)
         self._add("train", terms)
-        return terms["loss"].mean(1).sum()
+        return losses.sum()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         with fixed_noise(self.device, batch_idx):  # as VAEModule's validation does
-            self._add("val", self.stack(batch, None))
+            self._add("val", self.stack(batch, None)[1])
 
     def _add(self, split: str, terms: dict[str, Tensor]) -> None:
         each = {name: term.detach().unbind() for name, term in terms.items()}
@@ -175,17 +182,17 @@ def _rehearse(members: list[Member]) -> None:
         with torch.set_grad_enabled(training):
             try:
                 with fixed_noise(cpu):
-                    terms = stack(batch, step)
+                    losses, terms = stack(batch, step)
                     if training:
-                        terms["loss"].mean(1).sum().backward()
+                        losses.sum().backward()
             except Exception as error:
                 raise UserError(_refusal(error)) from error
             for i, module in enumerate(alone):
                 with fixed_noise(cpu):
-                    own = module(batch, step)
+                    loss, own = module(batch, step)
                     if training:
-                        own["loss"].mean().backward()
-                _compare(stack, i, module, terms, own)
+                        loss.backward()
+                _compare(stack, i, module, {**terms, "loss of the step": losses}, {**own, "loss of the step": loss})
 
 
 def _refusal(error: Exception) -> str:

@@ -28,7 +28,7 @@ def training(folder: Path) -> list["Image"]:
     if tag is None:
         raise UserError(f"{folder} has no event files with pictures of its training, and the animation needs them")
     metrics = json.loads((folder / "metrics.json").read_text())
-    epochs, steps = metrics["epochs"], metrics["steps"]
+    epochs, steps = metrics["epochs"], max(metrics["steps"], 1)
     drawn = {event.step: event.encoded_image_string for event in events.Images(tag)}
     pictures = {step: Image.open(io.BytesIO(drawn[step]), formats=["PNG"]).convert("L") for step in sorted(drawn)}
     width, height = (max(picture.size[side] for picture in pictures.values()) for side in range(2))

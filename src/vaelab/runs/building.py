@@ -47,7 +47,10 @@ def build_callbacks(cfg: DictConfig) -> list[Any]:
 def fill_in(cfg: DictConfig, data: "MNISTDataModule", callbacks: Sequence[Any]) -> None:
     """Write the settings that depend on the loaded data into the config."""
     cfg.data.used = data.name
-    cfg.trainer.max_epochs = epochs(cfg, batches(cfg, len(data.train_dataloader())), callbacks)
+    count = batches(cfg, len(data.train_dataloader()))
+    if cfg.trainer.accumulate_grad_batches > count:
+        raise UserError(f"trainer.accumulate_grad_batches={cfg.trainer.accumulate_grad_batches}: an epoch has {count}")
+    cfg.trainer.max_epochs = epochs(cfg, count, callbacks)
     if data.val_size == 0:
         cfg.trainer.limit_val_batches = 0
 

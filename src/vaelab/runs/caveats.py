@@ -45,7 +45,7 @@ def find_caveats(
         )
     if model.prior is None:
         found.append("This model has no prior over its codes, so it cannot draw samples.")
-    elif cfg["objective"]["_target_"] == "vaelab.objectives.Reconstruction":
+    elif (cfg.get("objective") or {}).get("_target_") == "vaelab.objectives.Reconstruction":
         found.append(
             "Training does not fit the codes of an autoencoder to the prior, so samples of the prior are noise: "
             "generate.py kind=samples density=gmm (or density=flow) fits a density to the codes."

@@ -5,7 +5,6 @@ scheduler of torch, or a callback, a logger or the Trainer of Lightning. A confi
 references to other files, raises UserError.
 """
 
-import contextlib
 import importlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -26,7 +25,6 @@ RENAMED = {  # classes of version 0.1
     "vaelab.posteriors.Flow": "vaelab.posteriors.FlowPosterior",
     "vaelab.posteriors.PowerSpherical": "vaelab.posteriors.Hyperspherical",
     "vaelab.priors.Flow": "vaelab.priors.FlowPrior",
-    "vaelab.training.Figures": "vaelab.training.Pictures",
 }
 
 
@@ -50,6 +48,8 @@ def read_config(folder: Path, resuming: bool = False) -> DictConfig:
     wholes = [plain.get(part) for part in ("model", "data")] if isinstance(cfg, DictConfig) else [None]
     if not isinstance(cfg, DictConfig) or not all(isinstance(part, dict) and "_target_" in part for part in wholes):
         raise UserError(f"{path} is not the config of a run: it has no model and data")
+    if resuming and "module" not in plain:
+        raise UserError(f"{path} is from vaelab 0.1, which trained in another way: start a new run")
     for key, value in settings(plain):
         if key in ("defaults", "hydra") or (isinstance(value, str) and "${" in value):  # it could add a `_target_`
             raise UserError(f"{path} is not the config of a run: its {key} is {value}, but all values must be plain")
@@ -60,8 +60,6 @@ def read_config(folder: Path, resuming: bool = False) -> DictConfig:
             value = RENAMED[value]
         built = key.startswith(("model.", "data.", "objective."))
         if built or resuming:
-            if value == "vaelab.training.FastTrainer":
-                raise UserError(f"{path} is from vaelab 0.1 and its Trainer no longer exists: start a new run")
             _check_target(value, path, MODULES.get(key, ALLOWED[:1] if built else ALLOWED))
     return cfg
 
@@ -77,9 +75,6 @@ def saved_config(folder: Path, overrides: Sequence[str] = ()) -> DictConfig:
         raise UserError(f"{folder} is an exported model, which has no checkpoints: resume the run itself")
     with initialize_config_dir(str(folder.absolute()), version_base="1.3"):
         cfg = compose("config", list(overrides))
-    for key, value in settings(saved):
-        if key.endswith("_target_") and OmegaConf.select(cfg, key) in RENAMED:
-            OmegaConf.update(cfg, key, value)
     before, after = dict(settings(saved)), dict(settings(cfg))
     for key in before | after:
         old, new, group = before.get(key), after.get(key), key.split(".")[0]
@@ -117,7 +112,11 @@ def _check_target(target: Any, path: Path, allowed: tuple[str, ...]) -> None:
     found = None
     if isinstance(target, str) and target.startswith(("vaelab.", "torch.optim.", "lightning.pytorch.")):
         module, _, name = target.rpartition(".")
-        with contextlib.suppress(Exception):  # a module that cannot be imported does not have the class
-            found = getattr(importlib.import_module(module), name)
+        try:
+            found = getattr(importlib.import_module(module), name, None)
+        except ModuleNotFoundError as error:
+            if not f"{module}.".startswith(f"{error.name}."):  # a bug in a module that exists
+                raise
     if not isinstance(found, type) or not f"{found.__module__}.".startswith(allowed):
-        raise UserError(f"{path} names {target}, which is not a class of {', '.join(allowed)}: it is not run")
+        packages = ", ".join(name.rstrip(".") for name in allowed)
+        raise UserError(f"{path} names {target}, which is not a class of {packages}: it is not run")

@@ -6,33 +6,37 @@
 | run.json | each start: command, overrides, versions, git state, machine |
 | train.log | the messages of the run, with their times |
 | metrics.json | the metrics of train.py, with their protocol |
-| weights.pt | the state dict of the model with its best weights |
+| weights.pt | the state dict of the model, with the weights that were tested |
 | checkpoints/ | best.ckpt and last.ckpt |
 | pictures/ | the latest pictures |
 | events.out.* | the curves and pictures for TensorBoard |
 | evaluation.json | the metrics of evaluate.py, with their protocol |
 """
 
+import contextlib
 import json
 import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from vaelab.errors import UserError
 from vaelab.files import write_atomically, write_plain
-from vaelab.runs.log import log, rank
+from vaelab.runs.log import log, rank, shown
 
 if TYPE_CHECKING:
     from vaelab.training import VAEModule
 
+LOCK = ".lock"
 PACKAGES = ("vaelab", "torch", "torchvision", "lightning", "hydra-core", "omegaconf", "tensorboard", "numpy")
 
 
@@ -59,6 +63,33 @@ def read_pictures(run: Path, name: str) -> bytes | None:
     """The PNG of a picture in a run's folder, or None if it does not exist."""
     paths = (run / folder / f"{name}.png" for folder in ("pictures", "figures"))  # the second is from version 0.1
     return next((path.read_bytes() for path in paths if path.is_file()), None)
+
+
+@contextlib.contextmanager
+def held(folder: Path, new: bool) -> Iterator[None]:
+    """Hold a run's folder, so that no other process writes to it meanwhile.
+
+    Raises UserError if another process holds it, or if it already has a run that a `new` one would replace.
+    """
+    if rank() > 0:
+        yield
+        return
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(f"{shown(folder)} is in use: another process trains this run") from None
+    try:
+        if new and (folder / "config.yaml").is_file():
+            name = shown(folder)
+            raise UserError(
+                f"{name} has a run already: resume={name} continues it, another hydra.run.dir starts a new one"
+            )
+        yield
+    finally:
+        lock.release()
+        if [path.name for path in folder.iterdir()] == [LOCK]:  # nothing was written
+            (folder / LOCK).unlink()
 
 
 def record_start(folder: Path, cfg: DictConfig) -> None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Run(NamedTuple):
-    """A finished run: its folder and config, the model with its best weights, and the data of its training."""
+    """A finished run: its folder and config, the model with the tested weights, and the data of its training."""
 
     folder: Path
     cfg: DictConfig
@@ -68,7 +68,7 @@ def open_run(folder: Any, root: str | None = None, device: str = "auto", like: R
 
 
 def load_run(folder: str | Path) -> Any:
-    """The model of a run's folder, or of an export, with its best weights, in evaluation mode on the CPU.
+    """The model of a run's folder, or of an export, with the weights that were tested, in evaluation mode on the CPU.
 
     Nothing in the folder is executed. Raises UserError if it is not a finished run, if its config names a class outside
     this package, or if its weights are damaged or belong to another model.
@@ -100,7 +100,7 @@ def _built(part: DictConfig, folder: Path) -> Any:
 
 
 def _read_weights(folder: Path) -> "tuple[Path, dict[str, Tensor]]":
-    """The file of the best weights, and the state dict in it. Nothing in the file is executed."""
+    """The file of the weights, and the state dict in it. Nothing in the file is executed."""
     import torch
 
     path = folder / "model.safetensors"
@@ -137,7 +137,8 @@ def last_checkpoint(folder: Path, module: "VAEModule", cfg: DictConfig) -> tuple
     path = folder / "checkpoints" / "last.ckpt"
     if not path.is_file():
         raise UserError(
-            f"{folder} cannot be resumed: it has no checkpoints/last.ckpt (runs that are trained together have none)"
+            f"{folder} cannot be resumed: it has no checkpoints/last.ckpt (runs that are trained together, or for no "
+            "epoch, have none)"
         )
     checkpoint = read_plain(path)
     try:
@@ -153,5 +154,5 @@ def last_checkpoint(folder: Path, module: "VAEModule", cfg: DictConfig) -> tuple
     for name, (done, most) in ends.items():
         if 0 < most <= done and (folder / "metrics.json").exists():
             what = f"all of its {done:,} {name.removeprefix('max_')}"
-            raise UserError(f"{shown(folder)} is complete, {what}: set trainer.{name}={2 * done} to continue")
+            raise UserError(f"{shown(folder)} is complete, {what}: set trainer.{name} above {done} to continue")
     return path, step + 1

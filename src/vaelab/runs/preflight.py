@@ -42,10 +42,16 @@ def check_config(cfg: DictConfig) -> None:
             raise UserError(f"trainer.{name} is set elsewhere: {place}")
     for name in ("max_epochs", "log_every_n_steps", "accumulate_grad_batches", "limit_train_batches"):
         value = cfg.trainer.get(name)
-        if name == "limit_train_batches" and type(value) is float:
+        if name == "limit_train_batches" and type(value) is float and value:
             checks.share(**{f"trainer.{name}": value})
         elif value is not None and not (name == "max_epochs" and value == -1 and cfg.trainer.max_steps > 0):
             checks.whole(0 if name == "max_epochs" else 1, **{f"trainer.{name}": value})
+    if cfg.trainer.get("limit_test_batches") == 0:
+        raise UserError("trainer.limit_test_batches=0: a run ends with its test, so leave some test images")
+    if cfg.trainer.get("gradient_clip_val") is not None:
+        checks.positive(**{"trainer.gradient_clip_val": cfg.trainer.gradient_clip_val})
+    if "lr" in cfg.optimizer:
+        checks.positive(**{"optimizer.lr": cfg.optimizer.lr})
     if str(cfg.trainer.precision) not in ("32", "16", "64", "bf16"):  # Lightning's short forms
         checks.one_of(PRECISIONS, **{"trainer.precision": cfg.trainer.precision})
     gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
@@ -79,6 +85,8 @@ def check_config(cfg: DictConfig) -> None:
         if isinstance(callback, str):
             raise UserError(f"callbacks.{name}={callback}: name a class with callbacks.{name}._target_={callback}")
         monitor = str((callback or {}).get("monitor"))
+        if "patience" in (callback or {}):
+            checks.whole(0, **{f"callbacks.{name}.patience": callback.patience})
         if zeros and (monitor == "auto" or monitor.startswith("val/")):
             raise UserError(
                 f"callbacks.{name} has monitor={monitor}, but {zeros[0]}=0 leaves no validation images: "

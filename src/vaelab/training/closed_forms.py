@@ -28,10 +28,9 @@ class AverageLoss(Callback):
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         objective, likelihood = pl_module.objective, pl_module.model.likelihood
-        log_scale: Any = getattr(likelihood, "log_scale", None)
-        fixed = isinstance(likelihood, Gaussian) and log_scale is not None and not log_scale.requires_grad
+        fixed = isinstance(likelihood, Gaussian) and "log_scale" in dict(likelihood.named_buffers())
         plain = isinstance(objective, ELBO) and objective.beta == 1 and not objective.free_bits
-        if not (fixed and plain and math.isclose(2 * log_scale, -math.log(2), rel_tol=1e-5)):
+        if not (fixed and plain and math.isclose(2 * likelihood.log_scale, -math.log(2), rel_tol=1e-5)):
             needed = "model/likelihood=gaussian with scale sqrt(1/2), objective=elbo, beta 1 and no free bits"
             raise UserError(f"callbacks.average_loss computes squared error + KL from nats, which needs {needed}")
 

@@ -83,6 +83,10 @@ class Metrics:
         window, sums.window = sums.window, {}
         return self._means("train", window), window.get("images", 0.0)
 
+    def result(self, monitor: str | None) -> float:
+        """The metric that a run returns: the monitored one, otherwise the loss of training, otherwise of the test."""
+        return next(self.latest[name] for name in (monitor, "train/loss", "test/loss") if name in self.latest)
+
     def epoch(self, split: str, trainer: Any) -> dict[str, float]:
         """The means per image over the epoch so far and over all processes."""
         sums = self.sums[split]

@@ -34,8 +34,8 @@ def rehearse(model: Any, objective: Objective) -> None:
     model, objective = copy.deepcopy((model, objective))
     x = torch.zeros(2, *model.image_shape)
     y = labels(model, torch.zeros(2, dtype=torch.long))
-    parts = [(part, getattr(model, part, None)) for part in ("posterior", "prior")]
-    names = ", ".join(f"{part} {type(module).__name__}" for part, module in parts if module is not None) or "no prior"
+    parts = [(name, part) for name, part in model.named_children() if name in ("posterior", "prior", "likelihood")]
+    names = ", ".join(f"{name} {type(part).__name__}" for name, part in parts) or "no parts"
     pair = f"objective {type(objective).__name__} does not go with {type(model).__name__} ({names})"
     with fixed_noise(x.device):
         try:

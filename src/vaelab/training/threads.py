@@ -9,6 +9,7 @@ import joblib
 import torch
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # from malloc.h
+USERS_CHOICE, ALL_THREADS = "OMP_NUM_THREADS" in os.environ, torch.get_num_threads()
 FINE = 1 + 2**-12  # a float32 number that bfloat16 rounds to 1
 
 
@@ -26,8 +27,9 @@ def tune(device: torch.device, processes: int = 1) -> None:
     """
     if device.type != "cpu":
         return
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(min(torch.get_num_threads(), max(1, joblib.cpu_count() // processes)))
+    if not USERS_CHOICE:
+        torch.set_num_threads(min(ALL_THREADS, max(1, joblib.cpu_count() // processes)))
+        os.environ["OMP_NUM_THREADS"] = str(torch.get_num_threads())  # otherwise Lightning's launchers choose again
     os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
     if platform.libc_ver()[0] == "glibc":
         library = ctypes.CDLL(None)
