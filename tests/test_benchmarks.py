@@ -69,7 +69,7 @@ def test_the_floor_is_every_product_forward_and_backward(
     with torch.profiler.profile(acc_events=True) as profile:
         loops.products(o, loops.Stopwatch(tmp_path, "cpu"))
     counts = {event.key: event.count for event in profile.key_averages()}
-    steps = 6  # of two epochs; three products a layer, but two of the first, whose input needs no gradient
+    steps = 6  # a step has three products per layer, but two for the first, as its input needs no gradient
     assert counts["aten::mm"] == steps * matrices
     assert counts.get("aten::convolution_backward", 0) == steps * convolutions
     assert len(json.loads((tmp_path / "times.json").read_text())["laps"]) == 3
@@ -112,7 +112,7 @@ def test_models_together_and_in_turn_take_the_same_steps() -> None:
         weights.append([member.state_dict() for member in members])
     first, second = weights
     assert not torch.equal(first[0]["model.decoder.layers.2.bias"], first[1]["model.decoder.layers.2.bias"])
-    for name in first[0]:  # the second model alone draws other noise
+    for name in first[0]:  # the second model's noise differs between the two ways
         torch.testing.assert_close(second[0][name], first[0][name], rtol=0, atol=1e-6)
     row = together.compare(2, 8, "cpu", steps=1, rounds=2)
     members, hidden, one, turn, batched, ratio, _ = row.strip("| ").split(" | ")

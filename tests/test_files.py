@@ -7,7 +7,7 @@ from vaelab.files import write_atomically, write_plain
 
 
 class Full:
-    """A file on a full disk: half of the content goes in."""
+    """A file on a full disk, which writes half of the content and then fails."""
 
     def __init__(self, file: object) -> None:
         self.file = file

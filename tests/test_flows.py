@@ -1,4 +1,4 @@
-"""Normalising flows: change of variables against autograd's Jacobian, densities against their integrals."""
+"""The log-determinants of flows agree with autograd's Jacobian, and their densities integrate to one."""
 
 import pytest
 import torch
@@ -44,7 +44,7 @@ def test_density_integrates_to_one(kind: str) -> None:
 
 
 def test_flows_are_more_than_gaussians() -> None:
-    """The transforms do something: without them the test above would say nothing."""
+    """The transforms change the density, otherwise the integral would say nothing about flows."""
     q = FlowPosterior(4, 2)(torch.randn(1, 4))
     z = q.sample((9, 1)).squeeze(1)
     assert not torch.allclose(q.log_prob(z), q.base.log_prob(z), atol=1e-2)

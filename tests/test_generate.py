@@ -1,4 +1,4 @@
-"""python generate.py: every kind of picture from a finished run, what its file holds, and every refusal's sentence."""
+"""`python generate.py` draws every kind of picture, stores its command, and refuses wrong input."""
 
 import io
 import shutil
@@ -23,7 +23,7 @@ from vaelab.evaluation import densities
 Command = Callable[..., tuple[str | int | None, str]]
 Draw = Callable[..., str | None]
 SMALL = ("model.encoder.hidden=[16]", "callbacks.pictures.num_samples=4")
-MODELS = {  # of the runs that are drawn
+MODELS = {  # sizes of the models that are drawn
     "deep": ("model.latent_dim=5",),
     "plane": ("model.latent_dim=2",),
     "conditional": ("model.latent_dim=2", "model.num_classes=10"),
@@ -41,7 +41,7 @@ MODELS = {  # of the runs that are drawn
 
 @pytest.fixture(scope="session")
 def finished(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of runs: "deep" was trained and resumed, the others hold weights as they start."""
+    """A folder of runs: "deep" was trained and resumed, and the others hold initial weights."""
     from hydra.utils import instantiate
 
     folder = tmp_path_factory.mktemp("runs")
@@ -64,7 +64,7 @@ def finished(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture, finished: Path) -> Command:
-    """python generate.py with arguments, in this process, where the runs lie: the message, and what was printed."""
+    """Runs `python generate.py` in the folder of runs: returns the exit code or message, and the printed text."""
     monkeypatch.chdir(finished)
 
     def run(*arguments: str) -> tuple[str | int | None, str]:
@@ -89,9 +89,9 @@ def defaults() -> DictConfig:
 
 @pytest.fixture
 def draw(monkeypatch: pytest.MonkeyPatch, defaults: DictConfig, finished: Path) -> Draw:
-    """The same without Hydra, which takes longer than a picture: what is wrong, or None."""
+    """Runs generate.py without Hydra, which is slow: returns the error message, or None."""
     monkeypatch.chdir(finished)
-    monkeypatch.setattr(densities.flow, "__defaults__", (0, 3, 32))  # three steps
+    monkeypatch.setattr(densities.flow, "__defaults__", (0, 3, 32))  # three training steps
 
     def run(*arguments: str) -> str | None:
         monkeypatch.setattr(sys, "argv", ["generate.py", *arguments])
@@ -131,7 +131,7 @@ PICTURES = [
 
 
 def metadata(path: Path) -> tuple[str, str]:
-    """Command and description."""
+    """The command and the description in a picture file."""
     if path.suffix == ".svg":
         text = path.read_text()
         parts = (text.split(f"<dc:{name}>")[1].split(f"</dc:{name}>")[0] for name in ("source", "description"))
@@ -190,7 +190,7 @@ def test_seed_chooses_the_test_images(draw: Draw, finished: Path) -> None:
 
 
 def test_animation_has_a_frame_for_each_picture_that_was_logged(draw: Draw, finished: Path) -> None:
-    """Of a run that was resumed, at an epoch that both of its event files hold."""
+    """The run was resumed, so two event files hold its pictures."""
     run = finished / "deep"
     assert len(list(run.glob("events.out.*"))) > 1
     events = EventAccumulator(str(run), {"images": 0})
@@ -208,7 +208,7 @@ def test_animation_has_a_frame_for_each_picture_that_was_logged(draw: Draw, fini
         picture = Image.open(io.BytesIO(logged[step])).convert("L")
         assert frame.size == (picture.width, picture.height + 30)
         shown = frame.crop((0, 30, *frame.size))
-        assert max(abs(a - b) for a, b in zip(shown.tobytes(), picture.tobytes(), strict=True)) <= 3  # a palette
+        assert max(abs(a - b) for a, b in zip(shown.tobytes(), picture.tobytes(), strict=True)) <= 3  # GIF has a palette
         line = frame.crop((0, 27, frame.width, 28)).tobytes()
         assert abs(sum(pixel < 128 for pixel in line) - frame.width * step / 9) <= 1
 
@@ -274,7 +274,7 @@ REFUSALS = [
 @pytest.mark.parametrize(("settings", "sentence"), REFUSALS)
 def test_refusal(draw: Draw, finished: Path, settings: str, sentence: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if "label" in settings:
-        monkeypatch.delattr(densities, "codes")  # nothing is fitted first
+        monkeypatch.delattr(densities, "codes")  # the refusal comes before a slow fit
     before = sorted(finished.rglob("generated/*"))
     wrong = draw(*settings.split())
     assert str(wrong).startswith(sentence)

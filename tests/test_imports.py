@@ -1,4 +1,4 @@
-"""Who may import whom: models know nothing of objectives, Lightning or Hydra."""
+"""Modules import only from lower layers: models do not import objectives, Lightning or Hydra."""
 
 import ast
 import contextlib
@@ -18,13 +18,13 @@ SRC = ROOT / "src"
 HEAVY = ("lightning", "hydra", "omegaconf", "torchvision", "matplotlib", "tensorboard", "mlxtend", "zuko", "joblib")
 PARTS = ("networks", "posteriors", "priors", "likelihoods", "flows", "joint")
 FLOOR = ("errors", "checks", "noise", "interfaces", "files", "distributions", "pixels", "trace")
-# What a module may import of this package, by the first name below vaelab: the layers, from the bottom
+# The modules of this package that each module may import, by the first name below vaelab, from the bottom
 MAY = {
     **dict.fromkeys(FLOOR, FLOOR),
     **{part: (part, *FLOOR) for part in PARTS},
     "posteriors": ("posteriors", "flows", "joint", *FLOOR),
     "priors": ("priors", "flows", "joint", *FLOOR),
-    "models": ("models", "posteriors", *FLOOR),  # a ladder is made of one kind of posterior
+    "models": ("models", "posteriors", *FLOOR),  # a ladder uses diagonal Gaussian posteriors
     "objectives": ("objectives", *FLOOR),
     "linear": ("linear", *FLOOR),
     "evaluation": ("evaluation", "linear", "flows", *FLOOR),
@@ -37,7 +37,7 @@ MAY = {
     "extensions": ("extensions", "runs", "training", "data", *FLOOR),
     "": ("runs",),  # vaelab/__init__.py
 }
-# What is absent once a module is imported: what it has no use for, and what it imports only when it needs it
+# Packages that importing a module must not load, because it does not use them or imports them later
 ABSENT = {
     "trace": HEAVY,
     **dict.fromkeys(PARTS, HEAVY),
@@ -56,7 +56,7 @@ MODULES = {path: ".".join(path.relative_to(SRC).with_suffix("").parts) for path 
 
 
 def imported(path: Path, everywhere: bool) -> set[str]:
-    """The modules of this package that a file imports: everywhere in it, or when it is imported itself."""
+    """The modules of this package that a file imports, anywhere in it or only at its top level."""
     tree, names = ast.parse(path.read_text()), set()
     lazy = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
     lazy += [node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)]
@@ -83,8 +83,8 @@ def test_no_module_imports_upwards(path: Path) -> None:
 def test_there_is_no_import_circle() -> None:
     graph = {name.removesuffix(".__init__"): imported(path, everywhere=False) for path, name in MODULES.items()}
     graph = {name: found - {name} for name, found in graph.items()}
-    graph["vaelab"] = set()  # it imports nothing before it is asked to
-    # a package imports its own modules, and they may import each other, but not the package
+    graph["vaelab"] = set()  # vaelab/__init__.py imports lazily
+    # modules of a package may import each other, but not the package
     assert list(graphlib.TopologicalSorter(graph).static_order())
 
 
@@ -148,7 +148,7 @@ def test_help_and_mistakes_come_before_slow_imports(argument: str, absent: tuple
 SOURCES = sorted(ROOT.glob("src/**/*.py")) + sorted(ROOT.glob("*.py"))
 
 
-DOCUMENTED = ("_target_", "_partial_", "_asdict")  # of Hydra's configs and Python's named tuples
+DOCUMENTED = ("_target_", "_partial_", "_asdict")  # public names of Hydra's configs and Python's named tuples
 
 
 def private(name: str) -> bool:
@@ -156,7 +156,7 @@ def private(name: str) -> bool:
 
 
 def uses(tree: ast.AST) -> Iterator[str]:
-    """Private names that a file imports from other packages, or reads or sets on anything but its own self."""
+    """Private names that a file imports from other packages, or uses on anything except self."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if any(map(private, alias.name.split("."))))
@@ -184,11 +184,11 @@ def test_the_walk_finds_what_it_looks_for() -> None:
     assert not list(uses(ast.parse("import torch.nn; self._x = 1; from vaelab.runs import _y; a.__dict__")))
 
 
-PROTECTED = ("_validate_args", "_validate_sample", "_extended_shape")  # torch's, for those who write a Distribution
+PROTECTED = ("_validate_args", "_validate_sample", "_extended_shape")  # torch documents these for subclasses of Distribution
 
 
 def kept_by(base: type) -> set[str]:
-    """The names that a class has, and those that its constructor sets on self, where it needs no argument."""
+    """The names of a class, and those that its constructor sets on self if it needs no argument."""
     made: dict = {}
     with warnings.catch_warnings(), contextlib.suppress(TypeError):
         warnings.simplefilter("ignore")
@@ -200,7 +200,7 @@ def kept_by(base: type) -> set[str]:
     "path", sorted(ROOT.glob("src/vaelab/**/*.py")), ids=lambda p: str(p.relative_to(ROOT / "src"))
 )
 def test_no_private_name_of_a_foreign_base_class_is_used(path: Path) -> None:
-    """Neither defined in the class, nor read from or set on self."""
+    """No class defines such a name, or reads or sets it on self."""
     name = ".".join(path.relative_to(ROOT / "src").with_suffix("").parts).removesuffix(".__init__")
     tree, module = ast.parse(path.read_text()), importlib.import_module(name)
     for node in tree.body:

@@ -1,4 +1,4 @@
-"""What parts may offer is found if they offer it, and has a default if they do not."""
+"""Optional features of parts are found if they exist, and otherwise have a default."""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""Codes of independent blocks: their densities multiply, and their sizes add up."""
+"""The densities of independent blocks multiply, and their sizes and rates add up."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""Likelihoods are densities: sums and integrals to one, and the squared-error identity."""
+"""Likelihoods sum or integrate to one, and a Gaussian likelihood gives the squared error."""
 
 import itertools
 import math
@@ -99,7 +99,7 @@ def test_continuous_bernoulli_has_a_floor() -> None:
 
 
 def test_continuous_bernoulli_mean() -> None:
-    """1 / (1 - exp(-a)) - 1 / a for logits a, by its series near zero, where both terms are large."""
+    """The mean is 1 / (1 - exp(-a)) - 1 / a for logits a, and a series replaces it near zero."""
     logits = torch.linspace(-1, 1, 20_001)
     a = logits.double()
     exact = torch.where(a.abs() < 0.02, 0.5 + a / 12 - a**3 / 720, -1 / torch.expm1(-a) - 1 / a)

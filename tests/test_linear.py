@@ -1,4 +1,4 @@
-"""Closed forms against the project's own model, on images of a known spectrum and on MNIST."""
+"""Closed forms agree with the project's own model, on images with known eigenvalues and on MNIST."""
 
 import math
 from functools import partial
@@ -27,7 +27,7 @@ EIGENVALUES = torch.tensor([4.0, 2.0, 1.0, *torch.linspace(0.3, 0.1, 17)], dtype
 
 @pytest.fixture
 def images() -> Tensor:
-    """500 images whose covariance has these very eigenvalues."""
+    """500 images with a covariance that has exactly the eigenvalues above."""
     white = torch.randn(500, 20, dtype=torch.float64)
     white = torch.linalg.qr(white - white.mean(0)).Q * math.sqrt(500)
     basis = torch.linalg.qr(torch.randn(20, 20, dtype=torch.float64)).Q
@@ -35,7 +35,7 @@ def images() -> Tensor:
 
 
 def linear_vae(state: dict[str, Tensor]) -> VAE:
-    """model/network=linear, with these weights."""
+    """A VAE with model/network=linear and these weights."""
     learned = "likelihood.log_scale" in state
     encoder, decoder = (partial(network, hidden=[]) for network in (MLPEncoder, MLPDecoder))
     posterior, scale = (DiagonalGaussian, "learned") if learned else (PointMass, math.sqrt(0.5))
@@ -90,7 +90,7 @@ def test_log_likelihood_is_that_of_the_marginal_anywhere(images: Tensor) -> None
 
 
 def test_ppca_is_a_stationary_point_of_the_elbo(images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without noise: log p(x | z) is quadratic in z, so its mean over q is that over 2 D cubature points."""
+    """The mean of log p(x | z), quadratic in z, is exact with 2 D cubature points instead of noise."""
     points = math.sqrt(D) * torch.cat([torch.eye(D), -torch.eye(D)]).unsqueeze(1)  # (2 D, 1, D)
     monkeypatch.setattr(Normal, "rsample", lambda q, _: q.loc + q.scale * points)
     vae = linear_vae(linear.ppca(images, D))
@@ -102,7 +102,7 @@ def test_ppca_is_a_stationary_point_of_the_elbo(images: Tensor, monkeypatch: pyt
 
 
 def test_noise_needs_variance() -> None:
-    few = torch.randn(3, *SHAPE)  # around their mean they span two dimensions
+    few = torch.randn(3, *SHAPE)  # three images span two dimensions around their mean
     with pytest.raises(ValueError, match="latent_dim=2 leaves no variance for the noise of 3 images"):
         linear.ppca(few, 2)
 

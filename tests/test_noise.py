@@ -1,4 +1,4 @@
-"""Fixed noise depends on its seed alone, and leaves torch's stream of random numbers as it was."""
+"""Fixed noise depends only on its seed, and does not change torch's random state."""
 
 import torch
 
@@ -18,7 +18,7 @@ def test_noise_depends_on_the_seed_alone() -> None:
     assert not torch.equal(noise(2), first)
     with fixed_noise(CPU, 1):
         torch.randn(7)
-        assert torch.equal(noise(1), first)  # also inside another
+        assert torch.equal(noise(1), first)  # also if nested
 
 
 def test_the_stream_goes_on_as_if_nothing_had_been_drawn() -> None:

@@ -1,4 +1,4 @@
-"""Every notebook runs from top to bottom, in time, and was committed with the outputs of such a run.
+"""Every notebook runs from top to bottom in limited time, and was committed with such outputs.
 
 `python tests/test_notebooks.py` runs them all and renews their outputs.
 """
@@ -21,17 +21,17 @@ METADATA = {
 
 
 def execute(path: Path) -> NotebookNode:
-    """The notebook after a run in a fresh kernel; CellExecutionError names the cell that fails."""
+    """Run a notebook in a fresh kernel and return it; CellExecutionError names the cell that fails."""
     notebook = nbformat.read(path, as_version=4)
     resources = {"metadata": {"path": str(path.parent)}}
     client = NotebookClient(notebook, timeout=300, record_timing=False, coalesce_streams=True, resources=resources)
     client.execute(env=os.environ | {"OMP_NUM_THREADS": "1"})
-    notebook.metadata = METADATA  # a run notes the version of Python
+    notebook.metadata = METADATA  # a run records the version of Python
     return notebook
 
 
 def outputs(notebook: NotebookNode) -> list[list[str]]:
-    """For each code cell the kinds of its outputs: the name of a stream, or the richest type of a result."""
+    """The kinds of outputs of each code cell: the name of a stream, or the richest type of a result."""
     return [
         [output.get("name") or min(output.data) for output in cell.outputs]  # "image/png" comes before "text/plain"
         for cell in notebook.cells
@@ -49,7 +49,7 @@ def test_runs_and_leaves_what_was_committed(path: Path) -> None:
     executed = execute(path)
     after = os.times()
     cpu = after.children_user + after.children_system - before.children_user - before.children_system
-    assert 1 < cpu < 90  # seconds of one core, whatever else the machine does meanwhile
+    assert 1 < cpu < 90  # CPU seconds, which do not depend on the load of the machine
     committed = nbformat.read(path, as_version=4)
     assert outputs(committed) == outputs(executed)
     assert set().union(*outputs(committed)) == {"stdout", "image/png"}

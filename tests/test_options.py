@@ -1,4 +1,4 @@
-"""Every option of every group composes, instantiates, takes steps and draws: a new YAML file is a test case already."""
+"""Every option of every group composes, trains and draws pictures; a new YAML file is tested at once."""
 
 import json
 import math
@@ -23,7 +23,7 @@ OPTIONS = sorted(
     if path.parent != CONFIGS and path.parent.parts[len(CONFIGS.parts)] not in ("hydra", "experiment", "trainer")
 )
 EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
-COMPANIONS = {  # what an option does not go without
+COMPANIONS = {  # options that an option needs
     "model/posterior=point_mass": ["objective=reconstruction"],
     "model/posterior=categorical": ["model/prior=uniform_categorical"],
     "model/prior=uniform_categorical": ["model/posterior=categorical"],
@@ -39,7 +39,7 @@ TRAINERS = sorted(path.stem for path in (CONFIGS / "trainer").glob("*.yaml"))
 
 @pytest.fixture
 def moved(monkeypatch: pytest.MonkeyPatch) -> dict[str, bool]:
-    """Every trainable parameter of the runs of a test, and whether a gradient reached it."""
+    """Records for each trainable parameter of a test's runs whether a gradient reached it."""
     reached: dict[str, bool] = {}
 
     def on_before_optimizer_step(self: VAEModule, _: object) -> None:
@@ -72,7 +72,7 @@ def test_option(
     config: Compose, tmp_path: Path, data_root: Path, option: str, monkeypatch: pytest.MonkeyPatch, moved: dict
 ) -> None:
     overrides = [option, *COMPANIONS.get(option, [])]
-    if option.startswith("data="):  # other data sets lie in other folders, and the small files have other checksums
+    if option.startswith("data="):  # other data sets have other folders, so copy the small files
         dataset = config(option).data.dataset
         monkeypatch.setattr(files, "reachable", lambda *_: ())
         if dataset not in ("MNIST", "MNIST-5k"):
@@ -90,7 +90,7 @@ def test_option(
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_experiment(config: Compose, tmp_path: Path, experiment: str, moved: dict) -> None:
-    """Runs of two epochs in one go and in two end with the same weights, discriminators and codebooks included."""
+    """One run of two epochs equals a resumed one, including discriminators and codebooks."""
     text = (CONFIGS / "experiment" / f"{experiment}.yaml").read_text()
     assert all(word in text.split("\n\n")[0] for word in ("Expected:", "Time:"))
     assert len(text.splitlines()) <= 15
@@ -123,7 +123,7 @@ def test_gpu_trainer(config: Compose, tmp_path: Path) -> None:
 
 
 def test_images_of_another_size(config: Compose, tmp_path: Path) -> None:
-    """The image's size stands in one place."""
+    """Images of another size need only data.image_shape."""
     import numpy as np
 
     images = np.random.default_rng(0).integers(0, 256, (60, 12, 20))
@@ -171,7 +171,7 @@ def test_class_conditioning_from_the_command_line(config: Compose, tmp_path: Pat
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )  # fmt: skip
 def test_parts_that_do_not_go_together(config: Compose, tmp_path: Path, overrides: list, sentence: str) -> None:
-    """They fail before any data is fetched, with a sentence that names both."""
+    """The error comes before any data is loaded, with a sentence that names the parts."""
     with pytest.raises((ValueError, InstantiationException)) as error:
         train(config(*overrides, f"data.root={tmp_path}", "data.allow_subset=false"), tmp_path)
     text = f"{error.value} {error.value.__cause__}"

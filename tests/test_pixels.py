@@ -1,4 +1,4 @@
-"""Distributions of pixels sum or integrate to one, with the right means and samples, however large their logits are."""
+"""Pixel distributions sum or integrate to one and have the right means, also for large logits."""
 
 import math
 
@@ -14,9 +14,9 @@ LOGITS = torch.tensor([-80.0, -40.0, -16.0, -3.0, -0.3, -1e-3, 0.0, 1e-6, 0.02, 
 
 
 def exact(logit: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Points x and weights of a quadrature, and log p(x) = l x - log((e^l - 1) / l), in float64.
+    """The points x and weights of a quadrature, and log p(x) = l x - log((e^l - 1) / l), in float64.
 
-    The points are close together at the end where the density is steep.
+    The points are dense at the end with the steep density.
     """
     nodes, weights = map(torch.from_numpy, np.polynomial.legendre.leggauss(50))
     edges = torch.cat([torch.zeros(1), torch.logspace(-4, 0, 30)]).double()
@@ -47,7 +47,7 @@ def test_continuous_bernoulli(logit: float) -> None:
 
 
 def test_its_gradient_is_finite_and_the_mean_of_its_score_is_zero() -> None:
-    """d log p(x) / dl = x - mean."""
+    """The score is d log p(x) / dl = x - mean."""
     logits = LOGITS.clone().requires_grad_()
     x = torch.rand(len(logits))
     density = TruncatedExponential(logits)

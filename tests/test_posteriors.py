@@ -1,4 +1,4 @@
-"""Posteriors read their features as the docstrings say, and have the right densities."""
+"""Posteriors read their features as documented, and have the right densities."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ def test_diagonal_gaussian_reads_mean_and_log_variance() -> None:
 
 
 def infer(u: torch.Tensor) -> Distribution:
-    """A stand-in encoder: the code's mean is the image's two halves."""
+    """A stand-in for an encoder: the code's mean depends on the means of the image's two halves."""
     mean = u.flatten(1).unflatten(1, (2, -1)).mean(-1) * 4 - 2
     return Independent(Normal(mean, 0.3 + mean.abs() / 4), 1)
 

@@ -12,7 +12,7 @@ PLANE = torch.cartesian_prod(AXIS, AXIS)  # (N, 2)
 
 
 def infer(u: torch.Tensor) -> Distribution:
-    """A stand-in encoder: the code's mean is the image's two halves."""
+    """A stand-in for an encoder: the code's mean depends on the means of the image's two halves."""
     mean = u.flatten(1).unflatten(1, (2, -1)).mean(-1) * 4 - 2
     return Independent(Normal(mean, 0.3 + mean.abs() / 4), 1)
 

@@ -1,4 +1,4 @@
-"""The README is a test: its commands run (the long ones shortened), its Python runs, its part can be added."""
+"""The README's commands run (the long ones shortened), its Python code runs, and its new part trains."""
 
 import importlib
 import json
@@ -74,7 +74,7 @@ def test_training_commands(command: Command, arguments: list[str]) -> None:
 
 @pytest.fixture(scope="module")
 def finished(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Runs with the names that the README gives them, of two dimensions so that all can be drawn."""
+    """Runs with the README's names, and codes of two dimensions so that all pictures can be drawn."""
     folder = tmp_path_factory.mktemp("readme")
     for name, overrides in {"RUN": [], "B": ["seed=1"], "AE": ["experiment=autoencoder"]}.items():
         (folder / "logs" / name).mkdir(parents=True)
@@ -102,7 +102,7 @@ def test_commands_for_a_finished_run(
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
     getattr(importlib.import_module(name), name)(cfg, Path())
     assert capsys.readouterr().out
-    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} != before  # something was written
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} != before  # the command wrote a file
 
 
 def test_tensorboard_serves_the_run(command: Command) -> None:

@@ -1,4 +1,4 @@
-"""Exact checks of the bound on the linear-Gaussian oracle."""
+"""The bound and its terms agree with the linear-Gaussian oracle."""
 
 import math
 
@@ -33,7 +33,7 @@ def test_gap_of_the_bound_is_the_divergence_from_the_exact_posterior() -> None:
 def test_importance_weighted_bound_rises_with_samples_to_the_log_likelihood() -> None:
     oracle = LinearGaussian()
     x, vae = oracle.images(20), oracle.vae(exact=False)
-    log_w = vae(x, num_samples=2**16).log_weight(x)  # a bound of K samples is a mean over independent groups of K
+    log_w = vae(x, num_samples=2**16).log_weight(x)  # the K-sample bound is the mean over independent groups of K samples
     bounds = [
         (log_w.view(-1, k, 20).logsumexp(1) - torch.tensor(float(k)).log()).mean().item() for k in (1, 4, 64, 2**16)
     ]
@@ -74,7 +74,7 @@ def test_a_pair_without_closed_form_never_falls_through() -> None:
 
 
 def test_the_rate_of_gaussians_is_finite_at_any_scale() -> None:
-    """At log variance -90, the variance is zero in float32: torch's own divergence is infinite there."""
+    """At log variance -90, float32's variance is zero, so torch's divergence would be infinite."""
     log_variance = torch.linspace(-160, 80, 25).requires_grad_()
     q = Independent(Normal(torch.full((25,), 0.5), (0.5 * log_variance).exp()), 1)
     p = Independent(Normal(torch.zeros(25), torch.full((25,), 2.0)), 1)

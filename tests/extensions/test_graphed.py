@@ -151,7 +151,7 @@ def test_windows_of_another_size_are_refused_when_resuming(config: Compose, tmp_
         train(cfg, tmp_path / "run")
 
 
-# Replayed steps, with a stand-in for the graph -------------------------------------------------------------------------
+# Replayed steps, with a stand-in for the graph --------------------------------------------------------------------
 
 
 class Graph:

@@ -152,4 +152,4 @@ def test_an_edited_training_step_rules_the_members_too(
     train(config(*SMALL, "optimizer.lr=1e-2"), alone)
     alike(folders[0], alone)
     weights = [torch.load(folder / "weights.pt", weights_only=True) for folder in folders]
-    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])  # the first weights are kept
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])  # no step changed them

@@ -141,7 +141,7 @@ def test_capacity_by_hand(capacity: float) -> None:
     torch.testing.assert_close(t["loss"], t["distortion"] + 7 * abs(t["rate"].mean() - capacity))
     torch.testing.assert_close(t["elbo"], -(t["distortion"] + t["rate"]))
     assert {name: term.shape for name, term in t.items()} == dict.fromkeys(("loss", "elbo", "rate", "distortion"), (8,))
-    assert (t["rate"] - t["rate"].mean()).abs().max() > 0.01  # the capacity holds for the batch's mean, not for each image
+    assert (t["rate"] - t["rate"].mean()).abs().max() > 0.01  # capacity is for the batch's mean
 
 
 @pytest.mark.parametrize(("capacity", "sign"), [(0.0, 1.0), (30.0, -1.0)])

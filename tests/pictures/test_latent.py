@@ -147,7 +147,7 @@ def test_prior_lines_hold_their_share_of_a_gaussian() -> None:
     x[..., 0] = torch.empty(3000, 1, 1).exponential_() - 1
     figure = pictures.prior(Known(), x, torch.zeros(3000))
     pair, alone = figure.axes
-    assert (pair.get_xlabel(), pair.get_ylabel()) == ("$z_{0}$", "$z_{1}$")  # the two dimensions of highest rate, in their order
+    assert (pair.get_xlabel(), pair.get_ylabel()) == ("$z_{0}$", "$z_{1}$")  # the two of highest rate, in order
     assert names(alone.xaxis) == ["$z_{1}$", "$z_{0}$", "$z_{2}$"]
     assert "by rate" in alone.get_xlabel()
     (lines,) = [part for part in pair.collections if hasattr(part, "levels")]
