@@ -142,7 +142,7 @@ def test_full_disk_names_the_file_and_keeps_what_was_written(command: Command, m
     assert (run / "metrics.json").read_text() == before
 
 
-def test_resuming_what_is_no_run(command: Command) -> None:
+def test_resuming_a_folder_that_is_no_run(command: Command) -> None:
     nowhere = "error: nowhere is not a run: no such folder; the folder of a run is needed, such as logs/RUN"
     assert command("resume=nowhere", small=False)[0] == nowhere
     run = command.folder / "run"

@@ -285,6 +285,6 @@ def test_a_run_on_the_packaged_digits_opens_where_mnist_has_come_since(
 ) -> None:
     folder = run("data=mnist_5k", "data.train_size=200")
     config = Path(folder, "config.yaml")
-    config.write_text(config.read_text().replace("dataset: MNIST-5k", "dataset: MNIST"))  # as if MNIST was not available
+    config.write_text(config.read_text().replace("dataset: MNIST-5k", "dataset: MNIST"))  # MNIST was chosen
     assert "used: MNIST-5k" in config.read_text()
     assert runs.open_run(folder, str(data_root)).data.name == "MNIST-5k"

@@ -208,7 +208,7 @@ def test_animation_has_a_frame_for_each_picture_that_was_logged(draw: Draw, fini
         picture = Image.open(io.BytesIO(logged[step])).convert("L")
         assert frame.size == (picture.width, picture.height + 30)
         shown = frame.crop((0, 30, *frame.size))
-        assert max(abs(a - b) for a, b in zip(shown.tobytes(), picture.tobytes(), strict=True)) <= 3  # GIF has a palette
+        assert max(abs(a - b) for a, b in zip(shown.tobytes(), picture.tobytes(), strict=True)) <= 3  # the palette
         line = frame.crop((0, 27, frame.width, 28)).tobytes()
         assert abs(sum(pixel < 128 for pixel in line) - frame.width * step / 9) <= 1
 

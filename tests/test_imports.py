@@ -184,7 +184,7 @@ def test_the_walk_finds_what_it_looks_for() -> None:
     assert not list(uses(ast.parse("import torch.nn; self._x = 1; from vaelab.runs import _y; a.__dict__")))
 
 
-PROTECTED = ("_validate_args", "_validate_sample", "_extended_shape")  # torch documents these for subclasses of Distribution
+PROTECTED = ("_validate_args", "_validate_sample", "_extended_shape")  # for subclasses of Distribution
 
 
 def kept_by(base: type) -> set[str]:

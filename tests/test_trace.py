@@ -33,7 +33,7 @@ def test_gap_of_the_bound_is_the_divergence_from_the_exact_posterior() -> None:
 def test_importance_weighted_bound_rises_with_samples_to_the_log_likelihood() -> None:
     oracle = LinearGaussian()
     x, vae = oracle.images(20), oracle.vae(exact=False)
-    log_w = vae(x, num_samples=2**16).log_weight(x)  # the K-sample bound is the mean over independent groups of K samples
+    log_w = vae(x, num_samples=2**16).log_weight(x)  # the bound averages groups of K samples
     bounds = [
         (log_w.view(-1, k, 20).logsumexp(1) - torch.tensor(float(k)).log()).mean().item() for k in (1, 4, 64, 2**16)
     ]

@@ -133,7 +133,7 @@ def test_one_sample_is_the_elbo_on_the_same_noise() -> None:
     assert torch.equal(estimate.log_likelihood, estimate.elbo)
 
 
-def test_the_noise_is_that_of_the_seed_and_no_one_else_s() -> None:
+def test_the_noise_depends_on_the_seed_alone() -> None:
     model, x = small(2), binary_images()[:5]
     state = torch.get_rng_state()
     first, again, other = (importance_weighted(model, x, num_samples=9, seed=seed) for seed in (3, 3, 4))
@@ -170,14 +170,14 @@ def test_linear_models_have_an_exact_value(scale: float) -> None:
     torch.testing.assert_close(wide, density.log_prob(x.flatten(1)).double(), atol=1e-4, rtol=0)
 
 
-def test_other_models_have_none() -> None:
+def test_other_models_have_no_exact_value() -> None:
     x = binary_images()
     assert exact_log_likelihood(small(2), x) is None
     assert exact_log_likelihood(small(2, likelihood=Gaussian()), x) is None
     assert exact_log_likelihood(small(2, likelihood=Gaussian(scale="per_pixel")), x) is None
 
 
-def test_a_linear_ladder_has_none() -> None:
+def test_a_linear_ladder_has_no_exact_value() -> None:
     """decode uses the mean of the lower layer, but log p(x) includes that layer's noise."""
     linear, decoder = partial(MLPEncoder, hidden=[]), partial(MLPDecoder, hidden=[])
     ladder = LadderVAE([2, 3], (1, 2, 3), linear, linear, StandardNormal, decoder, Gaussian()).eval()

@@ -39,7 +39,7 @@ def test_probes_learn_from_training_codes_alone() -> None:
     assert representation(x, (y + 1) % 10, test_x, (test_y + 1) % 10)["linear_accuracy"] == 1
 
 
-def test_a_dead_unit_has_no_say_among_neighbours() -> None:
+def test_a_dead_unit_does_not_change_nearest_neighbours() -> None:
     """With standardised units, the noise of dead units would count as much as the units that separate classes."""
     (x, y), (test_x, test_y) = clusters(300, 0.01, 2), clusters(200, 0.01, 2)
     noise = [1e-6 * torch.randn(len(codes), 200) for codes in (x, test_x)]

@@ -199,7 +199,7 @@ def test_generator_s_term_and_the_loss() -> None:
     torch.testing.assert_close(t["discriminator"], objective.discriminate(real, z))
 
 
-def test_the_game_brings_codes_to_the_prior() -> None:
+def test_the_generator_s_gradient_raises_the_logit() -> None:
     """If D(z) = -z_1 gives high logits to small z_1, the generator's gradient makes z_1 smaller."""
     objective = AdversarialAutoencoder(2, partial(MLPEncoder, hidden=[]))
     with torch.no_grad():

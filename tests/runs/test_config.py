@@ -106,7 +106,7 @@ def test_a_hostile_target(run: Path, exported: Path, key: str, value: Any, name:
     ids=lambda value: value if isinstance(value, str) else "",
 )
 @pytest.mark.usefixtures("planted")
-def test_what_trains_is_built_by_resuming_alone(run: Path, key: str, value: Any, name: str) -> None:
+def test_only_resuming_builds_callbacks_trainer_and_logger(run: Path, key: str, value: Any, name: str) -> None:
     """A forbidden callback, Trainer or logger is not run: load_run ignores it, and resuming refuses it."""
     config = config_of(run)
     put(key, value)(config)
@@ -179,7 +179,7 @@ def test_a_config_that_would_bring_in_others(run: Path, lines: str) -> None:
     ids=lambda value: value[:40] if isinstance(value, str) else "bytes",
 )  # fmt: skip
 @pytest.mark.parametrize("name", ["config.yaml", "config.json"])
-def test_what_is_no_config(run: Path, name: str, content: str | bytes, sentence: str) -> None:
+def test_a_file_that_is_no_config_is_named(run: Path, name: str, content: str | bytes, sentence: str) -> None:
     (run / "config.yaml").unlink()
     (run / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     assert sentence in refused(load_run, run)

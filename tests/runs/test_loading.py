@@ -2,14 +2,16 @@
 
 import json
 import pickle
+import re
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import refused
+from conftest import Compose, refused
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
@@ -130,7 +132,7 @@ def test_weights_of_another_version(run: Path, exported: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [[torch.zeros(3)], {"a": 3}, {3: torch.zeros(3)}, 3])
-def test_what_are_no_weights(run: Path, content: Any) -> None:
+def test_a_file_that_holds_no_weights_is_named(run: Path, content: Any) -> None:
     torch.save(content, run / "weights.pt")
     assert "weights.pt does not hold tensors by name" in refused(load_run, run)
 
@@ -142,7 +144,7 @@ def test_damaged_weights(run: Path, exported: Path, size: int) -> None:
         assert "damaged" in refused(load_run, path.parent)
 
 
-def test_what_is_no_run_or_not_finished(run: Path, exported: Path) -> None:
+def test_a_folder_without_a_finished_run_is_named(run: Path, exported: Path) -> None:
     needed = "the folder of a run is needed, such as logs/RUN"
     assert refused(load_run, "nowhere") == f"nowhere is not a run: no such folder; {needed}"
     assert refused(load_run, run / "checkpoints") == f"{run}/checkpoints is not a run: it has no config.yaml; {needed}"
@@ -151,3 +153,38 @@ def test_what_is_no_run_or_not_finished(run: Path, exported: Path) -> None:
         f"{run} is not finished, it has no weights.pt: python train.py resume={run} continues it"
     )
     assert "exported model, which has no checkpoints: resume the run itself" in refused(runs.saved_config, exported)
+
+
+@pytest.mark.parametrize("name", ["weights.pt", "checkpoints/last.ckpt"])
+@pytest.mark.parametrize("place", [0.1, 0.5, 0.9])
+def test_a_flipped_bit_is_found(run: Path, name: str, place: float) -> None:
+    """Each file is an archive with a checksum for each of its parts."""
+    content = bytearray((run / name).read_bytes())
+    with zipfile.ZipFile(run / name) as archive:
+        largest = max(archive.infolist(), key=lambda part: part.file_size)
+    start = largest.header_offset + 200  # behind the header of the part
+    content[start + int(place * (largest.file_size - 400))] ^= 4
+    (run / name).write_bytes(content)
+    assert "or is damaged" in refused(load_run if name == "weights.pt" else resume, run)
+
+
+@pytest.mark.parametrize("states", [None, [], [{"state": {}, "param_groups": []}]])
+def test_a_checkpoint_without_the_optimiser_s_state(run: Path, states: Any) -> None:
+    path = run / "checkpoints" / "last.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint.pop("optimizer_states")
+    torch.save(checkpoint if states is None else {**checkpoint, "optimizer_states": states}, path)
+    assert "does not hold the state of the optimiser" in refused(resume, run)
+
+
+def test_a_run_that_stopped_early_is_complete(config: Compose, tmp_path: Path) -> None:
+    folder = tmp_path / "early"
+    folder.mkdir()
+    early = ["callbacks=early_stopping", "callbacks.early_stopping.patience=1", "optimizer.lr=1e-30"]
+    train(config(*early, "trainer.max_epochs=9"), folder)
+    before = (folder / "metrics.json").read_text()
+    assert json.loads(before)["epochs"] < 9
+    assert re.search(
+        r"is complete, early stopping ended it in epoch \d", refused(resume, folder, "trainer.max_epochs=9")
+    )
+    assert (folder / "metrics.json").read_text() == before

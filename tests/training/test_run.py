@@ -81,7 +81,7 @@ def test_early_stopping_watches_what_picks_the_best_weights(config: Compose, tmp
     assert watched == ["val/distortion"]
 
 
-def test_early_stopping_needs_them(config: Compose, tmp_path: Path) -> None:
+def test_early_stopping_needs_validation_images(config: Compose, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"has monitor=auto, but trainer.limit_val_batches=0 leaves no validation"):
         train(config("callbacks=early_stopping", "trainer.limit_val_batches=0"), tmp_path)
     with pytest.raises(

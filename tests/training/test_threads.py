@@ -28,7 +28,7 @@ def test_processes_share_the_cpus(monkeypatch: pytest.MonkeyPatch, cpus: int, pr
     assert chosen == [expected]
 
 
-def test_the_environment_s_number_of_threads_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_user_s_number_of_threads_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "USERS_CHOICE", True)
     monkeypatch.setattr(torch, "set_num_threads", lambda _: pytest.fail("the user has chosen"))
     threads.tune(CPU, 4)
@@ -64,14 +64,14 @@ def test_products_are_float32_on_amd() -> None:
 
 
 @pytest.mark.usefixtures("processor")
-def test_onednn_is_not_asked_where_it_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_onednn_is_not_used_if_it_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     full = torch.full
     monkeypatch.setattr(torch, "full", lambda *arguments: full(*arguments).bfloat16().float())
     threads.tune(CPU)
     assert torch.get_float32_matmul_precision() == "highest"
 
 
-def test_others_keep_mkl(processor: Path) -> None:
+def test_other_processors_and_gpus_keep_the_precision(processor: Path) -> None:
     threads.tune(torch.device("cuda"))
     processor.write_text("vendor_id\t: GenuineIntel")
     threads.tune(CPU)
@@ -79,7 +79,7 @@ def test_others_keep_mkl(processor: Path) -> None:
 
 
 @pytest.mark.usefixtures("processor")
-def test_a_wish_of_the_users_stands() -> None:
+def test_the_user_s_precision_is_kept() -> None:
     torch.set_float32_matmul_precision("high")
     threads.tune(CPU)
     assert torch.get_float32_matmul_precision() == "high"

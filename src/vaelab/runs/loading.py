@@ -149,6 +149,14 @@ def last_checkpoint(folder: Path, module: "VAEModule", cfg: DictConfig) -> tuple
         raise UserError(f"{path} is not a checkpoint of vaelab: {error}") from error
     if saved != {name: tuple(weight.shape) for name, weight in module.state_dict().items()}:
         raise UserError(f"{path} holds the weights of another model than {folder}/config.yaml describes")
+    optimizers = checkpoint.get("optimizer_states")
+    stateless = cfg.optimizer._target_.endswith(".SGD") and not cfg.optimizer.get("momentum")
+    if not optimizers or not (stateless or step == 0 or all(each.get("state") for each in optimizers)):
+        raise UserError(f"{path} does not hold the state of the optimiser, without which the run would change")
+    for name, state in checkpoint["callbacks"].items():
+        if name.startswith("EarlyStopping") and state.get("stopped_epoch") and (folder / "metrics.json").exists():
+            done = f"early stopping ended it in epoch {state['stopped_epoch'] + 1}"
+            raise UserError(f"{shown(folder)} is complete, {done}: start a new run with a larger patience")
     epochs, steps = cfg.trainer.max_epochs, cfg.trainer.max_steps
     ends = {"max_epochs": (epoch, epochs), "max_steps": (step, steps)}
     for name, (done, most) in ends.items():
