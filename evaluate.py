@@ -28,11 +28,12 @@ def evaluate(cfg: DictConfig, _: Path) -> None:
     folders = [cfg.run] if not cfg.run or isinstance(cfg.run, str) else list(cfg.run)
     opened: dict[str, Run] = {}
     for folder in folders:  # errors of all runs come before the first measurement
-        opened[folder] = runs.open_run(folder, cfg.data.root, cfg.device, like=next(iter(opened.values()), None))
-    if not isinstance(cfg.sizes, DictConfig) or {*cfg.sizes} != {*measure.Sizes._fields}:
-        raise UserError(f"sizes={cfg.sizes}: it has the settings {', '.join(measure.Sizes._fields)}, and no others")
-    sizes = measure.Sizes(*(cfg.sizes[name] for name in measure.Sizes._fields))
-    settings = cfg.num_samples, cfg.num_images, cfg.seed, sizes
+        first = next(iter(opened.values()), None)
+        opened[folder] = runs.open_run(folder, cfg.data.root, cfg.device, like=first, trust=cfg.trust)
+    sizes, known = cfg.sizes, measure.DEFAULT._asdict()
+    if not isinstance(sizes, DictConfig) or {*sizes} != {*known}:
+        raise UserError(f"sizes={sizes}: it has the settings {', '.join(known)}, and no others")
+    settings = cfg.num_samples, cfg.num_images, cfg.seed, measure.Sizes(*(sizes[name] for name in known))
     protocols = {name: measure.protocol(run.model, run.data, *settings) for name, run in opened.items()}
     if not cfg.across_protocols:
         report.check_protocols(protocols)
@@ -51,7 +52,7 @@ def encode(cfg: DictConfig) -> None:
 
     if not isinstance(cfg.run, str):
         raise UserError(f"run={cfg.run}: codes are written for one run at a time, such as run=logs/RUN")
-    run = runs.open_run(cfg.run, cfg.data.root, cfg.device)
+    run = runs.open_run(cfg.run, cfg.data.root, cfg.device, trust=cfg.trust)
     path = run.folder / "codes.npz"
     count = write_codes(run.model, run.data, cfg.images, path)
     print(f"{path}: names and codes of {count:,} images")

@@ -23,8 +23,8 @@ def export(cfg: DictConfig, _: Path) -> None:
     run = Path(cfg.run)
     output = Path(cfg.output or run / "export")
     exports.check(output)
-    model = runs.load_run(run)
-    config: Any = OmegaConf.to_container(runs.read_config(run))
+    model = runs.load_run(run, cfg.trust)
+    config: Any = OmegaConf.to_container(runs.read_config(run, trust=cfg.trust))
     config["data"]["root"], config["resume"] = "data", None  # names of local folders stay private
 
     print(f"exporting {run}, {type(model).__name__}", flush=True)

@@ -37,7 +37,7 @@ def generate(cfg: DictConfig, _: Path) -> None:
     chosen = {key: cfg[key] for key, default in DEFAULTS.items() if cfg[key] != default}
     check(cfg, list(chosen))
     folders = cfg.run if cfg.kind == "ae_vs_vae" else [cfg.run]
-    run, *others = (runs.open_run(folder, cfg.data.root, cfg.device) for folder in folders)
+    run, *others = (runs.open_run(folder, cfg.data.root, cfg.device, trust=cfg.trust) for folder in folders)
     picture = draw(cfg, run, *others)
     name = "_".join([cfg.kind, *(other.folder.name for other in others), *(f"{key}-{chosen[key]}" for key in chosen)])
     path = run.folder / "generated" / f"{name}.{'gif' if cfg.kind == 'training' else cfg.format}"

@@ -245,3 +245,17 @@ def test_help_shows_groups_and_first_settings(command: Command) -> None:
     assert "resume=logs/RUN" in printed
     assert "_target_" not in printed
     assert len(printed.splitlines()) < 70
+
+
+def test_a_run_with_a_class_of_one_s_own_resumes_with_trust(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_cli.py").write_text("from vaelab.networks import MLPEncoder as M\n\n\nclass Own(M):\n    pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    code, _ = command("model.encoder._target_=own_cli.Own", "hydra.run.dir=logs/own")
+    assert code is None
+    more = ["resume=logs/own", "trainer.max_epochs=3"]
+    assert "trust=[own_cli] allows it" in str(command(*more, small=False)[0])
+    for trust in ("trust=[own_cli]", "trust=[other,own_cli]"):
+        code, printed = command(*more, trust, small=False)
+        assert code is None or "is complete" in str(code), printed

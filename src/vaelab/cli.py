@@ -109,7 +109,9 @@ def _launch(task: Task, config_dir: Path, config_name: str, writes: bool) -> Non
 
 
 def _resume(task: Task, folder: str) -> None:
-    overrides = [argument for argument in sys.argv[1:] if not argument.startswith("resume=")]
+    overrides = [argument for argument in sys.argv[1:] if not argument.startswith(("resume=", "trust="))]
+    trusted = [argument.removeprefix("trust=") for argument in sys.argv[1:] if argument.startswith("trust=")]
+    trust = trusted[-1].strip("[]").split(",") if trusted else []
     if not folder:
         raise UserError("resume= needs a run's folder, such as resume=logs/RUN")
     groups = [override for override in overrides if "/" in override.split("=")[0]]
@@ -118,7 +120,7 @@ def _resume(task: Task, folder: str) -> None:
     flags = [override for override in overrides if override.startswith("-")]
     if flags:
         raise UserError(f"resume={folder} continues one run and takes only overrides, not {flags[0]}")
-    cfg = runs.saved_config(Path(folder), overrides)
+    cfg = runs.saved_config(Path(folder), overrides, trust)
     OmegaConf.update(cfg, "resume", folder)
     with runs.held(Path(folder).absolute(), new=False):
         task(cfg, Path(folder).absolute())

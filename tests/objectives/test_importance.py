@@ -98,7 +98,7 @@ def test_path_gradient_vanishes_at_the_exact_posterior_for_every_sample(objectiv
 
 
 @pytest.mark.parametrize("objective", [IWAE(5), ELBO(kl="sample"), ELBO()])
-def test_standard_gradient_does_not(objective: Objective) -> None:
+def test_standard_gradient_does_not_vanish_there(objective: Objective) -> None:
     assert encoder_gradients(objective, exact=True, draws=20).abs().max() > 1e-2
 
 

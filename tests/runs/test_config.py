@@ -220,3 +220,47 @@ def test_a_resumed_run_keeps_model_data_and_seed(config: Compose, tmp_path: Path
         runs.saved_config(tmp_path, ["trainer.max_epochs=3", override])
     assert (tmp_path / "config.yaml").read_text() == before
     assert runs.saved_config(tmp_path, ["data.root=elsewhere"]).data.root == "elsewhere"
+
+
+OWN = """from vaelab.networks import MLPEncoder
+
+
+class Own(MLPEncoder):
+    pass
+"""
+
+
+@pytest.fixture
+def own(config: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A finished run with an encoder and a callback of one's own."""
+    (tmp_path / "own_nets.py").write_text(OWN)
+    (tmp_path / "own_callbacks.py").write_text("from lightning.pytorch.callbacks import Callback as Own\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    folder = tmp_path / "own"
+    folder.mkdir()
+    parts = ["model.encoder._target_=own_nets.Own", "+callbacks.own._target_=own_callbacks.Own"]
+    train(config(*parts, "callbacks.pictures.count=0", "trainer.max_epochs=1"), folder)
+    return folder
+
+
+def test_a_module_of_one_s_own_is_built_if_it_is_trusted(own: Path) -> None:
+    """A callback of one's own is built by resuming alone."""
+    assert "trust=[own_nets]" in (own / "train.log").read_text()
+    sentence = refused(load_run, own)
+    assert "names own_nets.Own, which is not a class of vaelab" in sentence
+    assert "trust=[own_nets] allows it" in sentence
+    assert type(load_run(own, trust=["own_nets"]).encoder).__name__ == "Own"
+    assert runs.open_run(str(own), trust=["own_nets"]).folder == own
+    assert "names own_callbacks.Own" in refused(lambda: runs.saved_config(own, trust=["own_nets"]))
+    assert runs.saved_config(own, trust=["own_nets", "own_callbacks"]).trainer.max_epochs == 1
+
+
+@pytest.mark.parametrize("trust", [["own"], ["own_nets.Own"], [""], ["vaelab"]])
+def test_trust_is_for_exactly_the_modules_that_are_named(own: Path, trust: list[str]) -> None:
+    assert "it is not run" in refused(lambda: load_run(own, trust=trust))
+
+
+def test_a_config_cannot_trust_itself(own: Path) -> None:
+    with (own / "config.yaml").open("a") as file:
+        file.write("trust: [own_nets]\n")
+    assert "it is not run" in refused(load_run, own)

@@ -7,7 +7,7 @@ from typing import Any
 
 from vaelab.export.files import PICTURES, pictures
 from vaelab.export.onnx import NO_MEAN, Graph
-from vaelab.runs import find_caveats, read_json
+from vaelab.runs import find_caveats, foreign, read_json
 
 HUB = {"MNIST": "ylecun/mnist", "MNIST-5k": "ylecun/mnist", "FashionMNIST": "zalando-datasets/fashion_mnist"}
 LOCAL = ("data.root=", "hydra.", "trainer.accelerator=")  # overrides for one machine only
@@ -27,7 +27,7 @@ This model encodes images of {height} x {width} pixels as codes of {dim} numbers
 ```python
 from vaelab import load_run
 
-model = load_run("this/folder")
+model = load_run("this/folder"{trust})
 ```
 
 `model.encode(x{y})` turns images x ({shape}) with values from 0 to 1 into codes z. `model.decode(z{y}).mean` turns
@@ -81,6 +81,7 @@ def card(run: Path, config: dict[str, Any], model: Any, made: dict[str, Graph]) 
     more = f" `model.sample(16{y}).mean` makes new images." if model.prior else ""
     more += f" Labels y (B,) are whole numbers below {model.num_classes}." if label else ""
     return CARD.format(
+        trust=f", trust={foreign(config)}" if foreign(config) else "",
         hub=f"\ndatasets: [{HUB[dataset]}]" if dataset in HUB else "",
         name=config.get("name", "model"),
         dataset=dataset,

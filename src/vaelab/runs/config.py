@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from vaelab.errors import UserError
 
 ALLOWED = ("vaelab.", "torch.optim.", *(f"lightning.pytorch.{part}." for part in ("trainer", "callbacks", "loggers")))
+PACKAGES = ("vaelab.", "torch.optim.", "lightning.pytorch.")  # the only ones that are imported without trust
 MODULES = {  # the modules that may define the class of a key
     "model._target_": ("vaelab.models.",),
     "data._target_": ("vaelab.data.",),
@@ -28,7 +29,7 @@ RENAMED = {  # classes of version 0.1
 }
 
 
-def read_config(folder: Path, resuming: bool = False) -> DictConfig:
+def read_config(folder: Path, resuming: bool = False, trust: Sequence[str] = ()) -> DictConfig:
     """Read the config of a run or of an exported model. Only a resumed run builds more than model, data and objective.
 
     Raises UserError if the folder is not a run, if its config is not plain, or if a part that is built has a `_target_`
@@ -60,17 +61,17 @@ def read_config(folder: Path, resuming: bool = False) -> DictConfig:
             value = RENAMED[value]
         built = key.startswith(("model.", "data.", "objective."))
         if built or resuming:
-            _check_target(value, path, MODULES.get(key, ALLOWED[:1] if built else ALLOWED))
+            _check_target(value, path, MODULES.get(key, ALLOWED[:1] if built else ALLOWED), trust)
     return cfg
 
 
-def saved_config(folder: Path, overrides: Sequence[str] = ()) -> DictConfig:
+def saved_config(folder: Path, overrides: Sequence[str] = (), trust: Sequence[str] = ()) -> DictConfig:
     """The config of a run to resume, with overrides of single values.
 
     Raises UserError as `read_config` does, for an override of a whole group, and for a setting that must stay the same
     during a run.
     """
-    saved = read_config(folder, resuming=True)
+    saved = read_config(folder, resuming=True, trust=trust)
     if not (folder / "config.yaml").is_file():
         raise UserError(f"{folder} is an exported model, which has no checkpoints: resume the run itself")
     with initialize_config_dir(str(folder.absolute()), version_base="1.3"):
@@ -107,11 +108,22 @@ def settings(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         yield from settings(child, f"{prefix}{name}.")
 
 
-def _check_target(target: Any, path: Path, allowed: tuple[str, ...]) -> None:
-    """Raise UserError unless a `_target_` names a class of an allowed package. No other module is imported."""
+def foreign(cfg: Any, parts: Sequence[str] = ("model", "data", "objective")) -> list[str]:
+    """The modules outside vaelab, torch and Lightning whose classes some parts of a config name."""
+    targets = [str(value) for key, value in settings(cfg) if key.endswith("_target_") and key.split(".")[0] in parts]
+    return sorted({target.rpartition(".")[0] for target in targets if not target.startswith(PACKAGES)})
+
+
+def _check_target(target: Any, path: Path, allowed: tuple[str, ...], trust: Sequence[str]) -> None:
+    """Raise UserError unless a `_target_` names a class of an allowed package, or of a module that the user trusts.
+
+    No other module is imported.
+    """
     found = None
-    if isinstance(target, str) and target.startswith(("vaelab.", "torch.optim.", "lightning.pytorch.")):
-        module, _, name = target.rpartition(".")
+    module, _, name = target.rpartition(".") if isinstance(target, str) else ("", "", "")
+    if module in trust:
+        return
+    if isinstance(target, str) and target.startswith(PACKAGES):
         try:
             found = getattr(importlib.import_module(module), name, None)
         except ModuleNotFoundError as error:
@@ -119,4 +131,5 @@ def _check_target(target: Any, path: Path, allowed: tuple[str, ...]) -> None:
                 raise
     if not isinstance(found, type) or not f"{found.__module__}.".startswith(allowed):
         packages = ", ".join(name.rstrip(".") for name in allowed)
-        raise UserError(f"{path} names {target}, which is not a class of {packages}: it is not run")
+        mend = f"; trust=[{module}] allows it, if you trust its author" if module else ""
+        raise UserError(f"{path} names {target}, which is not a class of {packages}: it is not run{mend}")

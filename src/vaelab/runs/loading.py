@@ -1,6 +1,7 @@
 """Load finished runs: the model, the data and the checkpoint of a run to resume."""
 
 import hashlib
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -32,7 +33,9 @@ class Run(NamedTuple):
     data: "MNISTDataModule"  # after setup()
 
 
-def open_run(folder: Any, root: str | None = None, device: str = "auto", like: Run | None = None) -> Run:
+def open_run(
+    folder: Any, root: str | None = None, device: str = "auto", like: Run | None = None, trust: Sequence[str] = ()
+) -> Run:
     """Load a finished run and its data.
 
     `root` replaces the run's own data.root. `device` is auto, cpu or cuda. If the run `like` has the same
@@ -51,8 +54,8 @@ def open_run(folder: Any, root: str | None = None, device: str = "auto", like: R
         raise UserError(f"device=cuda, but torch {torch.__version__} finds no GPU on this machine: use device=cpu")
     where = torch.device("cuda" if gpu and device != "cpu" else "cpu")
     tune(where)
-    model = load_run(folder).to(where)
-    cfg = read_config(Path(folder))
+    model = load_run(folder, trust).to(where)
+    cfg = read_config(Path(folder), trust=trust)
     if root is not None:
         cfg.data.root = root
     used = cfg.data.get("used") or cfg.data.dataset
@@ -67,14 +70,14 @@ def open_run(folder: Any, root: str | None = None, device: str = "auto", like: R
     return Run(Path(folder), cfg, model, data)
 
 
-def load_run(folder: str | Path) -> Any:
+def load_run(folder: str | Path, trust: Sequence[str] = ()) -> Any:
     """The model of a run's folder, or of an export, with the weights that were tested, in evaluation mode on the CPU.
 
     Nothing in the folder is executed. Raises UserError if it is not a finished run, if its config names a class outside
     this package, or if its weights are damaged or belong to another model.
     """
     folder = Path(folder)
-    model = _built(read_config(folder).model, folder)
+    model = _built(read_config(folder, trust=trust).model, folder)
     path, state = _read_weights(folder)
     shapes, needed = ({name: tuple(w.shape) for name, w in weights.items()} for weights in (state, model.state_dict()))
     if shapes != needed:

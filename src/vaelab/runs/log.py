@@ -59,6 +59,7 @@ def announce(folder: Path, cfg: DictConfig, data: "MNISTDataModule", module: "VA
     import torch
 
     from vaelab.runs.caveats import boxed, find_caveats
+    from vaelab.runs.config import foreign
 
     parameters = sum(parameter.numel() for parameter in module.model.parameters())
     kind, device = type(module.model).__name__, trainer.strategy.root_device
@@ -68,6 +69,9 @@ def announce(folder: Path, cfg: DictConfig, data: "MNISTDataModule", module: "VA
     log.info("length   %s", length(cfg, trainer, batches(cfg, len(data.train_dataloader()))))
     if device.type == "cpu":
         log.info("threads  %d; the environment variable OMP_NUM_THREADS changes it", torch.get_num_threads())
+    if modules := foreign(cfg):
+        names = ",".join(modules)
+        log.info("trust    classes outside vaelab: evaluate.py, generate.py and export.py need trust=[%s]", names)
     for caveat in find_caveats(module.model, cfg):
         log.warning(boxed(caveat))
 
