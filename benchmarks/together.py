@@ -42,7 +42,7 @@ def build(together: bool, count: int, hidden: int, x: Tensor) -> tuple[Callable[
     def in_turn() -> None:
         for member, optimizer in zip(members, optimizers, strict=True):
             optimizer.zero_grad()
-            member(batch, None)["loss"].mean().backward()
+            member(batch, module.step)[0].backward()
             optimizer.step()
 
     def at_once() -> None:
