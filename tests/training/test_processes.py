@@ -18,6 +18,7 @@ import pytest
 import torch
 from conftest import ROOT, Compose, write_idx
 from lightning.pytorch.callbacks import Callback
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from train import train
 from vaelab import runs
@@ -145,6 +146,33 @@ def test_noise_differs_by_process(launch: Any, environment: str, tmp_path: Path)
     assert all(torch.equal(second["weights"][name], weight) for name, weight in first["weights"].items())
     (run,) = (tmp_path / "logs").iterdir()
     assert (run / "metrics.json").is_file()
+
+
+def test_two_processes_resume_bit_for_bit(data_root: Path, tmp_path: Path) -> None:
+    """Each process continues with its own noise and sums. The run stops in the second epoch, within a window."""
+    start = [
+        *promised("python train.py trainer=ddp"),
+        f"data.root={data_root}",
+        "data.val_size=100",
+        "data.batch_size=25",
+    ]
+    start += ["trainer.max_epochs=3", "trainer.log_every_n_steps=4", "model.encoder.hidden=[16]"]
+    stop = ["trainer.max_steps=13", "hydra.run.dir=logs/resumed"]
+    together([[*start, "hydra.run.dir=logs/whole"]], tmp_path)
+    together([[*start, *stop]], tmp_path)
+    train_py = start[: start.index(str(ROOT / "train.py")) + 1]
+    together([[*train_py, "resume=logs/resumed", "trainer.max_steps=-1"]], tmp_path)
+    whole, resumed = (tmp_path / "logs" / name for name in ("whole", "resumed"))
+    weights = [torch.load(folder / "weights.pt", weights_only=True) for folder in (whole, resumed)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    curves = [EventAccumulator(str(folder), {"scalars": 0}).Reload() for folder in (whole, resumed)]
+    for tag in ("train/loss", "train/rate", "val/loss"):
+        points = [[(event.step, event.value) for event in each.Scalars(tag)] for each in curves]
+        assert points[0] == points[1], tag
+    metrics = [json.loads((folder / "metrics.json").read_text()) for folder in (whole, resumed)]
+    for split in ("val", "test"):
+        assert metrics[0][split] == metrics[1][split]
+    assert metrics[0]["train"]["loss"] == metrics[1]["train"]["loss"]
 
 
 def test_processes_that_would_train_alone_are_refused(

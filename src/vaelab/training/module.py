@@ -23,6 +23,7 @@ from vaelab.errors import UserError
 from vaelab.interfaces import GenerativeModel, labels, learners
 from vaelab.noise import fixed_noise
 from vaelab.objectives import Objective
+from vaelab.training import ranks
 from vaelab.training.length import total_steps
 from vaelab.training.metrics import Metrics, NonFiniteLossError
 from vaelab.training.rehearsal import build_optimizer, rehearse
@@ -186,13 +187,7 @@ class VAEModule(L.LightningModule):
         if self._tuning:
             return
         self._logged_step = self.trainer.global_step
-        rng_state = self._restored.get("rng_state", {})
-        if rng_state:
-            torch.set_rng_state(rng_state["cpu"])
-            if "cuda" in rng_state and self.device.type == "cuda":
-                torch.cuda.set_rng_state(rng_state["cuda"], self.device)
-        if self.global_rank:  # a checkpoint holds only the first rank's state; noise differs by rank
-            torch.manual_seed(torch.initial_seed() + 1_000_003 * self.global_rank + self.trainer.global_step)
+        ranks.restore_noise(self, self._restored.get("ranks", []))
         # Optimiser settings that the user changed after the checkpoint replace those in the checkpoint
         restored = self._restored.get("settings", self._settings)
         for group, wanted, before in zip(self.groups, self._settings, restored, strict=True):
@@ -272,17 +267,11 @@ class VAEModule(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add random states and sums to a checkpoint. Raises NonFiniteLossError if a loss or a weight is not finite."""
         self.log_due()  # callbacks save before on_train_batch_end of this module
-        sums = self.metrics.sums["train"]
-        sums.read()
+        self.metrics.sums["train"].read()
         if not torch.stack([p.isfinite().all() for p in self.parameters()]).all():
             raise NonFiniteLossError(f"a weight is not a finite number after step {self.trainer.global_step:,}")
-        rng_state = {"cpu": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            rng_state["cuda"] = torch.cuda.get_rng_state(self.device)
         checkpoint["vaelab"] = {
-            "rng_state": rng_state,
-            "window": dict(sums.window),
-            "epoch": dict(sums.epoch),
+            "ranks": ranks.collect(self),
             "latest": self.metrics.latest | self.metrics.epoch("train", self.trainer),
             "settings": self._settings,
             "initialized": self._initialized,
@@ -292,5 +281,4 @@ class VAEModule(L.LightningModule):
         self._restored = checkpoint["vaelab"]
         self._initialized = self._restored["initialized"]
         self.metrics.latest = dict(self._restored["latest"])
-        sums = self.metrics.sums["train"]
-        sums.window, sums.epoch = dict(self._restored["window"]), dict(self._restored["epoch"])
+        ranks.restore_sums(self, self._restored["ranks"])
