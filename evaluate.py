@@ -54,8 +54,8 @@ def encode(cfg: DictConfig) -> None:
         raise UserError(f"run={cfg.run}: codes are written for one run at a time, such as run=logs/RUN")
     run = runs.open_run(cfg.run, cfg.data.root, cfg.device, trust=cfg.trust)
     path = run.folder / "codes.npz"
-    count = write_codes(run.model, run.data, cfg.images, path)
-    print(f"{path}: names and codes of {count:,} images")
+    images = write_codes(run.model, run.data, cfg.images, path, cfg.invert)
+    print(*images.remarks, f"{path}: names and codes of {len(images.names):,} images", sep="\n")
 
 
 def measured(run: "Run", protocol: dict[str, Any], reuse: bool) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """A folder of images is encoded like test images, and each fault gives a message of one sentence."""
 
 import json
+import struct
+import zlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -45,7 +47,8 @@ def vae(num_classes: int = 0) -> VAE:
 
 
 def test_images_are_read_in_sorted_order(folder: Path, digits: tuple[torch.Tensor, torch.Tensor]) -> None:
-    names, images = read_images(folder, SHAPE)
+    names, images, remarks = read_images(folder, SHAPE)
+    assert not remarks
     assert names == sorted(names)
     assert [name[:2] for name in names] == [f"{i:02}" for i in range(12)]
     assert images.dtype == torch.uint8
@@ -58,7 +61,7 @@ def test_colours_become_grey_and_an_animation_its_first_image(tmp_path: Path) ->
     white.save(tmp_path / "b.jpeg")
     white.save(tmp_path / "c.gif", save_all=True, append_images=[red])
     white.save(tmp_path / "d.webp", lossless=True)
-    _, images = read_images(tmp_path, SHAPE)
+    images = read_images(tmp_path, SHAPE).grey
     assert [int(image.float().mean()) for image in images] == [76, 255, 255, 255]  # the weight of red is 0.299
 
 
@@ -69,7 +72,7 @@ def test_codes_are_those_of_the_test_images(tmp_path: Path, data_root: Path, bin
     for i, (image,) in enumerate(data(data_root, "none").splits["test"][0]):
         Image.fromarray(image.numpy()).save(tmp_path / "images" / f"{i:03}.png")
     module, model = data(data_root, binarization, eval_batch_size=64), vae()
-    assert write_codes(model, module, tmp_path / "images", tmp_path / "codes.npz") == 200
+    assert len(write_codes(model, module, tmp_path / "images", tmp_path / "codes.npz").names) == 200
     with np.load(tmp_path / "codes.npz", allow_pickle=False) as file:
         codes, names, protocol = file["codes"], file["names"], json.loads(file["protocol"].item())
     (x, *_), *rest = list(module.test_dataloader())
@@ -89,6 +92,24 @@ def bomb(path: Path) -> None:
     path.write_bytes(content)
 
 
+def transparent(mode: str) -> Image.Image:
+    """A white square in the middle of an image that is transparent elsewhere."""
+    image = Image.new(mode, (28, 28))
+    image.paste((255,) * len(mode), (8, 8, 20, 20))
+    return image
+
+
+def deep(path: Path) -> None:
+    """A PNG with 16 bits for each of three channels, which Pillow cuts to 8."""
+    rows = b"".join(b"\0" + bytes(28 * 6) for _ in range(28))
+    parts = {b"IHDR": struct.pack(">IIBBBBB", 28, 28, 16, 2, 0, 0, 0), b"IDAT": zlib.compress(rows), b"IEND": b""}
+    content = b"".join(
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        for name, body in parts.items()
+    )
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+
+
 @pytest.mark.parametrize(
     ("plant", "sentence"),
     [
@@ -103,11 +124,26 @@ def bomb(path: Path) -> None:
             "x.png cannot be read as an image: ",
         ),
         (lambda path: Image.new("L", (28, 28)).save(path, format="PPM"), "x.png cannot be read as an image: "),
-        (lambda path: path.mkdir(), "x.png cannot be read as an image: "),
-        (lambda path: Image.new("I;16", (28, 28), 60_000).save(path), "x.png has more than 8 bits per pixel"),
+        (lambda path: transparent("RGBA").save(path), "x.png is transparent: save it on a background"),
+        (lambda path: transparent("LA").save(path), "x.png is transparent: save it on a background"),
+        (lambda path: transparent("RGBA").quantize(8).save(path), "x.png is transparent: save it on a background"),
+        (deep, "x.png has more than 8 bits per channel"),
+        (lambda path: Image.new("I;16", (28, 28), 60_000).save(path), "x.png has more than 8 bits per channel"),
         (bomb, "x.png"),
     ],
-    ids=["size", "bytes", "empty", "truncated", "another format", "folder", "16 bits", "bomb"],
+    ids=[
+        "size",
+        "bytes",
+        "empty",
+        "truncated",
+        "another format",
+        "RGBA",
+        "LA",
+        "palette",
+        "16-bit RGB",
+        "16 bits",
+        "bomb",
+    ],
 )
 def test_a_bad_image_is_named(folder: Path, plant: Callable[[Path], Any], sentence: str) -> None:
     plant(folder / "x.png")
@@ -127,3 +163,47 @@ def test_a_model_with_labels_is_refused(folder: Path, data_root: Path, tmp_path:
     with pytest.raises(ValueError, match="this model needs the label of each image, and a folder has no labels"):
         write_codes(vae(num_classes=10), data(data_root, "none"), folder, tmp_path / "codes.npz")
     assert not (tmp_path / "codes.npz").exists()
+
+
+def test_opaque_images_with_an_alpha_channel_are_read(folder: Path) -> None:
+    Image.open(folder / "00.png").convert("RGBA").save(folder / "x.png")
+    names, grey, _ = read_images(folder, SHAPE)
+    assert torch.equal(grey[names.index("x.png")], grey[0])
+
+
+def test_an_image_is_turned_as_its_exif_data_say(tmp_path: Path) -> None:
+    image = Image.new("L", (28, 28))
+    image.paste(255, (0, 0, 28, 7))  # a bar at the top
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    image.save(tmp_path / "x.png", exif=exif)
+    grey = read_images(tmp_path, SHAPE).grey[0, 0]
+    assert grey[:, -7:].eq(255).all()  # the bar is on the right
+    assert grey[:, :-7].eq(0).all()
+
+
+def test_stray_files_and_subfolders_are_skipped_and_named(folder: Path) -> None:
+    expected = read_images(folder, SHAPE).names
+    (folder / "._00.png").write_bytes(b"not an image")
+    (folder / "x.png").mkdir()
+    (folder / "y.png").symlink_to(folder / "nowhere.png")
+    (folder / "more").mkdir()
+    names, _, remarks = read_images(folder, SHAPE)
+    assert names == expected
+    assert remarks == [
+        "skipped 3 names that are hidden files, folders or broken links",
+        "skipped the subfolders more, x.png",
+    ]
+
+
+def test_dark_ink_on_white_paper_is_noticed_and_can_be_inverted(tmp_path: Path, folder: Path) -> None:
+    paper = tmp_path / "paper"
+    paper.mkdir()
+    names, grey, _ = read_images(folder, SHAPE)
+    for name, image in zip(names, grey[:, 0], strict=True):
+        Image.fromarray((255 - image).numpy()).save(paper / name)
+    (remark,) = read_images(paper, SHAPE).remarks
+    assert "dark ink on white paper" in remark
+    inverted = read_images(paper, SHAPE, invert=True)
+    assert torch.equal(inverted.grey, grey)
+    assert not inverted.remarks

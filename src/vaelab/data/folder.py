@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,52 +19,76 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")  # Pillow reads more, but some of them start other programs
 
 
-def read_images(folder: str | Path, image_shape: Sequence[int]) -> tuple[list[str], Tensor]:
-    """The sorted names and the grey levels, uint8 (N, 1, H, W), of the images in a folder.
+class Images(NamedTuple):
+    """The images of a folder."""
+
+    names: list[str]  # sorted file names
+    grey: Tensor  # (N, 1, H, W), uint8
+    remarks: list[str]  # sentences about skipped files and about dark ink on white paper
+
+
+def read_images(folder: str | Path, image_shape: Sequence[int], invert: bool = False) -> Images:
+    """Read the images in a folder, without its subfolders. With `invert`, grey levels g become 255 - g.
 
     Only the first frame of an animation is read. Raises UserError if there are no images, and for an image that cannot
-    be read, does not have H x W pixels, or has more than 8 bits per channel.
+    be read, does not have H x W pixels, is transparent, or has more than 8 bits per channel.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"images={folder}: there is no such folder")
-    paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in SUFFIXES)
+    found = sorted(path for path in folder.glob("*") if path.suffix.lower() in SUFFIXES)
+    paths = [path for path in found if path.is_file() and not path.name.startswith(".")]
     if not paths:
         raise UserError(f"images={folder}: there are no files that end in {', '.join(SUFFIXES)}")
-    images = np.stack([_read(path, *image_shape[1:]) for path in paths])
-    return [path.name for path in paths], torch.from_numpy(images).unsqueeze(1)
+    grey = torch.from_numpy(np.stack([_read(path, *image_shape[1:]) for path in paths])).unsqueeze(1)
+    remarks = []
+    if len(found) > len(paths):
+        remarks.append(f"skipped {len(found) - len(paths)} names that are hidden files, folders or broken links")
+    if below := sorted(path.name for path in folder.iterdir() if path.is_dir()):
+        remarks.append(f"skipped the subfolders {', '.join(below[:5])}{', ...' * (len(below) > 5)}")
+    grey = 255 - grey if invert else grey
+    edges = torch.cat([grey[..., [0, -1], :].flatten(), grey[..., [0, -1]].flatten()])
+    if edges.float().mean() > 127:
+        remarks.append("the images look like dark ink on white paper, but MNIST is white on black: set invert=true")
+    return Images([path.name for path in paths], grey, remarks)
 
 
 def _read(path: Path, height: int, width: int) -> np.ndarray:
-    from PIL import Image
+    """The grey levels (H, W) of an image, turned as its EXIF data say. Raises UserError as `read_images` does."""
+    from PIL import Image, ImageOps
 
     try:
         with Image.open(path, formats=FORMATS) as image:
-            size, mode = (image.height, image.width), image.mode
-            if size == (height, width):  # this check comes before any decoding
-                grey = np.array(image.convert("L"))
+            mode, sizes = image.mode, (image.height, image.width)
+            deep = mode.startswith(("I", "F")) or (path.read_bytes()[:25][24:] == b"\x10" and image.format == "PNG")
+            if sorted(sizes) == sorted((height, width)):  # this check comes before any decoding
+                turned = ImageOps.exif_transpose(image).convert("RGBA")
+                transparent = np.array(turned)[..., 3].min() < 255
+                grey = np.array(turned.convert("L"))
     except Exception as error:  # decoders raise many kinds of errors
         raise UserError(f"{path} cannot be read as an image: {error}") from error
-    if size != (height, width):
+    if sorted(sizes) != sorted((height, width)) or grey.shape != (height, width):
         needed = f"the model's images have {height} x {width}"
-        raise UserError(f"{path} has {size[0]} x {size[1]} pixels (height x width), but {needed}")
-    if mode.startswith(("I", "F")):
-        raise UserError(f"{path} has more than 8 bits per pixel: save it with 8 bits per pixel")
+        raise UserError(f"{path} has {' x '.join(map(str, sizes))} pixels (height x width), but {needed}")
+    if deep:
+        raise UserError(f"{path} has more than 8 bits per channel: save it with 8 bits per channel")
+    if transparent:
+        raise UserError(f"{path} is transparent: save it on a background, which is black in MNIST")
     return grey
 
 
 @torch.no_grad()
-def write_codes(model: Any, data: Any, folder: str | Path, path: Path) -> int:
-    """Write the codes of a folder's images to an NPZ file, and return the number N of images.
+def write_codes(model: Any, data: Any, folder: str | Path, path: Path, invert: bool = False) -> Images:
+    """Write the codes of a folder's images to an NPZ file, and return the images.
 
     Images are binarised like test images. The file holds names (N,), codes (N, D) float32 and protocol, a JSON text.
     Raises UserError as `read_images` does, and for a model that needs labels.
     """
     if model.num_classes:
         raise UserError(f"images={folder}: this model needs the label of each image, and a folder has no labels")
-    names, images = read_images(folder, model.image_shape)
+    images = read_images(folder, model.image_shape, invert)
     device = device_of(model)
-    batches = data.fixed(images, "test").split(data.eval_batch_size)
+    batches = data.fixed(images.grey, "test").split(data.eval_batch_size)
     codes = torch.cat([model.encode(batch.to(device).float().div(255)).float().cpu() for batch in batches])
     protocol = {
         "trained_on": data.name,
@@ -72,6 +96,6 @@ def write_codes(model: Any, data: Any, folder: str | Path, path: Path) -> int:
         "vaelab": metadata.version("vaelab"),
     }
     content = io.BytesIO()
-    np.savez(content, names=names, codes=codes.numpy(), protocol=json.dumps(protocol))
+    np.savez(content, names=images.names, codes=codes.numpy(), protocol=json.dumps(protocol))
     write_atomically(path, content.getbuffer())
-    return len(names)
+    return images
