@@ -20,8 +20,8 @@ def export(cfg: DictConfig, _: Path) -> None:
     torch.distributions.Distribution.set_default_validate_args(False)  # its checks cannot be traced
     if not isinstance(cfg.run, str) or not cfg.run:
         raise UserError(f"run={cfg.run}: the folder of a finished run is needed, such as run=logs/RUN")
-    run = Path(cfg.run)
-    output = Path(cfg.output or run / "export")
+    run = Path(cfg.run).expanduser()
+    output = Path(cfg.output or run / "export").expanduser()
     exports.check(output)
     model = runs.load_run(run, cfg.trust)
     config: Any = OmegaConf.to_container(runs.read_config(run, trust=cfg.trust))

@@ -40,10 +40,17 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_nothing_else(
     path = tmp_path / "checkpoints" / "last.ckpt"
     path.parent.mkdir()
     write_plain(path, {"weight": torch.ones(3)})
-    original = write_atomically.__globals__["tempfile"].NamedTemporaryFile
-    monkeypatch.setattr("tempfile.NamedTemporaryFile", lambda **settings: Full(original(**settings)))
+    original = Path.open
+    monkeypatch.setattr(Path, "open", lambda self, mode: Full(original(self, mode)))
     with pytest.raises(OSError, match="No space left on device") as error:
         write_plain(path, {"weight": torch.zeros(3)})
+    monkeypatch.setattr(Path, "open", original)
     assert error.value.filename == str(path)
     assert torch.equal(torch.load(path, weights_only=True)["weight"], torch.ones(3))
     assert [path.name for path in path.parent.iterdir()] == ["last.ckpt"]
+
+
+def test_what_a_killed_process_left_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / ".file.new").write_bytes(b"half of a file")
+    write_atomically(tmp_path / "file", b"whole")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"file": b"whole"}

@@ -120,10 +120,11 @@ def _resume(task: Task, folder: str) -> None:
     flags = [override for override in overrides if override.startswith("-")]
     if flags:
         raise UserError(f"resume={folder} continues one run and takes only overrides, not {flags[0]}")
-    cfg = runs.saved_config(Path(folder), overrides, trust)
+    path = Path(folder).expanduser()
+    cfg = runs.saved_config(path, overrides, trust)
     OmegaConf.update(cfg, "resume", folder)
-    with runs.held(Path(folder).absolute(), new=False):
-        task(cfg, Path(folder).absolute())
+    with runs.held(path.absolute(), new=False):
+        task(cfg, path.absolute())
 
 
 def sentence(error: BaseException) -> str | None:

@@ -1,7 +1,7 @@
 """Atomic writing of files, and safe reading of files from untrusted sources."""
 
 import io
-import tempfile
+import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -10,17 +10,20 @@ from vaelab.errors import UserError
 
 
 def write_atomically(path: Path, content: bytes | memoryview) -> None:
-    """Write a new file and rename it to `path`. A full disk or a crash keeps the old file. An OSError names `path`."""
+    """Write a new file and rename it to `path`. A full disk or a crash keeps the old file. An OSError names `path`.
+
+    What a killed process leaves has a fixed name, so that the next write replaces it.
+    """
+    new = path.with_name(f".{path.name}.new")
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as file:
-            new = Path(file.name)
-            try:
+        try:
+            with new.open("wb") as file:
                 file.write(content)
                 file.flush()
-            except OSError:
-                new.unlink()
-                raise
-        new.chmod(0o644)
+                os.fsync(file.fileno())  # otherwise a loss of power can leave the new name with no content
+        except OSError:
+            new.unlink(missing_ok=True)
+            raise
         new.replace(path)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error

@@ -188,3 +188,14 @@ def test_a_run_that_stopped_early_is_complete(config: Compose, tmp_path: Path) -
         r"is complete, early stopping ended it in epoch \d", refused(resume, folder, "trainer.max_epochs=9")
     )
     assert (folder / "metrics.json").read_text() == before
+
+
+def test_a_tilde_is_the_home_folder(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(run.parent))
+    monkeypatch.chdir("/")
+    assert runs.open_run("~/run").folder == run
+    assert not load_run("~/run").training
+    config = OmegaConf.load(run / "config.yaml")
+    root = Path(config.data.root)
+    (run.parent / "data").symlink_to(root)
+    assert runs.open_run("~/run", root="~/data").data.folder == run.parent / "data" / "MNIST" / "raw"

@@ -33,7 +33,7 @@ def read_images(folder: str | Path, image_shape: Sequence[int], invert: bool = F
     Only the first frame of an animation is read. Raises UserError if there are no images, and for an image that cannot
     be read, does not have H x W pixels, is transparent, or has more than 8 bits per channel.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise UserError(f"images={folder}: there is no such folder")
     found = sorted(path for path in folder.glob("*") if path.suffix.lower() in SUFFIXES)

@@ -59,7 +59,7 @@ class MNISTDataModule(L.LightningDataModule):
         checks.whole(0, val_size=val_size)
         if isinstance(image_shape, int | str) or [type(size) for size in image_shape] != 3 * [int]:
             raise UserError(f"image_shape={image_shape}: three whole numbers are needed, such as [1,28,28]")
-        self.root, self.dataset, self.image_shape = Path(root), dataset, tuple(image_shape)
+        self.root, self.dataset, self.image_shape = Path(root).expanduser(), dataset, tuple(image_shape)
         self.folder = self.root / dataset / "raw"
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.train_size, self.val_size = train_size, val_size

@@ -55,7 +55,8 @@ def open_run(
     where = torch.device("cuda" if gpu and device != "cpu" else "cpu")
     tune(where)
     model = load_run(folder, trust).to(where)
-    cfg = read_config(Path(folder), trust=trust)
+    path = Path(folder).expanduser()
+    cfg = read_config(path, trust=trust)
     if root is not None:
         cfg.data.root = root
     used = cfg.data.get("used") or cfg.data.dataset
@@ -63,11 +64,11 @@ def open_run(
         data = like.data
     else:
         # The run may have used MNIST-5k, although MNIST is available now
-        data = _built(DictConfig({**cfg.data, "dataset": used}), Path(folder))
+        data = _built(DictConfig({**cfg.data, "dataset": used}), path)
         data.setup()
     cfg.data.used = used
     check_data(model, data)
-    return Run(Path(folder), cfg, model, data)
+    return Run(path, cfg, model, data)
 
 
 def load_run(folder: str | Path, trust: Sequence[str] = ()) -> Any:
@@ -76,7 +77,7 @@ def load_run(folder: str | Path, trust: Sequence[str] = ()) -> Any:
     Nothing in the folder is executed. Raises UserError if it is not a finished run, if its config names a class outside
     this package, or if its weights are damaged or belong to another model.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     model = _built(read_config(folder, trust=trust).model, folder)
     path, state = _read_weights(folder)
     shapes, needed = ({name: tuple(w.shape) for name, w in weights.items()} for weights in (state, model.state_dict()))
