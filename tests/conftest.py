@@ -23,7 +23,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from train import train
 from vaelab import cli
-from vaelab.data import files
+from vaelab.data import MNISTDataModule, files
 from vaelab.training import VAEModule
 
 torch.set_num_threads(1)  # small batches gain nothing from more, and pytest-xdist runs one worker per core
@@ -186,3 +186,19 @@ def refused(action: Callable[..., Any], *arguments: Any) -> str:
     with pytest.raises(ValueError, match=r"\A[^\n]+\Z") as error:
         action(*arguments)
     return str(error.value)
+
+
+def ready(root: Path, **settings: Any) -> MNISTDataModule:
+    """A data module that is set up, with 100 validation images."""
+    data = MNISTDataModule(str(root), **{"val_size": 100, **settings})
+    data.prepare_data()
+    data.setup()
+    return data
+
+
+def cells(figure: object, rows: int, columns: int) -> torch.Tensor:
+    """The images of 2 x 3 pixels that a framed grid of zoom 2 shows: (rows, columns, 2, 3)."""
+    picture = torch.as_tensor(figure.axes[0].images[0].get_array())[..., 0]  # (height, width)
+    assert picture.shape == (2 * (3 * rows + 1), 2 * (4 * columns + 1))
+    inner = picture[2:, 2:].view(rows, 6, columns, 8)[:, :4:2, :, :6:2]
+    return inner.movedim(2, 1)

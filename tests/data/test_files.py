@@ -14,26 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torchvision
-from conftest import write_idx
+from conftest import ready, write_idx
 
-from vaelab.data import MNISTDataModule, files
+from vaelab.data import files
 from vaelab.errors import UserError
-
-
-@pytest.fixture(autouse=True)
-def _no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Tests do not connect to a real mirror."""
-    monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", ["http://127.0.0.1:9/"])
-    files.reachable.cache_clear()
-    yield
-    files.reachable.cache_clear()
-
-
-def ready(root: Path, **settings: Any) -> MNISTDataModule:
-    data = MNISTDataModule(str(root), **{"val_size": 100, **settings})
-    data.prepare_data()
-    data.setup()
-    return data
 
 
 def test_a_truncated_file_is_named_and_kept(data_root: Path, tmp_path: Path) -> None:

@@ -1,31 +1,11 @@
-import gzip
-import http.server
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torchvision
+from conftest import ready
 
-from vaelab.data import MNISTDataModule, files
-
-
-@pytest.fixture(autouse=True)
-def _no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Tests do not connect to a real mirror."""
-    monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", ["http://127.0.0.1:9/"])
-    files.reachable.cache_clear()
-    yield
-    files.reachable.cache_clear()
-
-
-def ready(root: Path, **settings: Any) -> MNISTDataModule:
-    data = MNISTDataModule(str(root), **{"val_size": 100, **settings})
-    data.prepare_data()
-    data.setup()
-    return data
+from vaelab.data import MNISTDataModule
 
 
 def test_split_is_fixed_and_the_test_set_is_the_official_one(data_root: Path, digits: tuple) -> None:
@@ -117,31 +97,3 @@ def test_last_resort_is_split_by_digit_without_overlap(tmp_path: Path, digits: t
 def test_a_resumed_run_does_not_change_its_data_silently(data_root: Path) -> None:
     with pytest.raises(ValueError, match=r"this run was trained on MNIST-5k, but data.root=.* now gives MNIST:"):
         ready(data_root, used="MNIST-5k")
-
-
-@pytest.fixture
-def mirror(data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A local mirror of the small data set, entered in torchvision with its checksums."""
-    folder = tmp_path / "mirror"
-    folder.mkdir()
-    resources = []
-    for name in files.FILES:
-        archive = gzip.compress((data_root / "MNIST/raw" / name).read_bytes())
-        (folder / f"{name}.gz").write_bytes(archive)
-        resources.append((f"{name}.gz", files.hashlib.md5(archive).hexdigest()))
-
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def __init__(self, *args: Any) -> None:
-            super().__init__(*args, directory=str(folder))
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    url = f"http://127.0.0.1:{server.server_port}/"
-    monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", ["http://127.0.0.1:9/", url])
-    monkeypatch.setattr(torchvision.datasets.MNIST, "resources", resources)
-    yield url
-    server.shutdown()
-    server.server_close()

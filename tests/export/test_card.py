@@ -5,10 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnxruntime
 import pytest
-import torch
 from conftest import compose_config
 from omegaconf import OmegaConf
 from torch import nn
@@ -33,16 +30,6 @@ def build(**parts: Any) -> VAE:
         "likelihood": Bernoulli(),
     }
     return VAE(3, SHAPE, **chosen | parts).eval()
-
-
-def onnx(graph: exports.Graph, *inputs: torch.Tensor) -> list[torch.Tensor]:
-    session = onnxruntime.InferenceSession(graph.content)
-    names = [given.name for given in session.get_inputs()]
-    assert names == graph.inputs
-    assert [result.name for result in session.get_outputs()] == graph.outputs
-    return [
-        torch.from_numpy(array) for array in session.run(None, dict(zip(names, map(np.asarray, inputs), strict=True)))
-    ]
 
 
 def vq() -> nn.Module:

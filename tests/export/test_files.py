@@ -4,24 +4,11 @@ import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-import onnxruntime
 import pytest
-import torch
 
 from vaelab import export as exports
 from vaelab import load_run
 from vaelab.export import files
-
-
-def onnx(graph: exports.Graph, *inputs: torch.Tensor) -> list[torch.Tensor]:
-    session = onnxruntime.InferenceSession(graph.content)
-    names = [given.name for given in session.get_inputs()]
-    assert names == graph.inputs
-    assert [result.name for result in session.get_outputs()] == graph.outputs
-    return [
-        torch.from_numpy(array) for array in session.run(None, dict(zip(names, map(np.asarray, inputs), strict=True)))
-    ]
 
 
 def test_missing_packages_are_named_first(run: Path, command: Callable, monkeypatch: pytest.MonkeyPatch) -> None:

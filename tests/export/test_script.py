@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 from conftest import ROOT
@@ -18,16 +17,6 @@ from safetensors import safe_open
 from vaelab import export as exports
 from vaelab import load_run
 from vaelab.export import files
-
-
-def onnx(graph: exports.Graph, *inputs: torch.Tensor) -> list[torch.Tensor]:
-    session = onnxruntime.InferenceSession(graph.content)
-    names = [given.name for given in session.get_inputs()]
-    assert names == graph.inputs
-    assert [result.name for result in session.get_outputs()] == graph.outputs
-    return [
-        torch.from_numpy(array) for array in session.run(None, dict(zip(names, map(np.asarray, inputs), strict=True)))
-    ]
 
 
 def test_export(run: Path, command: Callable, data_root: Path) -> None:

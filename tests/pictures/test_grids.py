@@ -7,8 +7,9 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from conftest import cells
 from oracle import LinearGaussian
-from torch import Tensor, nn
+from torch import nn
 from torch.distributions import Normal
 
 from vaelab import pictures
@@ -89,14 +90,6 @@ def small_vae(latent_dim: int, num_classes: int = 0, posterior: type = DiagonalG
     torch.manual_seed(seed)
     parts = (partial(MLPEncoder, hidden=[8]), posterior, StandardNormal, partial(MLPDecoder, hidden=[8]))
     return VAE(latent_dim, (1, 2, 3), *parts, Bernoulli(), num_classes).eval()
-
-
-def cells(figure: object, rows: int, columns: int) -> Tensor:
-    """The images of 2 x 3 pixels that a framed grid of zoom 2 shows: (rows, columns, 2, 3)."""
-    picture = torch.as_tensor(figure.axes[0].images[0].get_array())[..., 0]  # (height, width)
-    assert picture.shape == (2 * (3 * rows + 1), 2 * (4 * columns + 1))
-    inner = picture[2:, 2:].view(rows, 6, columns, 8)[:, :4:2, :, :6:2]
-    return inner.movedim(2, 1)
 
 
 def names(axis: object) -> list[str]:

@@ -29,10 +29,6 @@ class Payload:
         return open, (MARKER, "w")
 
 
-def config_of(folder: Path) -> Any:
-    return OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
-
-
 def resume(folder: Path, *overrides: str) -> None:
     cfg = runs.saved_config(folder, ["trainer.max_epochs=2", *overrides])
     cfg.resume = str(folder)

@@ -14,21 +14,6 @@ from vaelab import linear, runs
 from vaelab.data import MNISTDataModule
 from vaelab.training import ClosedForm
 
-SHAPE, D = (1, 4, 5), 3
-
-
-EIGENVALUES = torch.tensor([4.0, 2.0, 1.0, *torch.linspace(0.3, 0.1, 17)], dtype=torch.float64)
-
-
-@pytest.fixture
-def images() -> Tensor:
-    """500 images with a covariance that has exactly the eigenvalues above."""
-    white = torch.randn(500, 20, dtype=torch.float64)
-    white = torch.linalg.qr(white - white.mean(0)).Q * math.sqrt(500)
-    basis = torch.linalg.qr(torch.randn(20, 20, dtype=torch.float64)).Q
-    return (0.5 + white * EIGENVALUES.sqrt() @ basis.T).float().view(-1, *SHAPE)
-
-
 WHOLE = ["trainer.limit_train_batches=null", "trainer.limit_test_batches=null", "data.val_size=0"]
 
 
