@@ -6,6 +6,7 @@ Ghosh et al. 2020, https://arxiv.org/abs/1903.12436
 """
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,7 +41,7 @@ class Fitted(nn.Module):
 
 
 @torch.no_grad()
-def codes(model: GenerativeModel, batches: Iterable[tuple[Tensor, Tensor]], seed: int = 0) -> Tensor:
+def codes(model: GenerativeModel, batches: Iterable[tuple[Tensor, Any]], seed: int = 0) -> Tensor:
     """One draw z ~ q(z | x) for each image of the batches (x, y), (N, D).
 
     Raises UserError for codes that are not vectors of R^D: quantised, categorical or spherical codes.

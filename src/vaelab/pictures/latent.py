@@ -132,7 +132,7 @@ def prior(model: GenerativeModel, x: Tensor, y: Tensor, seed: int = 0, most: int
 
     if model.latent_dim < 2:
         raise UserError("the prior is drawn over two dimensions of the latent space, and this one has only one")
-    q = densities.codes(model, zip(x.split(1000), y.split(1000), strict=True), seed)
+    q = densities.codes(model, batches(x, y), seed)
     with fixed_noise(x.device, seed):
         density = model.prior(model.infer)
         p = torch.cat([density.sample(Size((1000,))) for _ in range(100)])  # a mixture samples all components
