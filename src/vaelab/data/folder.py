@@ -58,9 +58,9 @@ def _read(path: Path, height: int, width: int) -> np.ndarray:
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with path.open("rb") as file, Image.open(path, formats=FORMATS) as image:
             mode, sizes = image.mode, (image.height, image.width)
-            deep = mode.startswith(("I", "F")) or (path.read_bytes()[:25][24:] == b"\x10" and image.format == "PNG")
+            deep = mode.startswith(("I", "F")) or (image.format == "PNG" and file.read(25)[24] == 16)
             if sorted(sizes) == sorted((height, width)):  # this check comes before any decoding
                 turned = ImageOps.exif_transpose(image).convert("RGBA")
                 transparent = np.array(turned)[..., 3].min() < 255
