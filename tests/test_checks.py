@@ -10,6 +10,7 @@ from vaelab.errors import UserError
 CASES = {
     checks.whole: ([1, 7], [0, -1, 1.0, True, "1", None, math.inf]),
     checks.number: ([0, 0.5, 3], [-1, -1e-9, math.inf, math.nan, True, "1", None]),
+    checks.finite: ([-7.5, 0, 3], [math.inf, -math.inf, math.nan, True, "1", None]),
     checks.positive: ([1e-9, 3], [0, 0.0, -1, math.inf, math.nan, True, "1", None]),
     checks.share: ([0, 1, 0.25], [-0.1, 1.1, math.nan, True, "0.5", None]),
     checks.widths: ([[], [400], (3, 4)], [[0], [-1], [1.5], [True], 400, "400"]),

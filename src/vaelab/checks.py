@@ -12,6 +12,11 @@ def whole(least: int = 1, **values: Any) -> None:
     _check(values, lambda v: type(v) is int and v >= least, f"a whole number, at least {least}, is needed")
 
 
+def finite(**values: Any) -> None:
+    """Raise UserError unless each value is a finite number."""
+    _check(values, lambda v: type(v) in (int, float) and math.isfinite(v), "a finite number is needed")
+
+
 def number(**values: Any) -> None:
     """Check that all values are finite numbers, at least zero."""
     _check(values, lambda v: type(v) in (int, float) and 0 <= v < math.inf, "a number, at least zero, is needed")

@@ -213,6 +213,11 @@ class Product(_Vector):
         return torch.stack([factor.log_prob(part) for factor, part in parts]).sum(0)
 
 
+def is_factorised(distribution: Any) -> bool:
+    """Whether a distribution is a factorised Gaussian, an Independent of Normals."""
+    return isinstance(distribution, Independent) and isinstance(distribution.base_dist, Normal)
+
+
 def gaussian_kl(q: Normal, p: Normal) -> Tensor:
     """KL(q || p) = log(s_p / s_q) + (s_q^2 + (mu_q - mu_p)^2) / (2 s_p^2) - 1/2 of each dimension, in nats.
 

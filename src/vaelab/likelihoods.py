@@ -4,7 +4,6 @@
 Constructors raise UserError for an argument out of its range.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -15,7 +14,6 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
 from vaelab import checks, distributions, pixels
-from vaelab.errors import UserError
 
 
 class Bernoulli(nn.Module):
@@ -91,8 +89,7 @@ class DiscretizedLogistic(nn.Module):
 
     def __init__(self, min_log_scale: float = -7.0) -> None:
         super().__init__()
-        if type(min_log_scale) not in (int, float) or not math.isfinite(min_log_scale):
-            raise UserError(f"min_log_scale={min_log_scale}: a finite number is needed")
+        checks.finite(min_log_scale=min_log_scale)
         self.min_log_scale = min_log_scale
 
     def forward(self, parameters: Tensor) -> Distribution:

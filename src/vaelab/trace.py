@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Size, Tensor
-from torch.distributions import Distribution, Independent, MixtureSameFamily, Normal, kl_divergence
+from torch.distributions import Distribution, MixtureSameFamily, Normal, kl_divergence
 
-from vaelab.distributions import Product, gaussian_kl
+from vaelab.distributions import Product, gaussian_kl, is_factorised
 from vaelab.errors import NotOfferedError, PartsError
 from vaelab.interfaces import draws_with_density, space
 from vaelab.noise import fixed_noise
@@ -44,7 +44,7 @@ class Latent(NamedTuple):
             return self.log_q - self.p.log_prob(self.z)
         q: Any = self.q
         p: Any = self.p
-        if _factorised(q) and _factorised(p):
+        if is_factorised(q) and is_factorised(p):
             return torch.atleast_2d(gaussian_kl(q.base_dist, p.base_dist).sum(-1))
         try:
             return torch.atleast_2d(kl_divergence(q, p))
@@ -56,7 +56,7 @@ class Latent(NamedTuple):
         """The factors of q and p, Normals that broadcast to (K, B, D). Raises PartsError if there are none."""
         densities: Any = (self.q, self.p)
         q, p = densities
-        if not (_factorised(q) and _factorised(p) and self.given_above):
+        if not (is_factorised(q) and is_factorised(p) and self.given_above):
             got = f"q = {type(q).__name__} and p = {type(p).__name__}"
             drawn = "" if self.given_above else ", and the layer above was drawn from this one: use inference=top_down"
             raise PartsError(f"a KL per latent dimension needs factorised Gaussians, got {got}{drawn}")
@@ -92,11 +92,6 @@ def point_estimate(q: Distribution, device: torch.device) -> Tensor:
     except NotImplementedError:
         with fixed_noise(device):
             return q.sample(Size((64,))).mean(0)
-
-
-def _factorised(distribution: Distribution) -> bool:
-    """Whether it is a factorised Gaussian."""
-    return isinstance(distribution, Independent) and isinstance(distribution.base_dist, Normal)
 
 
 def _estimated(distribution: Distribution) -> bool:

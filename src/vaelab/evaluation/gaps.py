@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
-from vaelab.distributions import path_log_prob
+from vaelab.distributions import is_factorised, path_log_prob
 from vaelab.errors import UserError
 from vaelab.interfaces import GenerativeModel
 from vaelab.noise import fixed_noise
@@ -71,7 +71,7 @@ def _gaussian(model: GenerativeModel, x: Tensor, y: Tensor | None) -> Distributi
     trace = model(x[:1], None if y is None else y[:1])
     latents = trace.latents if isinstance(trace, Trace) else ()
     q = latents[0].q if len(latents) == 1 else None
-    if isinstance(q, Independent) and isinstance(q.base_dist, Normal):
+    if is_factorised(q):
         return model.infer(x, y)
     found = f"q = {type(q).__name__}" if q else f"{len(latents)} latents" if latents else "no density"
     raise UserError(f"refining q(z | x) for each image needs one factorised Gaussian, but this model has {found}")

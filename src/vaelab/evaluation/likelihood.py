@@ -16,7 +16,7 @@ from torch.distributions import Independent, Normal
 from torch.overrides import TorchFunctionMode
 
 from vaelab import checks
-from vaelab.distributions import Delta
+from vaelab.distributions import Delta, is_factorised
 from vaelab.errors import NotOfferedError
 from vaelab.interfaces import GenerativeModel
 from vaelab.linear import log_likelihood
@@ -108,7 +108,7 @@ def exact_log_likelihood(model: GenerativeModel, x: Tensor) -> Tensor | None:
     if model.num_classes or model.prior is None:
         return None
     prior = model.prior(model.infer)
-    if not (isinstance(prior, Independent) and isinstance(prior.base_dist, Normal)) or prior.mean.any():
+    if not is_factorised(prior) or prior.mean.any():
         return None
     with fixed_noise(x.device):
         if len(model(x[:1]).latents) > 1:

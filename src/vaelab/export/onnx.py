@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Independent, Normal
 
+from vaelab.distributions import is_factorised
 from vaelab.errors import NotOfferedError, UserError
 
 TOLERANCE = 1e-3  # largest difference from torch; relative if the largest value is above 1
@@ -41,7 +41,7 @@ class _Part(nn.Module):
 def encoder(model: Any, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, ...]:
     """Codes (B, D) of images (B, C, H, W), and their standard deviations if q is a factorised Gaussian."""
     q = _posterior(model, x, y)
-    if isinstance(q, Independent) and isinstance(q.base_dist, Normal):
+    if is_factorised(q):
         return q.mean, q.base_dist.stddev
     return (model.encode(x, y),)
 

@@ -132,10 +132,9 @@ class Renyi(IWAE):
 
     def __init__(self, alpha: float = 0.5, num_samples: int = 50) -> None:
         super().__init__(num_samples)
-        if type(alpha) not in (int, float) or not math.isfinite(alpha) or alpha == 1:
-            raise UserError(
-                f"alpha={alpha}: a finite number other than 1 is needed; 1 is objective=elbo objective.kl=sample"
-            )
+        checks.finite(alpha=alpha)
+        if alpha == 1:
+            raise UserError("alpha=1: a number other than 1 is needed; 1 is objective=elbo objective.kl=sample")
         self.hold(alpha=alpha)
 
     def bound(self, log_w: Tensor) -> Tensor:

@@ -88,7 +88,7 @@ def held(folder: Path, new: bool) -> Iterator[None]:
         yield
     finally:
         lock.release()
-        if [path.name for path in folder.iterdir()] == [LOCK]:  # nothing was written
+        if folder.is_dir() and [path.name for path in folder.iterdir()] == [LOCK]:  # nothing was written
             (folder / LOCK).unlink()
 
 
