@@ -16,7 +16,6 @@ def train(cfg: DictConfig, folder: Path) -> float:
     from vaelab import runs
 
     runs.check_config(cfg)  # before the slow imports
-    runs.check_arguments(cfg)
 
     import lightning
     import torch
@@ -38,8 +37,9 @@ def train(cfg: DictConfig, folder: Path) -> float:
     runs.check_data(module.model, data)
     callbacks = runs.build_callbacks(cfg)
     runs.fill_in(cfg, data, callbacks)
+    runs.check_schedules(cfg, module.objective, data, callbacks)
 
-    logger = instantiate(cfg.logger, save_dir=str(folder), purge_step=step)
+    logger = runs.build_logger(cfg, folder, step)
     extras = {"logger": logger, "callbacks": callbacks, "plugins": [AtomicCheckpointIO()]}
     trainer = instantiate(cfg.trainer, _convert_="all", default_root_dir=folder, **extras)
 

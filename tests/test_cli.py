@@ -1,11 +1,13 @@
 """On the command line, wrong input gets one sentence before training and leaves no files."""
 
+import io
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, Command
+from conftest import ROOT, Command, stop_at
 
 from vaelab import cli
 
@@ -16,7 +18,7 @@ from vaelab import cli
         ("model.latent_dm=2", "there is no setting model.latent_dm; did you mean model.latent_dim?"),
         ("optimiser=sgd", "there is no setting optimiser; did you mean optimizer?"),
         ("model.latent_dim=0", "model: latent_dim=0: a whole number, at least 1, is needed"),
-        ("model.latent_dim=two", "model: latent_dim=two: a whole number, at least 1, is needed"),
+        ("model.latent_dim=two", "model.latent_dim=two: a whole number is needed"),
         ("prior=mixture", "there is no setting prior; did you mean model/prior?"),
         ("model.prior=mixture", "model.prior=mixture: a part is chosen with a slash, model/prior=mixture"),
         ("model=vea", "model=vea: did you mean vae? choose one of ladder, vae, vqvae"),
@@ -41,7 +43,8 @@ from vaelab import cli
         ("optimizer.lr=-1", "optimizer.lr=-1: a number above zero is needed"),
         ("optimizer.lr=0", "optimizer.lr=0: a number above zero is needed"),
         ("optimizer.lr=true", "optimizer.lr=True: a number above zero is needed"),
-        ("optimizer.betas=[0.9,2]", "the optimizer cannot be built: "),
+        ("optimizer.betas=[0.9,2]", "the optimizer cannot be built with lr=0.001, betas=[0.9, 2]"),
+        ("optimizer.betas=[0.9]", "optimizer.betas=[0.9]: a list of 2 entries is needed"),
         ("trainer.gradient_clip_val=-1", "trainer.gradient_clip_val=-1: a number above zero is needed"),
         ("trainer.gradient_clip_val=nan", "trainer.gradient_clip_val=nan: a number above zero is needed"),
         ("trainer.limit_test_batches=0", "a run ends with its test, so leave some test images"),
@@ -50,11 +53,11 @@ from vaelab import cli
         ("optimizer.lr=abc", "optimizer.lr=abc: a number above zero is needed"),
         ("model.num_classes=5", "model.num_classes=5, but MNIST has 10 classes"),
         ("latent_dim=2", "there is no setting latent_dim; did you mean model.latent_dim?"),
-        ("objective.free_bits=abc", "free_bits=abc: a number, at least zero, is needed"),
-        ("model.prior.scale=abc", "scale=abc: a number above zero is needed"),
-        ("model.encoder.hidden=400", "hidden=400: a list of whole numbers above zero is needed"),
-        ("data.image_shape=28", "data: image_shape=28: three whole numbers are needed, such as [1,28,28]"),
-        ("callbacks.pictures.count=abc", "callbacks.pictures: count=abc: a whole number, at least 0, is needed"),
+        ("objective.free_bits=abc", "objective.free_bits=abc: a number is needed"),
+        ("model.prior.scale=abc", "model.prior.scale=abc: a number is needed"),
+        ("model.encoder.hidden=400", "model.encoder.hidden=400: a list is needed"),
+        ("data.image_shape=28", "data.image_shape=28: a list is needed"),
+        ("callbacks.pictures.count=abc", "callbacks.pictures.count=abc: a whole number is needed"),
         ("+trainer.callbacks=[]", "trainer.callbacks is set elsewhere: callbacks.NAME._target_=..."),
         ("+callbacks.mine.patience=3", "callbacks.mine is not a callback: callbacks.mine._target_ must name a class"),
         (
@@ -62,6 +65,30 @@ from vaelab import cli
             "callbacks.finder changes data.batch_size within a run",
         ),
         ("steps=0", "steps=0: a whole number, at least 1, is needed"),
+        (
+            "objective.free_bits=1e30",
+            "the loss of a blank image is 2e+31: a setting of the objective, such as a weight",
+        ),
+        ("objective.beta=1e38", "the loss of a blank image is "),
+        ("callbacks.progress.refresh_every_n_steps=abc", "refresh_every_n_steps=abc: a whole number is needed"),
+        ("callbacks.progress.refresh_every_n_steps=-1", "refresh_every_n_steps=-1: a whole number, at least 0"),
+        ("callbacks.pictures=0.5", "callbacks.pictures=0.5: a callback has a _target_, or is null to leave it out"),
+        ("trainer.check_val_every_n_epoch=0", "trainer.check_val_every_n_epoch=0: a whole number, at least 1"),
+        ("trainer.val_check_interval=7", "trainer.val_check_interval=7: an epoch has 3 batches"),
+        ("trainer.limit_test_batches=0.5", "trainer.limit_test_batches=0.5 leaves none of 1 batches: use a number"),
+        ("trainer.profiler=3", "trainer.profiler=3: "),
+        ("trainer.enable_model_summary=7", "trainer.enable_model_summary=7: true or false or null is needed"),
+        ("module=3", "module=3: this group needs a _target_, which names its class"),
+        ("~optimizer._target_", "this group needs a _target_, which names its class"),
+        ("optimizer._partial_=1", "optimizer._partial_=1: true or false is needed"),
+        ("model.likelihood=-1", "model.likelihood=-1: a group of settings with a _target_ is needed"),
+        ("model.encoder=''", "model.encoder=: a group of settings with a _target_ is needed"),
+        ("module.compile=1.5", "module.compile=1.5: true or false is needed"),
+        ("optimizer.fused='???'", "optimizer.fused: Missing mandatory value"),
+        ("trainer.max_epochs=${no}", "trainer.max_epochs: Interpolation key 'no' not found"),
+        ("data=null", "Hydra cannot read the command line: Config group override must be a string or a list"),
+        ("optimizer=[0.5,0.5]", "Hydra cannot read the command line: "),
+        ("optimizer='a\nb'", "choose one of adam, adamw, sgd"),
     ],
 )
 def test_wrong_input_gets_one_sentence(command: Command, argument: str, sentence: str) -> None:
@@ -136,8 +163,7 @@ def test_full_disk_names_the_file_and_keeps_what_was_written(command: Command, m
     monkeypatch.setattr("vaelab.runs.folder.write_atomically", full)
     code, _ = command(f"resume={run}", "trainer.max_epochs=3", small=False)
     assert code == (
-        f"error: {run}/config.yaml cannot be read or written: No space left on device; "
-        "free some space, then continue with resume=<the run's folder>"
+        f"error: {run}/config.yaml cannot be read or written: No space left on device; free some space first"
     )
     assert (run / "metrics.json").read_text() == before
 
@@ -259,3 +285,66 @@ def test_a_run_with_a_class_of_one_s_own_resumes_with_trust(
     for trust in ("trust=[own_cli]", "trust=[other,own_cli]"):
         code, printed = command(*more, trust, small=False)
         assert code is None or "is complete" in str(code), printed
+
+
+@pytest.mark.parametrize("arguments", [["steps=9"], ["trainer.max_epochs=1"], ["trainer.max_steps=9"]], ids=str)
+def test_a_schedule_longer_than_the_run(command: Command, arguments: list[str]) -> None:
+    """Such a run would be tested with another objective than it ends with. A run on few batches is a trial."""
+    schedule = ["objective/beta=linear", "objective.beta.steps=20", "callbacks.pictures.count=0"]
+    whole = "trainer.limit_train_batches=null"
+    code, _ = command(*schedule, *arguments, whole)
+    assert str(code).startswith("error: objective.beta reaches its end after 20 optimiser steps, but the run takes ")
+    assert str(code).endswith("set steps=20, or a smaller objective.beta.steps")
+    assert not list(command.folder.glob("logs/*"))
+    assert command("objective/beta=linear", "objective.beta.steps=20", *arguments)[0] is None
+
+
+def test_a_name_that_is_a_number(command: Command) -> None:
+    assert command("name=123", "callbacks.pictures.count=0")[0] is None
+    assert list(command.folder.glob("logs/*_123_*"))
+
+
+def test_a_metric_that_nothing_logs(command: Command) -> None:
+    """The user's own code may log a metric, so the run warns at the start and fails when the metric is missing."""
+    stopping = ["callbacks=early_stopping", "callbacks.early_stopping.monitor=val/foo"]
+    code, printed = command(*stopping, "callbacks.pictures.count=0")
+    assert "an EarlyStopping callback monitors val/foo: the run fails if nothing logs it; there are val/loss" in printed
+    assert str(code).startswith("error: Early stopping conditioned on metric `val/foo` which is not available.")
+    assert "Traceback" not in printed
+
+
+def test_a_run_inside_its_own_folder(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """hydra.job.chdir=true changes neither the meaning of data.root nor the folder that the log names."""
+    monkeypatch.chdir(command.data.parent)
+    code, printed = command(
+        "hydra.job.chdir=true", f"data.root={command.data.name}", "data.allow_subset=false",
+        f"hydra.run.dir={command.folder / 'run'}", "callbacks.pictures.count=0",
+    )  # fmt: skip
+    assert code is None
+    assert f"run      {command.folder / 'run'}\n" in printed
+
+
+def test_an_output_that_takes_ascii_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    buffer = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(buffer, encoding="ascii"))
+    monkeypatch.setattr(sys, "argv", ["train.py", "steps=0"])
+    cli.main(lambda *_: print("1 ± 2 – 数", flush=True), ROOT / "configs", "train")
+    assert buffer.getvalue() == b"1 +- 2 - ?\n"
+
+
+def test_a_run_whose_folder_is_deleted(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = command.folder / "run"
+    stop_at(monkeypatch, 3, lambda: shutil.rmtree(run))
+    code, printed = command(f"hydra.run.dir={run}", "callbacks.pictures.count=0")
+    assert str(code).startswith(f"error: {run}/")
+    assert str(code).endswith("and neither does its folder: was the run's folder moved or deleted?")
+    assert "Traceback" not in printed
+    assert not run.exists()
+
+
+def test_a_curve_s_folder_is_the_same_after_a_resume(command: Command) -> None:
+    run = command.folder / "run"
+    logger = ["logger.name=curves", "logger.version=null"]
+    assert command(f"hydra.run.dir={run}", *logger, "callbacks.pictures.count=0")[0] is None
+    assert command(f"resume={run}", "trainer.max_epochs=3", small=False)[0] is None
+    assert [path.name for path in (run / "curves").iterdir()] == ["version_0"]

@@ -1,9 +1,11 @@
 """Hydra's command line, with `resume=<run folder>` and a one-sentence message for each mistake of the user."""
 
+import codecs
 import contextlib
 import difflib
 import errno
 import functools
+import io
 import os
 import re
 import secrets
@@ -17,18 +19,19 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException, MissingConfigException
 from hydra.types import RunMode
+from hydra.utils import to_absolute_path
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vaelab import runs
-from vaelab.errors import UserError, refused_by_library
+from vaelab.errors import UserError, refused_by_callback, refused_by_library
 
 TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"
 Task = Callable[[DictConfig, Path], Any]  # config, the run's folder
 
 
 @functools.cache  # each process has one name for its run
-def run_name(name: str) -> str:
+def run_name(name: Any) -> str:
     """A unique folder name: the time, the name and eight random hexadecimal digits.
 
     If torchrun or srun starts several processes, only the first one gets such a folder. The others use the folder logs.
@@ -38,18 +41,32 @@ def run_name(name: str) -> str:
     return f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{folder_name(name)}_{secrets.token_hex(4)}"
 
 
-def folder_name(text: str) -> str:
+def folder_name(text: Any) -> str:
     """Replace characters that need quotes in run=<folder>. Letters, digits, dot, underscore and hyphen stay."""
-    return re.sub(r"[^A-Za-z0-9._]+", "-", text).strip("-")[:100]
+    return re.sub(r"[^A-Za-z0-9._]+", "-", str(text)).strip("-")[:100]
 
 
 OmegaConf.register_new_resolver("run_name", run_name, replace=True)
 OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
 
 
+def plain(error: UnicodeError) -> tuple[str, int]:
+    """Replace a character that the output cannot encode. A terminal or a log may take ASCII only."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    letters = error.object[error.start : error.end]
+    return "".join({"±": "+-", "–": "-"}.get(letter, "?") for letter in letters), error.end
+
+
+codecs.register_error("plain", plain)
+
+
 def main(task: Task, config_dir: Path, config_name: str, resumable: bool = False) -> None:
     """Compose the config, or read that of the run to resume, and call `task`. An error exits with one sentence."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises errors instead of printing them
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="plain")
     with _sentences():
         resumed = [argument for argument in sys.argv[1:] if argument.startswith("resume=")]
         if resumed and resumable:
@@ -67,7 +84,7 @@ def _sentences(go_on: bool = False) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        sys.exit("stopped before there was anything to save")
+        sys.exit("stopped outside of training; what was saved before is still there")
     except Exception as error:
         message = sentence(error)
         if go_on:
@@ -88,6 +105,8 @@ def _launch(task: Task, config_dir: Path, config_name: str, writes: bool) -> Non
         nonlocal started
         started = True
         folder = Path(HydraConfig.get().runtime.output_dir).absolute()
+        if writes and HydraConfig.get().job.chdir:  # a relative path keeps its meaning
+            cfg.data.root = to_absolute_path(cfg.data.root)
         try:
             with (
                 _sentences(go_on=HydraConfig.get().mode == RunMode.MULTIRUN),
@@ -101,6 +120,10 @@ def _launch(task: Task, config_dir: Path, config_name: str, writes: bool) -> Non
 
     try:
         job()
+    except (ValueError, TypeError) as error:
+        if started or isinstance(error, HydraException | OmegaConfBaseException):
+            raise
+        raise UserError(f"Hydra cannot read the command line: {error}") from error
     except OSError as error:
         if started or isinstance(error, HydraException):
             raise
@@ -129,6 +152,11 @@ def _resume(task: Task, folder: str) -> None:
 
 def sentence(error: BaseException) -> str | None:
     """One sentence that says what is wrong and how to mend it, or None for a bug of the program."""
+    text = _sentence(error)
+    return text and " ".join(text.split())
+
+
+def _sentence(error: BaseException) -> str | None:
     text, cause = str(error), error.__cause__
     unknown = _unknown_key(error) or _unknown_key(cause)
     if unknown:
@@ -155,11 +183,17 @@ def sentence(error: BaseException) -> str | None:
             return None
         text = f"{key[1]}: {cause}" if key else str(cause)
     elif isinstance(error, OSError) and error.strerror:
-        mend = "; free some space, then continue with resume=<the run's folder>" if error.errno == errno.ENOSPC else ""
-        text = f"{error.filename or 'a file'} cannot be read or written: {error.strerror}{mend}"
+        mend = "; free some space first" if error.errno == errno.ENOSPC else ""
+        path = Path(os.fsdecode(error.filename)) if error.filename else "a file of the run's folder"
+        if isinstance(path, Path) and isinstance(error, FileNotFoundError) and not path.parent.is_dir():
+            mend = ", and neither does its folder: was the run's folder moved or deleted?"
+        text = f"{path} cannot be read or written: {error.strerror}{mend}"
     mendable = UserError | HydraException | OmegaConfBaseException | OSError
-    if isinstance(error, mendable) or type(error).__name__ == "MisconfigurationException":
-        return " ".join(text.split())
+    callback = isinstance(error, RuntimeError) and refused_by_callback(error)
+    if isinstance(error, mendable) or callback or type(error).__name__ == "MisconfigurationException":
+        key = getattr(error, "full_key", None)  # OmegaConf's, which also adds lines of details
+        text = text.splitlines()[0] if key else text
+        return text if not key or key in text else f"{key}: {text}"
     return None
 
 

@@ -15,6 +15,12 @@ class NotOfferedError(UserError, NotImplementedError):
     """Something that a model or a distribution does not offer, such as the density of a point mass."""
 
 
+def refused_by_callback(error: BaseException) -> bool:
+    """Whether a callback of Lightning raised an exception, such as EarlyStopping for a metric that nothing logs."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return str(frames[-1].f_globals.get("__name__")).startswith("lightning.pytorch.callbacks.") if frames else False
+
+
 def refused_by_library(error: BaseException) -> bool:
     """Whether an exception passed only through library code, from where it was raised to where it was caught.
 

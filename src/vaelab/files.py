@@ -29,6 +29,13 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
+def shown(path: Path) -> str:
+    """A path, relative to the working directory if it lies inside, otherwise absolute."""
+    here = Path.cwd()
+    path = path.absolute()
+    return str(path.relative_to(here) if here in path.parents else path)
+
+
 def write_plain(path: Path, content: Any) -> None:
     """Write tensors in plain containers atomically, for `read_plain`."""
     import torch

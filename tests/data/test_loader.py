@@ -115,3 +115,26 @@ def test_resumed_loader_goes_on_where_the_other_stood(served: int) -> None:
     for (x, y), (a, b) in zip(expected, resumed, strict=True):
         assert torch.equal(x, a)
         assert torch.equal(y, b)
+
+
+@pytest.mark.parametrize(
+    ("images", "batch_size", "world_size", "sizes"),
+    [
+        (21, 5, 1, [5, 5, 5, 5]),
+        (22, 5, 1, [5, 5, 5, 5, 2]),
+        (43, 5, 2, [5, 5, 5, 5]),
+        (3, 1, 1, [1, 1, 1]),
+        (1, 5, 1, [1]),
+    ],
+)
+def test_an_epoch_leaves_out_a_last_batch_of_one_image(
+    images: int, batch_size: int, world_size: int, sizes: list[int]
+) -> None:
+    """Batch normalisation has no variance in it. Evaluation leaves out nothing."""
+    data = torch.zeros(images, 1, 2, 2, dtype=torch.uint8), torch.arange(images)
+    for rank in range(world_size):
+        loader = Loader(*data, batch_size, shuffle=True, rank=rank, world_size=world_size)
+        assert [len(y) for _, y in loader] == sizes
+        assert len(loader) == len(sizes)
+    seen = torch.cat([y for _, y in Loader(*data, batch_size)])
+    assert seen.tolist() == list(range(images))

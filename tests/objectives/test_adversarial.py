@@ -242,7 +242,7 @@ def test_several_blocks(kind: type[_Adversarial]) -> None:
     ("make", "sentence"),
     [
         (lambda: FactorVAE(2, network, weight=-1), "weight=-1: a number, at least zero"),
-        (lambda: AdversarialAutoencoder(2, network, lr="fast"), "lr=fast: a number, at least zero"),
+        (lambda: AdversarialAutoencoder(2, network, lr="fast"), "lr=fast: a number above zero"),
         (lambda: FactorVAE(2, network, betas=[0.9, 1]), "betas=.*: numbers below one are needed"),
     ],
 )
@@ -260,3 +260,15 @@ def test_discriminator_s_size_is_the_code_s() -> None:
 
     assert FactorVAE(5, factory).verdict(torch.zeros(3, 5)).shape == (3,)
     assert sizes == [Size((5,))]
+
+
+def test_a_discriminator_that_diverges_does_not_rate_the_model() -> None:
+    """Its estimate of the total correlation, and so the loss, falls without limit."""
+    objective, model = build(FactorVAE), LinearGaussian().vae(exact=False)
+    before = evaluate(objective, model)
+    with torch.no_grad():
+        objective.discriminator[1].bias.fill_(-1e12)
+    after = evaluate(objective, model)
+    assert after["loss"].max() < -1e12
+    torch.testing.assert_close(after[objective.monitor], before[objective.monitor])
+    torch.testing.assert_close(after[objective.monitor], -after["elbo"])

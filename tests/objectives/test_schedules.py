@@ -26,6 +26,13 @@ def test_cyclical_schedule(kind: torch.dtype, step: int, value: float) -> None:
     assert schedule(None) == 3.0
 
 
+def test_a_schedule_is_at_its_end_after_its_length() -> None:
+    for schedule in (Linear(steps=7, end=2.0), Cyclical(steps=5, cycles=3, ramp=0.5, end=2.0)):
+        after = [float(schedule(torch.tensor(step))) for step in range(schedule.length - 7, schedule.length + 9)]
+        assert min(after[:7]) < 2.0
+        assert set(after[7:]) == {2.0}
+
+
 def test_one_cycle_that_is_all_ramp_is_the_linear_schedule() -> None:
     once, linear = Cyclical(steps=50, cycles=1, ramp=1.0, end=0.7), Linear(steps=50, end=0.7)
     for step in torch.arange(0.0, 120.0, 7.0):

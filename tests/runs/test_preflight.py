@@ -1,12 +1,15 @@
 """Settings that cannot work are refused before anything slow starts."""
 
+from pathlib import Path
+
 import joblib
 import pytest
 import torch
 from conftest import Compose
 
+from train import train
 from vaelab.errors import UserError
-from vaelab.runs import check_arguments, check_config
+from vaelab.runs import check_config
 
 
 @pytest.mark.parametrize(
@@ -28,7 +31,14 @@ from vaelab.runs import check_arguments, check_config
 )
 def test_an_argument_that_a_class_does_not_take(config: Compose, overrides: list[str], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
-        check_arguments(config(*overrides))
+        check_config(config(*overrides))
+
+
+def test_batch_normalisation_needs_two_images(config: Compose, tmp_path: Path) -> None:
+    norm = [f"model.{part}.norm=batch" for part in ("encoder", "decoder")]
+    train(config(*norm, "data.train_size=61", "data.batch_size=20", "trainer.limit_train_batches=null"), tmp_path)
+    with pytest.raises(UserError, match=r"data.batch_size=1: batch normalisation needs at least two images in a batch"):
+        train(config(*norm, "data.batch_size=1"), tmp_path)
 
 
 def test_more_processes_than_cpus(config: Compose, monkeypatch: pytest.MonkeyPatch) -> None:

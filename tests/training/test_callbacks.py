@@ -1,12 +1,15 @@
 """The pictures callback writes its images and does not change the training."""
 
+import itertools
 from pathlib import Path
 
+import pytest
 from conftest import Compose, checkpoint, equal
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from train import train
+from vaelab.training import callbacks
 
 
 def test_pictures_are_in_tensorboard_and_on_disk(finished: Path, events: EventAccumulator) -> None:
@@ -18,6 +21,18 @@ def test_pictures_are_in_tensorboard_and_on_disk(finished: Path, events: EventAc
             assert min(picture.size) > 100
             assert picture.mode == ("RGBA" if name == "codes" else "L")
             assert len(picture.convert("L").getcolors()) > 20
+
+
+def test_a_run_without_a_bar_speaks_each_minute(
+    config: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The clock of this test advances by half a minute whenever it is read."""
+    clock = itertools.count(0, 30)
+    monkeypatch.setattr(callbacks.time, "monotonic", lambda: float(next(clock)))
+    train(config("trainer.max_epochs=1", "trainer.limit_train_batches=9", "callbacks.pictures.count=0"), tmp_path)
+    lines = [record.getMessage() for record in caplog.records if "goes on" in record.getMessage()]
+    assert sum(line.startswith("epoch 1, step ") and "training goes on" in line for line in lines) >= 3
+    assert any("train/loss" in line for line in lines)
 
 
 def test_pictures_do_not_change_the_training(config: Compose, tmp_path: Path) -> None:

@@ -5,18 +5,25 @@ from types import SimpleNamespace
 import pytest
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 
-from vaelab.training.length import accumulation, steps_of, total_steps
+from vaelab.training.length import epochs_of, steps_in, total_steps
 
 
 @pytest.mark.parametrize(("batches", "accumulated", "steps"), [(10, 1, 10), (10, 3, 4), (9, 3, 3), (1, 8, 1)])
 def test_steps_of_an_epoch(batches: int, accumulated: int, steps: int) -> None:
-    assert steps_of(batches, accumulated) == steps
+    assert steps_in(1, batches, [], accumulated) == steps
+    assert steps_in(10**9, batches, [], accumulated) == steps * 10**9
+
+
+@pytest.mark.parametrize("callbacks", [[], [GradientAccumulationScheduler({0: 1, 2: 4})]], ids=["same", "changing"])
+def test_the_epochs_that_hold_some_steps(callbacks: list) -> None:
+    for steps in range(1, 60):
+        epochs = epochs_of(steps, 10, callbacks, 3)
+        assert steps_in(epochs - 1, 10, callbacks, 3) < steps <= steps_in(epochs, 10, callbacks, 3)
 
 
 def test_a_scheduler_rules_over_the_setting() -> None:
     scheduler = GradientAccumulationScheduler({0: 1, 2: 4})
-    assert [accumulation([scheduler], 7)(epoch) for epoch in range(4)] == [1, 1, 4, 4]
-    assert [accumulation([], 7)(epoch) for epoch in range(2)] == [7, 7]
+    assert [steps_in(epochs, 10, [scheduler], 7) for epochs in range(5)] == [0, 10, 20, 23, 26]
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,15 @@ def test_the_first_bad_step_is_named_with_its_terms(bad: float) -> None:
     assert str(error.value).startswith(f"the loss is not a finite number at step 43 (loss {bad:g}, rate {bad:g})")
 
 
+def test_a_first_step_that_is_bad_does_not_blame_the_learning_rate() -> None:
+    metrics = Metrics()
+    add(metrics, 0, [float("inf")])
+    with pytest.raises(
+        NonFiniteLossError, match=r"at step 1 .*; the weights are still those of the start, so a setting"
+    ):
+        metrics.end_window()
+
+
 def test_opposite_infinities_do_not_cancel() -> None:
     metrics = Metrics()
     add(metrics, 0, [float("inf")])

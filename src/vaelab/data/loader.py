@@ -43,7 +43,8 @@ class Loader:
 
     Each pass is a new epoch. The order of images depends only on (seed, epoch), and the binarisation noise only on
     (seed, epoch, rank): random draws of a model do not change them. The ranks share the order, and each takes every
-    world_size-th image. With `shuffle`, all ranks get the same number of batches. `next_index` selects a batch, and
+    world_size-th image. With `shuffle`, all ranks get the same number of batches, and an epoch leaves out a last batch
+    of one image, in which batch normalisation has no variance. `next_index` selects a batch, and
     `gather` makes it. A CUDA graph can contain `gather`. Raises UserError for fewer images than ranks.
     """
 
@@ -66,7 +67,9 @@ class Loader:
         self.images, self.labels, self.batch_size = images, labels, batch_size
         self.shuffle, self.dynamic, self.seed = shuffle, dynamic, seed
         self.rank, self.world_size, self.limit = rank, world_size, limit
-        self.served = len(images) - (len(images) % world_size if shuffle else 0)  # images of an epoch, of all ranks
+        each = len(images) // world_size
+        each -= 1 < batch_size < each and each % batch_size == 1
+        self.served = world_size * each if shuffle else len(images)  # images of an epoch, of all ranks
         self.epoch, self.batch = epoch - 1, 0  # the present epoch, and how many of its batches were served
         self.noise = Generator(images.device)  # one for all epochs, because a CUDA graph refers to it
         self._order: Tensor | None = None  # the images of the present epoch

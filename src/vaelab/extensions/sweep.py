@@ -91,7 +91,8 @@ def train(cfgs: Sequence[DictConfig], folders: Sequence[Path], contexts: Sequenc
             HydraConfig.instance().cfg = contexts[i]
         cfg.data.seed = data.seed
         runs.fill_in(cfg, data, ())
-        member.own_logger = instantiate(cfg.logger, save_dir=str(member.folder))
+        runs.check_schedules(cfg, member.objective, data, ())
+        member.own_logger = runs.build_logger(cfg, member.folder)
         runs.record_start(member.folder, cfg)
         tensorboard.add_layout(member.own_logger)
     callbacks = runs.build_callbacks(cfgs[0])

@@ -33,7 +33,8 @@ class _Adversarial(Objective):
         betas: Sequence[float] = (0.5, 0.9),  # of the discriminator's optimiser
     ) -> None:
         super().__init__()
-        checks.number(weight=weight, lr=lr)
+        checks.number(weight=weight)
+        checks.positive(lr=lr)
         checks.share(**{f"betas.{i}": beta for i, beta in enumerate(betas)})
         if 1 in betas:
             raise UserError(f"betas={list(betas)}: numbers below one are needed")
@@ -65,18 +66,24 @@ class _Adversarial(Objective):
 class FactorVAE(_Adversarial):
     """FactorVAE: loss = -elbo + weight * total correlation, KL(q(z) || prod_d q(z_d)) of the aggregate posterior q(z).
 
+    The estimate of the total correlation falls without limit if the discriminator diverges, so `negative_elbo` rates
+    the model.
+
     D(z) estimates log [q(z) / prod_d q(z_d)]. It is trained to separate codes from codes with each dimension shuffled
     over the batch. Raises PartsError for several latents. Kim & Mnih 2018, https://arxiv.org/abs/1802.05983
     """
 
+    monitor = "negative_elbo"
+
     def terms(self, trace: Trace, x: Tensor, step: Tensor | None) -> dict[str, Tensor]:
         terms = elbo_terms(trace, x)
+        terms["negative_elbo"] = -terms["elbo"]
         z = only_latent(trace, self).z[0]  # (B, D)
         code = z.detach()
         shuffled = code.gather(0, torch.rand_like(code).argsort(0))  # one permutation of the batch for each dimension
         own = self.discriminate(code, shuffled)
         total_correlation = self.verdict(z)
-        loss = -terms["elbo"] + self.weight * total_correlation + own - own.detach()
+        loss = terms["negative_elbo"] + self.weight * total_correlation + own - own.detach()
         return {"loss": loss, **terms, "total_correlation": total_correlation, "discriminator": own}
 
 

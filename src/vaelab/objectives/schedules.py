@@ -27,6 +27,10 @@ class Linear(Schedule):
         checks.number(start=start, end=end)
         super().__init__(steps=steps, start=start, end=end)
 
+    @property
+    def length(self) -> int:
+        return int(self.steps)
+
     def forward(self, step: Tensor | None) -> Tensor:
         if step is None:
             return self.end
@@ -48,6 +52,10 @@ class Cyclical(Schedule):
         checks.positive(ramp=ramp)
         checks.share(ramp=ramp)
         super().__init__(steps=steps, cycles=cycles, ramp=ramp, start=start, end=end)
+
+    @property
+    def length(self) -> int:
+        return int(self.steps * self.cycles)
 
     def forward(self, step: Tensor | None) -> Tensor:
         if step is None:

@@ -1,6 +1,8 @@
 """Build what a config describes: the module, the callbacks and the length of the run."""
 
+import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hydra.utils
@@ -44,15 +46,66 @@ def build_callbacks(cfg: DictConfig) -> list[Any]:
     return [each for each in made.values() if not isinstance(each, tuple(absent))]
 
 
+def build_logger(cfg: DictConfig, folder: Path, purge_step: int | None = None) -> Any:
+    """Build the logger of a run in `folder`. The config gets its version, so that a resumed run continues its files.
+
+    A resumed run replaces the points of the curves from `purge_step` on.
+    """
+    logger = hydra.utils.instantiate(cfg.logger, save_dir=str(folder), purge_step=purge_step)
+    if "version" in cfg.logger:
+        cfg.logger.version = logger.version
+    return logger
+
+
 def fill_in(cfg: DictConfig, data: "MNISTDataModule", callbacks: Sequence[Any]) -> None:
     """Write the settings that depend on the loaded data into the config."""
     cfg.data.used = data.name
     count = batches(cfg, len(data.train_dataloader()))
-    if cfg.trainer.accumulate_grad_batches > count:
-        raise UserError(f"trainer.accumulate_grad_batches={cfg.trainer.accumulate_grad_batches}: an epoch has {count}")
+    longest = {"accumulate_grad_batches": cfg.trainer.accumulate_grad_batches}
+    if cfg.trainer.get("check_val_every_n_epoch") and type(cfg.trainer.get("val_check_interval")) is int:
+        longest["val_check_interval"] = cfg.trainer.val_check_interval
+    for name, value in longest.items():
+        if value > count:
+            raise UserError(f"trainer.{name}={value}: an epoch has {count} batches")
+    for split in ("val", "test"):
+        limit = cfg.trainer.get(f"limit_{split}_batches")
+        loader = data.val_dataloader() if split == "val" else data.test_dataloader()
+        if type(limit) is float and 0 < limit * len(loader) < 1:
+            raise UserError(f"trainer.limit_{split}_batches={limit} leaves none of {len(loader)} batches: use a number")
     cfg.trainer.max_epochs = epochs(cfg, count, callbacks)
     if data.val_size == 0:
         cfg.trainer.limit_val_batches = 0
+
+
+def check_schedules(cfg: DictConfig, objective: Any, data: "MNISTDataModule", callbacks: Sequence[Any]) -> None:
+    """Raise UserError for a schedule of the objective that is longer than the run.
+
+    Such a run would be tested with another objective than the one it ends with. A run with trainer.fast_dev_run or with
+    a limit of its training batches is a trial, and is not checked.
+    """
+    trial = any(cfg.trainer.get(name) for name in ("fast_dev_run", "overfit_batches", "limit_train_batches"))
+    if trial or cfg.trainer.max_epochs == 0:
+        return
+    steps = optimizer_steps(cfg, batches(cfg, len(data.train_dataloader())), callbacks)
+    for name, part in objective.named_modules():
+        length = getattr(part, "length", 0)  # of a schedule
+        if length > steps:
+            key = "objective." + re.sub(r"_(\d+)$", r".\1", name)
+            raise UserError(
+                f"{key} reaches its end after {length:,} optimiser steps, but the run takes {steps:,}, so it would be "
+                f"tested with another objective than it ends with: set steps={length}, or a smaller {key}.steps"
+            )
+
+
+def optimizer_steps(cfg: DictConfig, batches: int, callbacks: Sequence[Any]) -> int:
+    """The number of optimiser steps of the whole run, with `batches` in an epoch."""
+    from vaelab.training.length import steps_in
+
+    most = cfg.trainer.max_steps
+    if cfg.trainer.max_epochs == -1:
+        return most
+    steps = steps_in(cfg.trainer.max_epochs, batches, callbacks, cfg.trainer.accumulate_grad_batches)
+    return min(steps, most) if most > 0 else steps
 
 
 def processes(cfg: DictConfig) -> int:
@@ -74,7 +127,7 @@ def epochs(cfg: DictConfig, batches: int, callbacks: Sequence[Any] = ()) -> int:
 
     Then the run takes `steps` optimiser steps. The result is -1 (no end) if trainer.max_steps is the only length.
     """
-    from vaelab.training.length import accumulation, steps_of
+    from vaelab.training.length import epochs_of
 
     typed = HydraConfig.get().overrides.task if HydraConfig.initialized() and not cfg.resume else []
     asked = {override.split("=")[0].lstrip("+") for override in typed} & {"steps", "trainer.max_epochs"}
@@ -82,7 +135,4 @@ def epochs(cfg: DictConfig, batches: int, callbacks: Sequence[Any] = ()) -> int:
         return cfg.trainer.max_epochs
     if "steps" not in asked and cfg.trainer.max_steps > 0:
         return -1
-    factor, number, steps = accumulation(callbacks, cfg.trainer.accumulate_grad_batches), 0, 0
-    while steps < cfg.steps:
-        steps, number = steps + steps_of(batches, factor(number)), number + 1
-    return number
+    return epochs_of(cfg.steps, batches, callbacks, cfg.trainer.accumulate_grad_batches)

@@ -3,12 +3,14 @@
 import logging
 import os
 import sys
+import threading
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
+from vaelab.files import shown
 from vaelab.runs.building import batches
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ log = logging.getLogger("vaelab.train")
 
 def start_log(*folders: Path) -> None:
     """Send the package's messages to the screen and to train.log of each folder. Only the first process logs."""
+    threading.excepthook = _except_of_the_disk
     logger = logging.getLogger("vaelab")
     for handler in logger.handlers[:]:
         logger.removeHandler(handler)
@@ -42,6 +45,12 @@ def start_log(*folders: Path) -> None:
     logger.setLevel(logging.INFO)
     for banners in ("utilities.rank_zero", "trainer"):  # messages of callbacks and profilers stay
         logging.getLogger(f"lightning.pytorch.{banners}").setLevel(logging.WARNING)
+
+
+def _except_of_the_disk(failed: threading.ExceptHookArgs) -> None:
+    """Print the traceback of a thread, except an OSError: TensorBoard's thread hands it on to the training."""
+    if not issubclass(failed.exc_type, OSError):
+        threading.__excepthook__(failed)
 
 
 def rank() -> int:
@@ -113,9 +122,3 @@ def summary(metrics: dict[str, float], data: str) -> str:
 
     nats = ", ".join(terms("elbo", "bound", "loss", "rate", "distortion"))
     return ", ".join([f"test {nats} nats per image", *terms("squared_error", "perplexity")]) + f" on {data}"
-
-
-def shown(folder: Path) -> str:
-    """A folder, relative to the working directory if it lies inside."""
-    here = Path.cwd()
-    return str(folder.relative_to(here)) if folder.is_relative_to(here) else str(folder)

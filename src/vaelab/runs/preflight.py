@@ -1,17 +1,15 @@
 """Checks at the start of a run: settings that no part checks, and settings that this machine does not support."""
 
-import inspect
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import hydra.utils
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from vaelab import checks
 from vaelab.errors import UserError
+from vaelab.runs.arguments import check_arguments, check_groups
 from vaelab.runs.building import processes
-from vaelab.runs.config import settings
 from vaelab.runs.log import rank
 
 if TYPE_CHECKING:
@@ -21,6 +19,17 @@ if TYPE_CHECKING:
 PARTS = ("posterior", "prior", "likelihood")  # the parts of a model that are chosen with a slash
 # Weights in 16 bits are not offered, because they round away most of an optimiser's updates
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true")
+WHOLE = {  # arguments of the Trainer that are whole numbers, and the least number that has a meaning
+    "max_epochs": 0,
+    "log_every_n_steps": 1,
+    "accumulate_grad_batches": 1,
+    "limit_train_batches": 1,
+    "check_val_every_n_epoch": 1,
+    "num_sanity_val_steps": -1,
+    "num_nodes": 1,
+    "min_epochs": 0,
+    "min_steps": 0,
+}
 OWN = {  # arguments of the Trainer that train.py sets
     "logger": "logger=...",
     "callbacks": "callbacks.NAME._target_=...",
@@ -37,15 +46,19 @@ def check_config(cfg: DictConfig) -> None:
     if type(cfg.seed) is not int or not 0 <= cfg.seed < 2**32:
         raise UserError(f"seed={cfg.seed}: the seed is a whole number from 0 to 2^32 - 1")
     checks.whole(steps=cfg.steps)
+    for part, value in cfg.model.items():
+        if isinstance(value, str) and part in PARTS:
+            raise UserError(f"model.{part}={value}: a part is chosen with a slash, model/{part}={value}")
+    check_groups(cfg)
     for name, place in OWN.items():
         if name in cfg.trainer:
             raise UserError(f"trainer.{name} is set elsewhere: {place}")
-    for name in ("max_epochs", "log_every_n_steps", "accumulate_grad_batches", "limit_train_batches"):
+    for name, least in WHOLE.items():
         value = cfg.trainer.get(name)
         if name == "limit_train_batches" and type(value) is float and value:
             checks.share(**{f"trainer.{name}": value})
         elif value is not None and not (name == "max_epochs" and value == -1 and cfg.trainer.max_steps > 0):
-            checks.whole(0 if name == "max_epochs" else 1, **{f"trainer.{name}": value})
+            checks.whole(least, **{f"trainer.{name}": value})
     if cfg.trainer.get("limit_test_batches") == 0:
         raise UserError("trainer.limit_test_batches=0: a run ends with its test, so leave some test images")
     if cfg.trainer.get("gradient_clip_val") is not None:
@@ -57,9 +70,6 @@ def check_config(cfg: DictConfig) -> None:
     gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
     if str(cfg.trainer.precision).startswith("16") and (not gpu or cfg.trainer.accelerator == "cpu"):
         raise UserError(f"trainer.precision={cfg.trainer.precision} needs a GPU: use bf16-mixed on a CPU")
-    for part, value in cfg.model.items():
-        if isinstance(value, str) and part in PARTS:
-            raise UserError(f"model.{part}={value}: a part is chosen with a slash, model/{part}={value}")
     accelerator = cfg.trainer.accelerator
     if accelerator in ("gpu", "cuda") and not gpu:
         raise UserError(
@@ -82,8 +92,6 @@ def check_config(cfg: DictConfig) -> None:
         )
     zeros = [key for key in ("data.val_size", "trainer.limit_val_batches") if OmegaConf.select(cfg, key) == 0]
     for name, callback in cfg.callbacks.items():
-        if isinstance(callback, str):
-            raise UserError(f"callbacks.{name}={callback}: name a class with callbacks.{name}._target_={callback}")
         monitor = str((callback or {}).get("monitor"))
         if "patience" in (callback or {}):
             checks.whole(0, **{f"callbacks.{name}.patience": callback.patience})
@@ -92,22 +100,7 @@ def check_config(cfg: DictConfig) -> None:
                 f"callbacks.{name} has monitor={monitor}, but {zeros[0]}=0 leaves no validation images: "
                 f"leave it out, or set {zeros[0]} above zero"
             )
-
-
-def check_arguments(cfg: DictConfig) -> None:
-    """Raise UserError for a setting that its class does not take."""
-    for key, node in settings(cfg):
-        target = node.get("_target_") if isinstance(node, dict) else None
-        try:
-            parameters = inspect.signature(hydra.utils.get_object(target)).parameters if target else {}
-        except Exception:  # building the class raises a clearer error
-            continue
-        if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-            continue
-        unknown = [name for name in node if not name.startswith("_") and name not in parameters] if target else []
-        if unknown:
-            takes = ", ".join(name for name in parameters if name not in ("self", "args"))
-            raise UserError(f"{key}.{unknown[0]}: {target} takes no such argument; it takes {takes}")
+    check_arguments(cfg)
 
 
 def check_data(model: "GenerativeModel", data: "MNISTDataModule") -> None:
@@ -117,6 +110,14 @@ def check_data(model: "GenerativeModel", data: "MNISTDataModule") -> None:
             f"model.image_shape={list(model.image_shape)} does not fit the images of {data.name}, "
             f"{list(data.image_shape)}: leave it out, and it follows data.image_shape"
         )
+    if min(data.batch_size, len(data.splits["train"][1])) == 1 and _normalises_batches(model):
+        raise UserError("data.batch_size=1: batch normalisation needs at least two images in a batch")
     labels = 1 + max(int(y.max()) for _, y in data.splits.values() if len(y))
     if 0 < model.num_classes < labels:
         raise UserError(f"model.num_classes={model.num_classes}, but {data.name} has {labels} classes")
+
+
+def _normalises_batches(model: Any) -> bool:
+    from torch import nn
+
+    return any(isinstance(part, nn.BatchNorm1d) for part in model.modules())

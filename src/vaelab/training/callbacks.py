@@ -3,6 +3,7 @@
 import logging
 import math
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +18,24 @@ from vaelab import checks, pictures
 from vaelab.interfaces import labels
 
 log = logging.getLogger(__name__)
+SILENCE = 60  # seconds; the most between two lines, if there is no bar
 
 
 class Progress(ProgressBar):
     """A progress bar over all optimiser steps, and ten log lines for the whole run.
 
     The bar is redrawn every `refresh_every_n_steps` optimiser steps; with 0 there is no bar.
+    Without a bar, as when the output goes to a file, there is also a line each minute. Raises UserError for a negative
+    number.
     """
 
     def __init__(self, refresh_every_n_steps: int = 50) -> None:
         super().__init__()
+        checks.whole(0, refresh_every_n_steps=refresh_every_n_steps)
         self.refresh_every_n_steps = refresh_every_n_steps
         self._bar = tqdm(disable=True)
         self._reported = 0
+        self._spoke = time.monotonic()  # when the last line was logged
 
     def disable(self) -> None:
         """Do nothing. Lightning calls this to hide the bar, but the bar is made later, when training starts."""
@@ -42,10 +48,18 @@ class Progress(ProgressBar):
         hidden = None if drawn else True  # None: tqdm hides the bar unless the output is a terminal
         total = None if math.isinf(pl_module.total_steps) else pl_module.total_steps
         self._bar = tqdm(total=total, initial=trainer.global_step, unit="step", file=sys.stdout, disable=hidden)
+        self._spoke = time.monotonic()
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
         if self.refresh_every_n_steps and trainer.global_step % self.refresh_every_n_steps == 0:
             self._redraw(trainer, pl_module)
+        self._speak(trainer, pl_module, "training")
+
+    def on_validation_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        self._speak(trainer, pl_module, "validation")
+
+    def on_test_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        self._speak(trainer, pl_module, "test")
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         self._redraw(trainer, pl_module)
@@ -53,8 +67,16 @@ class Progress(ProgressBar):
         if tenth > self._reported:
             self._reported = tenth
             self._bar.clear()
-            epoch, step = trainer.current_epoch + 1, trainer.global_step
-            log.info("epoch %d, step %s: %s", epoch, f"{step:,}", _losses(pl_module.measured))
+            self._log(trainer, _losses(pl_module.measured))
+
+    def _speak(self, trainer: Any, module: Any, doing: str) -> None:
+        """Log a line if there is no bar, and the last line is a minute old."""
+        if self._bar.disable and time.monotonic() - self._spoke > SILENCE:
+            self._log(trainer, f"{doing} goes on; {_losses(module.metrics.latest)}".removesuffix("; "))
+
+    def _log(self, trainer: Any, text: str) -> None:
+        log.info("epoch %d, step %s: %s", trainer.current_epoch + 1, f"{trainer.global_step:,}", text)
+        self._spoke = time.monotonic()
 
     def _redraw(self, trainer: Any, module: Any) -> None:
         """Show the latest losses and the metrics that are logged with prog_bar=True."""

@@ -2,7 +2,6 @@
 
 import io
 import logging
-import os
 import signal
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint, StochasticWeightAveraging, WeightAveraging
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from vaelab.files import read_plain, write_atomically
+from vaelab.files import read_plain, shown, write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +36,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         path, content = Path(path), io.BytesIO()
         torch.save(checkpoint, content)
         self._wait(1)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(exist_ok=True)
         self._writer = self._writer or ThreadPoolExecutor(1)
         self._waiting.append(self._writer.submit(write_atomically, path, content.getbuffer()))
 
@@ -146,7 +145,11 @@ class LastCheckpoint(Checkpoint):
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         if self.step != trainer.global_step:  # otherwise on_train_batch_end has saved this step
             self._save(trainer)
-        if self._stop(trainer) and trainer.current_epoch + 1 != trainer.max_epochs:
+        if not self._stop(trainer):
+            return
+        if trainer.current_epoch + 1 == trainer.max_epochs:
+            log.info("this was the last step, so only the test is left: the run goes on to its end")
+        else:
             self._interrupt(trainer)
 
     def _save(self, trainer: Any) -> None:
@@ -158,7 +161,7 @@ class LastCheckpoint(Checkpoint):
         trainer.strategy.checkpoint_io.teardown()  # waits until all files are written
         log.info(
             "stopped at step %s and saved %s; continue with: python train.py resume=%s",
-            f"{trainer.global_step:,}", self.path, os.path.relpath(trainer.default_root_dir),
+            f"{trainer.global_step:,}", self.path, shown(Path(trainer.default_root_dir)),
         )  # fmt: skip
         raise Interrupted(128 + (self._signal or signal.SIGTERM))
 
@@ -178,9 +181,11 @@ class LastCheckpoint(Checkpoint):
             trainer.strategy.checkpoint_io.teardown()
         except OSError as error:  # it must not hide the exception that ended the run
             log.error("a checkpoint could not be written: %s", error)
-        if isinstance(exception, ArithmeticError):
-            good = f"the last good checkpoint is {self.path}" if self.path else "no checkpoint has been saved"
-            log.error(good)
+        if isinstance(exception, ArithmeticError | OSError):
+            saved = self._file.is_file() if trainer.is_global_zero else self.path
+            resume = f"continue with resume={shown(Path(trainer.default_root_dir))}"
+            good = f"the last good checkpoint is {self._file}" if saved else "no checkpoint has been saved"
+            log.error(f"{good}; {resume}" if saved and isinstance(exception, OSError) else good)
 
     def _restore_handlers(self) -> None:
         """Restore the previous signal handlers. Lightning restores its own ones later."""

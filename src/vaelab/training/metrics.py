@@ -47,7 +47,8 @@ class Sums:
         if not all(map(math.isfinite, sums.values())):
             *values, images = self._row.tolist()
             terms = ", ".join(f"{name} {value / images:g}" for name, value in zip(self._names, values, strict=False))
-            mend = "first try a smaller optimizer.lr"
+            start = "the weights are still those of the start, so a setting of the model or the objective is too large"
+            mend = "first try a smaller optimizer.lr" if self._step else start
             raise NonFiniteLossError(
                 f"the loss is not a finite number at step {int(self._step) + 1:,} ({terms}); {mend}"
             )

@@ -56,7 +56,7 @@ class VAEModule(L.LightningModule):
         self.optimizer, self.scheduler, self.compiled = optimizer, scheduler, compile
         self.lr: float | None = None  # the rate of LearningRateFinder; it replaces the optimiser's rate
         build_optimizer(optimizer, model, objective)
-        rehearse(model, objective)
+        self._terms = rehearse(model, objective)  # the names of the objective's terms
         self.metrics = Metrics()
         self.register_buffer("step", torch.zeros(()), persistent=False)  # optimiser steps so far, on the device
         self._scores: Callable[..., dict[str, Tensor]] | None = None  # the compiled objective
@@ -108,10 +108,18 @@ class VAEModule(L.LightningModule):
         takes_length = "total_steps" in inspect.signature(factory).parameters
         scheduler = factory(optimizer, **({"total_steps": self.total_steps} if takes_length else {}))
         config = {"monitor": self.monitor or "train/loss", "frequency": 1, **self.scheduler, "scheduler": scheduler}
+        if isinstance(scheduler, ReduceLROnPlateau):
+            self._expect(config["monitor"], "the scheduler")
         if isinstance(scheduler, ReduceLROnPlateau) and config.get("interval", "epoch") == "epoch":
             # Lightning would step it after the epoch's checkpoint, so a resumed run would miss it: see step_plateau
             self._plateau_frequency, config["frequency"] = config["frequency"], sys.maxsize
         return {"optimizer": optimizer, "lr_scheduler": config}
+
+    def _expect(self, metric: str | None, who: str) -> None:
+        """Warn of a metric to monitor that is not of the objective. The user's own code may log it."""
+        own = [f"{split}/{term}" for split in ("val", "train") for term in self._terms]
+        if metric not in own:
+            log.warning(f"{who} monitors {metric}: the run fails if nothing logs it; there are {', '.join(own)}")
 
     def step_plateau(self) -> None:
         """Step each ReduceLROnPlateau that is due. A validation metric counts only if this epoch was validated.
@@ -157,6 +165,7 @@ class VAEModule(L.LightningModule):
         self._tuning = stage == "fit"  # steps before on_fit_start belong to a tuner's search
         for stopping in self.trainer.early_stopping_callbacks:
             stopping.monitor = self.monitor if stopping.monitor == "auto" else stopping.monitor
+            self._expect(stopping.monitor, "an EarlyStopping callback")
         if self._tuning and self.compiled:
             log.info("compiling, so the first steps take longer")
             torch.compiler.reset()  # earlier runs of a sweep count for torch's limit of compilations

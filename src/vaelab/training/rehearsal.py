@@ -12,16 +12,19 @@ from vaelab.interfaces import labels
 from vaelab.noise import fixed_noise
 from vaelab.objectives import Objective
 
+LARGEST = 1e10  # nats; a loss above it has an error of a thousand nats in 32 bits
+
 
 def build_optimizer(factory: Callable[..., Optimizer], model: Any, objective: Objective) -> Optimizer:
     """Build the optimiser for the objective's parameter groups. Raises UserError for a setting it does not accept."""
     groups = objective.parameter_groups(model)
     try:
         optimizer = factory(groups)
-    except (TypeError, ValueError) as error:
+    except Exception as error:
         if not refused_by_library(error):
             raise
-        raise UserError(f"the optimizer cannot be built: {error}") from error
+        given = ", ".join(f"{name}={value}" for name, value in getattr(factory, "keywords", {}).items())
+        raise UserError(f"the optimizer cannot be built with {given}: {error}") from error
     unknown = {setting for group in groups for setting in group} - {"params", *optimizer.defaults}
     if unknown:
         own = f"{type(objective).__name__} sets its parameters' {', '.join(sorted(unknown))}"
@@ -29,8 +32,11 @@ def build_optimizer(factory: Callable[..., Optimizer], model: Any, objective: Ob
     return optimizer
 
 
-def rehearse(model: Any, objective: Objective) -> None:
-    """Score two blank images with copies. Raises UserError, before any data are read, if parts do not go together."""
+def rehearse(model: Any, objective: Objective) -> tuple[str, ...]:
+    """Score two blank images with copies, and return the names of the objective's terms.
+
+    Raises UserError, before any data are read, if parts do not go together.
+    """
     model, objective = copy.deepcopy((model, objective))
     x = torch.zeros(2, *model.image_shape)
     y = labels(model, torch.zeros(2, dtype=torch.long))
@@ -40,6 +46,7 @@ def rehearse(model: Any, objective: Objective) -> None:
     with fixed_noise(x.device):
         try:
             terms = objective(model, x, y, torch.zeros(()))
+            final = objective(model, x, y, None)
         except UserError as error:
             raise UserError(f"{pair}: {error}") from error
         except Exception as error:
@@ -52,7 +59,14 @@ def rehearse(model: Any, objective: Objective) -> None:
         if not term.isfinite().all():
             why = ": a point mass has no density, which this objective needs" if "PointMass" in names else ""
             raise UserError(f"{pair}: its {name} is {term[0].item()}{why}")
+    for loss in (terms["loss"], final["loss"]):
+        if not loss.abs().max() < LARGEST:
+            raise UserError(
+                f"the loss of a blank image is {loss[0].item():g}: a setting of the objective, such as a weight or "
+                "free_bits, is too large for numbers of 32 bits"
+            )
     terms["loss"].mean().backward()
     idle = [name for name, weight in model.named_parameters() if weight.requires_grad and weight.grad is None]
     if idle:
         raise UserError(f"{pair}: no gradient reaches its {', '.join(idle)}, which would never change")
+    return tuple(terms)

@@ -1,0 +1,128 @@
+"""Check the settings of a config against the constructors of the classes that it names, before anything is built."""
+
+import collections.abc
+import inspect
+import os
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import hydra.utils
+from omegaconf import DictConfig, OmegaConf
+
+from vaelab.errors import UserError
+from vaelab.runs.config import PACKAGES, settings
+
+GROUPS = ("data", "model", "objective", "optimizer", "trainer", "module", "logger")
+WORDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    types.NoneType: "null",
+    list: "a list",
+    dict: "a group of settings",
+}
+LISTS = (list, tuple, set, collections.abc.Sequence, collections.abc.Iterable, collections.abc.Collection)
+TEXTS = (str, Path, os.PathLike)
+
+
+def check_groups(cfg: DictConfig) -> None:
+    """Raise UserError for a group or a callback that names no class with `_target_`. A callback may be null.
+
+    Raises OmegaConf's error for a value that is missing or refers to a missing one.
+    """
+    OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    for group in GROUPS:
+        if group in cfg and not (isinstance(cfg[group], DictConfig) and isinstance(cfg[group].get("_target_"), str)):
+            raise UserError(f"{group}={cfg[group]}: this group needs a _target_, which names its class")
+    for name, callback in cfg.callbacks.items():
+        if isinstance(callback, str):
+            raise UserError(f"callbacks.{name}={callback}: name a class with callbacks.{name}._target_={callback}")
+        if callback is not None and not isinstance(callback, DictConfig):
+            raise UserError(f"callbacks.{name}={callback}: a callback has a _target_, or is null to leave it out")
+
+
+def check_arguments(cfg: DictConfig) -> None:
+    """Raise UserError for a setting that its class does not take, or whose value is not of the annotated type."""
+    for key, node in settings(OmegaConf.to_container(cfg, resolve=True)):
+        if not isinstance(node, dict) or not isinstance(node.get("_target_"), str):
+            continue
+        for option in ("_partial_", "_recursive_"):
+            if not isinstance(node.get(option, True), bool):
+                raise UserError(f"{key}.{option}={node[option]}: true or false is needed")
+        try:
+            made = hydra.utils.get_object(node["_target_"])
+            parameters = inspect.signature(made).parameters
+        except Exception:  # building the class raises a clearer error
+            continue
+        hints = _hints(made)
+        open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+        for name, value in node.items():
+            if name.startswith("_"):
+                continue
+            if name not in parameters and not open_ended:
+                takes = ", ".join(name for name in parameters if name not in ("self", "args"))
+                raise UserError(f"{key}.{name}: {node['_target_']} takes no such argument; it takes {takes}")
+            strict = node["_target_"].startswith(PACKAGES)
+            if name in hints and not accepts(hints[name], value, strict):
+                raise UserError(f"{key}.{name}={value}: {needed(hints[name])} is needed")
+
+
+def _hints(made: Any) -> dict[str, Any]:
+    """The annotations of the arguments of a class or a function. Empty if one of them cannot be read."""
+    try:
+        parameters = inspect.signature(made, eval_str=True).parameters
+    except Exception:  # an annotation may name a class that is imported only for type checks
+        return {}
+    return {name: each.annotation for name, each in parameters.items() if each.annotation is not each.empty}
+
+
+def accepts(hint: Any, value: Any, strict: bool = True) -> bool:
+    """Whether a plain value of a config fits an annotation.
+
+    A list fits any annotation of a sequence. A whole number fits float, and true or false fits only bool. NaN fits
+    nothing. With `strict`, an annotation of another class is fitted only by a group with `_target_`.
+    """
+    origin, inner = typing.get_origin(hint) or hint, typing.get_args(hint)
+    if value != value or hint is Any:
+        return value == value
+    if isinstance(value, dict) and "_target_" in value:
+        return True
+    if origin in (typing.Union, types.UnionType):
+        return any(accepts(each, value, strict) for each in inner)
+    if origin is typing.Literal:
+        return value in inner
+    if origin in (bool, int):
+        return type(value) is origin
+    if origin is float:
+        return type(value) in (int, float)
+    if origin is types.NoneType:
+        return value is None
+    if origin in TEXTS:
+        return isinstance(value, str)
+    if origin in LISTS:
+        fixed = origin is tuple and inner and Ellipsis not in inner
+        if not isinstance(value, list) or (fixed and len(value) != len(inner)):
+            return False
+        each = inner if fixed else len(value) * (inner[:1] or (Any,))
+        return all(map(accepts, each, value, len(value) * [strict]))
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return isinstance(value, dict)
+    return not strict or not isinstance(origin, type | collections.abc.Callable)
+
+
+def needed(hint: Any) -> str:
+    """The values that fit an annotation, in words."""
+    origin, inner = typing.get_origin(hint) or hint, typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(dict.fromkeys(map(needed, inner)))
+    if origin is typing.Literal:
+        return " or ".join(map(str, inner))
+    if origin in LISTS:
+        fixed = origin is tuple and inner and Ellipsis not in inner
+        return f"a list of {len(inner)} entries" if fixed else "a list"
+    word = "text" if origin in TEXTS else WORDS.get(origin)
+    return word or "a group of settings with a _target_"
