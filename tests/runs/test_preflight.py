@@ -5,8 +5,10 @@ import pytest
 import torch
 from conftest import Compose
 
+from vaelab.data import MNISTDataModule
 from vaelab.errors import UserError
 from vaelab.runs import check_arguments, check_config
+from vaelab.runs.preflight import arguments
 
 
 @pytest.mark.parametrize(
@@ -19,7 +21,11 @@ from vaelab.runs import check_arguments, check_config
         (["objective/beta=linear", "+objective.beta.step=3"], "objective.beta.step: .*Linear takes no such argument"),
         (["+optimizer.lrr=3"], "optimizer.lrr: torch.optim.Adam takes no such argument; it takes .*lr"),
         (["scheduler=cosine", "+scheduler.scheduler.eta=1"], "scheduler.scheduler.eta: .*Cosine takes no such"),
-        (["+data.batch=3"], "data.batch: .*MNISTDataModule takes no such argument"),
+        (["+data.batch=3"], "data.batch: .*MNISTDataModule takes no such argument; it takes .*dataset.*, batch_size,"),
+        (
+            ["data=binarized_mnist", "+data.md5=null"],
+            "data.md5: .*takes no such argument; it takes root, dataset, val_s",
+        ),
         (["+trainer.max_epoch=3"], "trainer.max_epoch: lightning.pytorch.Trainer takes no such argument"),
         (["+callbacks.pictures.num=3"], "callbacks.pictures.num: .*Pictures takes no such argument"),
         (["+module.compiled=true"], "module.compiled: .*VAEModule takes no such argument"),
@@ -43,3 +49,23 @@ def test_more_processes_than_cpus(config: Compose, monkeypatch: pytest.MonkeyPat
 def test_half_precision_needs_a_gpu(config: Compose) -> None:
     with pytest.raises(UserError, match=r"trainer.precision=16-mixed needs a GPU"):
         check_config(config("trainer.precision=16-mixed"))
+
+
+def test_arguments_that_go_to_a_base_class() -> None:
+    class Own(MNISTDataModule):
+        def __init__(self, path: str, **settings: object) -> None:
+            super().__init__(path, **settings)
+
+    class Any(torch.nn.Module):
+        def __init__(self, width: int, **more: object) -> None:
+            super().__init__()
+
+    class Nothing:
+        pass
+
+    taken = arguments(Own)
+    assert taken is not None
+    assert {"path", "md5", "batch_size", "seed"} <= set(taken)
+    assert "settings" not in taken
+    assert arguments(Any) is None
+    assert arguments(Nothing) == []

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from vaelab.errors import UserError
 
 if TYPE_CHECKING:
-    from vaelab.data import MNISTDataModule
+    from vaelab.data import ImageDataModule
 
 
 def build(cfg: DictConfig, kind: Any = None) -> Any:
@@ -44,7 +44,7 @@ def build_callbacks(cfg: DictConfig) -> list[Any]:
     return [each for each in made.values() if not isinstance(each, tuple(absent))]
 
 
-def fill_in(cfg: DictConfig, data: "MNISTDataModule", callbacks: Sequence[Any]) -> None:
+def fill_in(cfg: DictConfig, data: "ImageDataModule", callbacks: Sequence[Any]) -> None:
     """Write the settings that depend on the loaded data into the config."""
     cfg.data.used = data.name
     count = batches(cfg, len(data.train_dataloader()))

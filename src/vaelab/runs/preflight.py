@@ -1,7 +1,7 @@
 """Checks at the start of a run: settings that no part checks, and settings that this machine does not support."""
 
 import inspect
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import hydra.utils
 from hydra.core.hydra_config import HydraConfig
@@ -15,7 +15,7 @@ from vaelab.runs.config import settings
 from vaelab.runs.log import rank
 
 if TYPE_CHECKING:
-    from vaelab.data import MNISTDataModule
+    from vaelab.data import ImageDataModule
     from vaelab.interfaces import GenerativeModel
 
 PARTS = ("posterior", "prior", "likelihood")  # the parts of a model that are chosen with a slash
@@ -99,18 +99,32 @@ def check_arguments(cfg: DictConfig) -> None:
     for key, node in settings(cfg):
         target = node.get("_target_") if isinstance(node, dict) else None
         try:
-            parameters = inspect.signature(hydra.utils.get_object(target)).parameters if target else {}
+            taken = arguments(hydra.utils.get_object(target)) if target else None
         except Exception:  # building the class raises a clearer error
             continue
-        if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        if taken is None:
             continue
-        unknown = [name for name in node if not name.startswith("_") and name not in parameters] if target else []
+        unknown = [name for name in node if not name.startswith("_") and name not in taken]
         if unknown:
-            takes = ", ".join(name for name in parameters if name not in ("self", "args"))
-            raise UserError(f"{key}.{unknown[0]}: {target} takes no such argument; it takes {takes}")
+            raise UserError(f"{key}.{unknown[0]}: {target} takes no such argument; it takes {', '.join(taken)}")
 
 
-def check_data(model: "GenerativeModel", data: "MNISTDataModule") -> None:
+def arguments(target: Any) -> list[str] | None:
+    """The names of the arguments that a class or a function takes. None: it takes any.
+
+    A class that passes **settings to its base class takes the arguments of the base class, too.
+    """
+    names: list[str] = []
+    bases = inspect.getmro(target)[:-1] if isinstance(target, type) else ()
+    for each in [base for base in bases if "__init__" in vars(base)] or [target]:
+        parameters = inspect.signature(each).parameters.values()
+        names += [one.name for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
+        if not any(one.kind is one.VAR_KEYWORD for one in parameters):
+            return list(dict.fromkeys(names))
+    return None
+
+
+def check_data(model: "GenerativeModel", data: "ImageDataModule") -> None:
     """Raise UserError for a model that was built for images of another shape, or for fewer classes."""
     if tuple(model.image_shape) != data.image_shape:
         raise UserError(
