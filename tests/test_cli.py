@@ -78,6 +78,8 @@ from vaelab import cli
         ("trainer.limit_test_batches=0.5", "trainer.limit_test_batches=0.5 leaves none of 1 batches: use a number"),
         ("trainer.profiler=3", "trainer.profiler=3: "),
         ("trainer.enable_model_summary=7", "trainer.enable_model_summary=7: true or false or null is needed"),
+        ("+logger.new=1", "logger: "),
+        ("trainer.limit_val_batches=1e38", "trainer.limit_val_batches=1e+38: a number from zero to one is needed"),
         ("module=3", "module=3: this group needs a _target_, which names its class"),
         ("~optimizer._target_", "this group needs a _target_, which names its class"),
         ("optimizer._partial_=1", "optimizer._partial_=1: true or false is needed"),

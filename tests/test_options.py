@@ -75,7 +75,7 @@ def test_option(
     if option.startswith("data="):  # other data sets have other folders, so copy the small files
         dataset = config(option).data.dataset
         monkeypatch.setattr(files, "reachable", lambda *_: ())
-        if dataset not in ("MNIST", "MNIST-5k"):
+        if dataset not in ("MNIST", "MNIST-5k", "BinarizedMNIST"):
             for path in (data_root / "MNIST" / "raw").iterdir():
                 target = tmp_path / "data" / dataset / "raw" / path.name
                 target.parent.mkdir(parents=True, exist_ok=True)

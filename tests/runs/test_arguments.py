@@ -8,7 +8,8 @@ import pytest
 import torch
 from conftest import ROOT, Compose, compose_config
 
-from vaelab.runs.arguments import accepts, check_arguments, check_groups, needed
+from vaelab.data import MNISTDataModule
+from vaelab.runs.arguments import accepts, arguments, check_arguments, check_groups, needed
 
 NAN = float("nan")
 PART = {"_target_": "some.Class"}
@@ -68,3 +69,23 @@ def test_no_option_of_the_project_is_refused(tmp_path: Any, option: str) -> None
 def test_an_interpolation_is_checked_by_its_value(config: Compose) -> None:
     with pytest.raises(ValueError, match=r"data.batch_size=vae: a whole number is needed"):
         check_arguments(config("data.batch_size=${name}"))
+
+
+def test_a_class_takes_the_arguments_of_its_base_class_through_settings() -> None:
+    class Own(MNISTDataModule):
+        def __init__(self, path: str, **settings: Any) -> None:
+            super().__init__(**settings)
+
+    class Open:
+        def __init__(self, **settings: Any) -> None:
+            pass
+
+    class Nothing:
+        pass
+
+    taken, more = arguments(Own)
+    assert not more
+    assert {"path": str, "batch_size": int}.items() <= taken.items()
+    assert "settings" not in taken
+    assert arguments(Open) == ({}, True)
+    assert arguments(Nothing) == ({}, False)

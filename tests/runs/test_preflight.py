@@ -22,7 +22,11 @@ from vaelab.runs import check_config
         (["objective/beta=linear", "+objective.beta.step=3"], "objective.beta.step: .*Linear takes no such argument"),
         (["+optimizer.lrr=3"], "optimizer.lrr: torch.optim.Adam takes no such argument; it takes .*lr"),
         (["scheduler=cosine", "+scheduler.scheduler.eta=1"], "scheduler.scheduler.eta: .*Cosine takes no such"),
-        (["+data.batch=3"], "data.batch: .*MNISTDataModule takes no such argument"),
+        (["+data.batch=3"], "data.batch: .*MNISTDataModule takes no such argument; it takes .*dataset.*, batch_size,"),
+        (
+            ["data=binarized_mnist", "+data.md5=null"],
+            "data.md5: .*takes no such argument; it takes root, dataset, val_s",
+        ),
         (["+trainer.max_epoch=3"], "trainer.max_epoch: lightning.pytorch.Trainer takes no such argument"),
         (["+callbacks.pictures.num=3"], "callbacks.pictures.num: .*Pictures takes no such argument"),
         (["+module.compiled=true"], "module.compiled: .*VAEModule takes no such argument"),

@@ -1,5 +1,7 @@
-"""Image data sets in MNIST's format, held in memory on the training device."""
+"""Image data sets, held in memory on the training device."""
 
-from vaelab.data.module import MNISTDataModule
+from vaelab.data.binarized import BinarizedMNISTDataModule
+from vaelab.data.mnist import MNISTDataModule
+from vaelab.data.module import ImageDataModule
 
-__all__ = ["MNISTDataModule"]
+__all__ = ["BinarizedMNISTDataModule", "ImageDataModule", "MNISTDataModule"]

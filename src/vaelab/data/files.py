@@ -66,8 +66,9 @@ def missing(dataset: str, folder: Path, md5: Mapping[str, str], why: str) -> str
     known = {**archives, **md5}
     names = [name if name in md5 or f"{name}.gz" not in archives else f"{name}.gz" for name in FILES]
     wanted = ", ".join(f"{name} (md5 {known.get(name, 'not checked')})" for name in names)
-    resort = "" if dataset != "MNIST" else ", or set data.allow_subset=true to use 5,000 digits"
-    return f"{dataset} is not available ({why}): put these files into {folder.absolute()}{resort}: {wanted}"
+    resort = ", or take 5,000 digits (data.allow_subset=true) or one binary draw of all digits (data=binarized_mnist)"
+    place = f"{folder.absolute()}{resort if dataset == 'MNIST' else ''}"
+    return f"{dataset} is not available ({why}): put these files into {place}: {wanted}"
 
 
 def read(folder: Path, split: str, md5: Mapping[str, str]) -> tuple[Tensor, Tensor]:

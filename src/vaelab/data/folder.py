@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vaelab.data.module import PUBLISHED
 from vaelab.errors import UserError
 from vaelab.files import write_atomically
 from vaelab.interfaces import device_of
@@ -92,7 +93,7 @@ def write_codes(model: Any, data: Any, folder: str | Path, path: Path, invert: b
     codes = torch.cat([model.encode(batch.to(device).float().div(255)).float().cpu() for batch in batches])
     protocol = {
         "trained_on": data.name,
-        "binarization": data.protocol["binarization"]["test"],
+        "binarization": "static(0)" if data.binarization == PUBLISHED else data.protocol["binarization"]["test"],
         "vaelab": metadata.version("vaelab"),
     }
     content = io.BytesIO()

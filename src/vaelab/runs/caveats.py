@@ -29,7 +29,8 @@ def find_caveats(
         if data["dataset"] != data["used"]:
             folder = Path(data["root"]) / data["dataset"] / "raw"
             text += (
-                f" MNIST cannot be downloaded, and its files are not in {folder}; data.allow_subset=false forbids this."
+                f" MNIST cannot be downloaded, and its files are not in {folder}. data=binarized_mnist has all 70,000 "
+                "digits without a download; data.allow_subset=false forbids MNIST-5k."
             )
         found.append(text)
     name, grey = likelihood_name(model.likelihood), data["binarization"] == "none"

@@ -19,7 +19,7 @@ from vaelab.runs.preflight import check_data
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vaelab.data import MNISTDataModule
+    from vaelab.data import ImageDataModule
     from vaelab.interfaces import GenerativeModel
     from vaelab.training import VAEModule
 
@@ -30,7 +30,7 @@ class Run(NamedTuple):
     folder: Path
     cfg: DictConfig
     model: Any  # a GenerativeModel in evaluation mode
-    data: "MNISTDataModule"  # after setup()
+    data: "ImageDataModule"  # after setup()
 
 
 def open_run(

@@ -14,7 +14,7 @@ from vaelab.files import shown
 from vaelab.runs.building import batches
 
 if TYPE_CHECKING:
-    from vaelab.data import MNISTDataModule
+    from vaelab.data import ImageDataModule
     from vaelab.training import VAEModule
 
 log = logging.getLogger("vaelab.train")
@@ -63,7 +63,7 @@ def rank() -> int:
     return getattr(rank_zero_only, "rank", 0)
 
 
-def announce(folder: Path, cfg: DictConfig, data: "MNISTDataModule", module: "VAEModule", trainer: Any) -> None:
+def announce(folder: Path, cfg: DictConfig, data: "ImageDataModule", module: "VAEModule", trainer: Any) -> None:
     """Log the first lines of a run: folder, data, model, length, threads and caveats."""
     import torch
 

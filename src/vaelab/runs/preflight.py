@@ -13,7 +13,7 @@ from vaelab.runs.building import processes
 from vaelab.runs.log import rank
 
 if TYPE_CHECKING:
-    from vaelab.data import MNISTDataModule
+    from vaelab.data import ImageDataModule
     from vaelab.interfaces import GenerativeModel
 
 PARTS = ("posterior", "prior", "likelihood")  # the parts of a model that are chosen with a slash
@@ -55,10 +55,12 @@ def check_config(cfg: DictConfig) -> None:
             raise UserError(f"trainer.{name} is set elsewhere: {place}")
     for name, least in WHOLE.items():
         value = cfg.trainer.get(name)
-        if name == "limit_train_batches" and type(value) is float and value:
-            checks.share(**{f"trainer.{name}": value})
-        elif value is not None and not (name == "max_epochs" and value == -1 and cfg.trainer.max_steps > 0):
+        endless = name == "max_epochs" and value == -1 and cfg.trainer.max_steps > 0
+        if value is not None and not endless and not (name == "limit_train_batches" and type(value) is float and value):
             checks.whole(least, **{f"trainer.{name}": value})
+    for name in ("limit_train_batches", "limit_val_batches", "limit_test_batches"):
+        if type(cfg.trainer.get(name)) is float:
+            checks.share(**{f"trainer.{name}": cfg.trainer[name]})
     if cfg.trainer.get("limit_test_batches") == 0:
         raise UserError("trainer.limit_test_batches=0: a run ends with its test, so leave some test images")
     if cfg.trainer.get("gradient_clip_val") is not None:
@@ -103,7 +105,7 @@ def check_config(cfg: DictConfig) -> None:
     check_arguments(cfg)
 
 
-def check_data(model: "GenerativeModel", data: "MNISTDataModule") -> None:
+def check_data(model: "GenerativeModel", data: "ImageDataModule") -> None:
     """Raise UserError for a model that was built for images of another shape, or for fewer classes."""
     if tuple(model.image_shape) != data.image_shape:
         raise UserError(
