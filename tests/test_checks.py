@@ -32,6 +32,10 @@ def test_values_out_of_range(check: object, value: object) -> None:
 def test_least_values_and_options() -> None:
     checks.whole(0, setting=0)
     checks.one_of(("a", True), setting="a")
+    checks.one_of(("a", True), setting=True)
+    for other in (1, 1.0, ["a"], {}):
+        with pytest.raises(UserError, match="choose one of a, True"):
+            checks.one_of(("a", True), setting=other)
     with pytest.raises(UserError, match=r"setting=1: .*, at least 2"):
         checks.whole(2, setting=1)
     with pytest.raises(UserError, match="setting=c: choose one of a, b"):

@@ -33,8 +33,12 @@ def share(**values: Any) -> None:
 
 
 def one_of(options: Sequence[Any], **values: Any) -> None:
-    """Check that all values are among `options`."""
-    _check(values, lambda v: v in options, f"choose one of {', '.join(map(str, options))}")
+    """Check that all values are among `options`. The number 1 is not True."""
+    _check(
+        values,
+        lambda v: any(type(v) is type(option) and v == option for option in options),
+        f"choose one of {', '.join(map(str, options))}",
+    )
 
 
 def widths(least: int = 0, **values: Any) -> None:

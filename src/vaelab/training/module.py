@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from vaelab import checks
 from vaelab.errors import UserError
 from vaelab.interfaces import GenerativeModel, labels, learners
 from vaelab.noise import fixed_noise
@@ -35,7 +36,8 @@ Batch = tuple[Tensor, Tensor]  # images x (B, C, H, W) in [0, 1] and labels y (B
 class VAEModule(L.LightningModule):
     """The LightningModule that trains a model with an objective. Metrics are means of the objective's terms per image.
 
-    Raises UserError if the optimiser does not accept its settings, or if parts and objective do not go together.
+    Raises UserError if an argument is out of its range, if the optimiser does not accept its settings, or if parts and
+    objective do not go together.
     """
 
     model: GenerativeModel
@@ -52,6 +54,7 @@ class VAEModule(L.LightningModule):
         compile: bool = False,  # use torch.compile for the objective in training steps
     ) -> None:
         super().__init__()
+        checks.one_of((True, False), **{"module.compile": compile})
         self.model, self.objective = model, objective
         self.optimizer, self.scheduler, self.compiled = optimizer, scheduler, compile
         self.lr: float | None = None  # the rate of LearningRateFinder; it replaces the optimiser's rate
