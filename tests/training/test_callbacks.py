@@ -1,12 +1,14 @@
 """The pictures callback writes its images and does not change the training."""
 
+from functools import partial
 from pathlib import Path
 
-from conftest import Compose, checkpoint, equal
+from conftest import Compose, checkpoint, equal, refused
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from train import train
+from vaelab.training import Pictures
 
 
 def test_pictures_are_in_tensorboard_and_on_disk(finished: Path, events: EventAccumulator) -> None:
@@ -18,6 +20,13 @@ def test_pictures_are_in_tensorboard_and_on_disk(finished: Path, events: EventAc
             assert min(picture.size) > 100
             assert picture.mode == ("RGBA" if name == "codes" else "L")
             assert len(picture.convert("L").getcolors()) > 20
+
+
+def test_numbers_of_pictures_are_checked() -> None:
+    for setting in ({"count": -1}, {"num_reconstructions": 0}, {"num_samples": 0}):
+        (name,) = setting
+        assert f"{name}=" in refused(partial(Pictures, **setting))
+    assert Pictures(count=0).count == 0
 
 
 def test_pictures_do_not_change_the_training(config: Compose, tmp_path: Path) -> None:
