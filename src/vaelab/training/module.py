@@ -6,7 +6,6 @@ Trainer has a clip value, and steps the optimiser and the learning-rate schedule
 the means of the terms every `trainer.log_every_n_steps` steps.
 """
 
-import inspect
 import logging
 import sys
 import time
@@ -27,7 +26,7 @@ from vaelab.objectives import Objective
 from vaelab.training import ranks
 from vaelab.training.length import total_steps
 from vaelab.training.metrics import Metrics, NonFiniteLossError
-from vaelab.training.rehearsal import build_optimizer, rehearse
+from vaelab.training.rehearsal import build_optimizer, build_schedule, rehearse
 
 log = logging.getLogger(__name__)
 Batch = tuple[Tensor, Tensor]  # images x (B, C, H, W) in [0, 1] and labels y (B,)
@@ -36,8 +35,8 @@ Batch = tuple[Tensor, Tensor]  # images x (B, C, H, W) in [0, 1] and labels y (B
 class VAEModule(L.LightningModule):
     """The LightningModule that trains a model with an objective. Metrics are means of the objective's terms per image.
 
-    Raises UserError if an argument is out of its range, if the optimiser does not accept its settings, or if parts and
-    objective do not go together.
+    Raises UserError if an argument is out of its range, if the optimiser or the learning-rate schedule does not accept
+    its settings, or if parts and objective do not go together.
     """
 
     model: GenerativeModel
@@ -58,7 +57,9 @@ class VAEModule(L.LightningModule):
         self.model, self.objective = model, objective
         self.optimizer, self.scheduler, self.compiled = optimizer, scheduler, compile
         self.lr: float | None = None  # the rate of LearningRateFinder; it replaces the optimiser's rate
-        build_optimizer(optimizer, model, objective)
+        trial = build_optimizer(optimizer, model, objective)
+        if scheduler is not None:
+            build_schedule(scheduler, trial)
         rehearse(model, objective)
         self.metrics = Metrics()
         self.register_buffer("step", torch.zeros(()), persistent=False)  # optimiser steps so far, on the device
@@ -107,9 +108,7 @@ class VAEModule(L.LightningModule):
         self._settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
         if self.scheduler is None:
             return optimizer
-        factory = self.scheduler["scheduler"]
-        takes_length = "total_steps" in inspect.signature(factory).parameters
-        scheduler = factory(optimizer, **({"total_steps": self.total_steps} if takes_length else {}))
+        scheduler = build_schedule(self.scheduler, optimizer, self.total_steps)
         config = {"monitor": self.monitor or "train/loss", "frequency": 1, **self.scheduler, "scheduler": scheduler}
         if isinstance(scheduler, ReduceLROnPlateau) and config.get("interval", "epoch") == "epoch":
             # Lightning would step it after the epoch's checkpoint, so a resumed run would miss it: see step_plateau
