@@ -13,7 +13,7 @@ CASES = {
     checks.finite: ([-7.5, 0, 3], [math.inf, -math.inf, math.nan, True, "1", None]),
     checks.positive: ([1e-9, 3], [0, 0.0, -1, math.inf, math.nan, True, "1", None]),
     checks.share: ([0, 1, 0.25], [-0.1, 1.1, math.nan, True, "0.5", None]),
-    checks.widths: ([[], [400], (3, 4)], [[0], [-1], [1.5], [True], 400, "400"]),
+    checks.widths: ([[], [400], (3, 4)], [[0], [-1], [1.5], [True], 400, "400", 0.5, None, {1: 2}]),
 }
 
 
