@@ -13,7 +13,7 @@ CASES = {
     checks.finite: ([-7.5, 0, 3], [math.inf, -math.inf, math.nan, True, "1", None]),
     checks.positive: ([1e-9, 3], [0, 0.0, -1, math.inf, math.nan, True, "1", None]),
     checks.share: ([0, 1, 0.25], [-0.1, 1.1, math.nan, True, "0.5", None]),
-    checks.widths: ([[], [400], (3, 4)], [[0], [-1], [1.5], [True], 400, "400"]),
+    checks.widths: ([[], [400], (3, 4)], [[0], [-1], [1.5], [True], 400, "400", 0.5, None, {1: 2}]),
 }
 
 
@@ -32,6 +32,10 @@ def test_values_out_of_range(check: object, value: object) -> None:
 def test_least_values_and_options() -> None:
     checks.whole(0, setting=0)
     checks.one_of(("a", True), setting="a")
+    checks.one_of(("a", True), setting=True)
+    for other in (1, 1.0, ["a"], {}):
+        with pytest.raises(UserError, match="choose one of a, True"):
+            checks.one_of(("a", True), setting=other)
     with pytest.raises(UserError, match=r"setting=1: .*, at least 2"):
         checks.whole(2, setting=1)
     with pytest.raises(UserError, match="setting=c: choose one of a, b"):

@@ -33,15 +33,19 @@ def share(**values: Any) -> None:
 
 
 def one_of(options: Sequence[Any], **values: Any) -> None:
-    """Check that all values are among `options`."""
-    _check(values, lambda v: v in options, f"choose one of {', '.join(map(str, options))}")
+    """Check that all values are among `options`. The number 1 is not True."""
+    _check(
+        values,
+        lambda v: any(type(v) is type(option) and v == option for option in options),
+        f"choose one of {', '.join(map(str, options))}",
+    )
 
 
 def widths(least: int = 0, **values: Any) -> None:
     """Check that all values are lists of whole numbers above zero, with at least `least` entries."""
 
     def fits(v: Any) -> bool:
-        return not isinstance(v, int | str) and len(v) >= least and all(type(n) is int and n > 0 for n in v)
+        return isinstance(v, list | tuple) and len(v) >= least and all(type(n) is int and n > 0 for n in v)
 
     _check(values, fits, "a list of whole numbers above zero is needed, such as [400]")
 

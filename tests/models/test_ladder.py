@@ -20,11 +20,13 @@ SHAPE = (1, 2, 3)
 INFERENCES = ("top_down", "bottom_up")
 
 
-def build(latent_dims: tuple[int, ...], inference: str = "top_down", prior: object = StandardNormal) -> LadderVAE:
+def build(
+    latent_dims: tuple[int, ...], inference: str = "top_down", prior: object = StandardNormal, shape: tuple = SHAPE
+) -> LadderVAE:
     torch.manual_seed(4)
     network = partial(MLPEncoder, hidden=[8], activation="tanh")
     decoder = partial(MLPDecoder, hidden=[8], activation="tanh")
-    return LadderVAE(latent_dims, SHAPE, network, network, prior, decoder, Gaussian(scale=0.5), inference)
+    return LadderVAE(latent_dims, shape, network, network, prior, decoder, Gaussian(scale=0.5), inference)
 
 
 @pytest.mark.parametrize("inference", INFERENCES)
@@ -121,6 +123,7 @@ def test_free_bits_are_per_dimension_of_each_layer() -> None:
     ("settings", "sentence"),
     [
         ({"latent_dims": 5}, "latent_dims=5: a list of whole numbers above zero"),
+        ({"latent_dims": (2,), "shape": (1, 0, 3)}, "image_shape=.*: a list of whole numbers above zero"),
         ({"latent_dims": (2, 0)}, "a list of whole numbers above zero"),
         ({"latent_dims": (2,), "inference": "sideways"}, "inference=sideways: choose one of top_down, bottom_up"),
     ],

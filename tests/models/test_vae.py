@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from vaelab.errors import UserError
 from vaelab.likelihoods import Bernoulli
 from vaelab.models import VAE
 from vaelab.networks import MLPDecoder, MLPEncoder
@@ -61,6 +62,12 @@ def test_labels_reach_encoder_and_decoder() -> None:
 def test_latent_dim_is_a_whole_number_above_zero(latent_dim: object) -> None:
     with pytest.raises(ValueError, match=f"latent_dim={latent_dim}: a whole number, at least 1, is needed"):
         build(latent_dim)
+
+
+@pytest.mark.parametrize("image_shape", [False, 3.0, "1", (1, 6), (1, 6, -5), (1, 6.0, 5)])
+def test_image_shape_has_three_whole_numbers_above_zero(image_shape: object) -> None:
+    with pytest.raises(UserError, match=r"image_shape=.*: a list of whole numbers above zero"):
+        build(image_shape=image_shape)
 
 
 def test_a_network_that_does_not_fit_says_so() -> None:

@@ -174,6 +174,7 @@ def test_networks_that_disagree_on_the_map() -> None:
     ("settings", "sentence"),
     [
         ({"embedding_dim": 0}, "embedding_dim=0: a whole number, at least 1"),
+        ({"image_shape": (2, 12, -9)}, "image_shape=.*: a list of whole numbers above zero"),
         ({"num_embeddings": 2.5}, "num_embeddings=2.5: a whole number"),
         ({"codebook": "kmeans"}, "codebook=kmeans: choose one of ema, gradient"),
         ({"decay": 1.1}, "decay=1.1: a number from zero to one"),

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from oracle import LinearGaussian
 from torch import Size, Tensor, nn
 
+from vaelab.errors import UserError
 from vaelab.joint import Joint
 from vaelab.likelihoods import Gaussian
 from vaelab.models import VAE
@@ -227,6 +228,14 @@ def test_a_point_mass_has_neither_rate_nor_elbo() -> None:
 def test_a_model_without_a_single_code(kind: type[_Adversarial], latent_dim: int | None) -> None:
     with pytest.raises(ValueError, match=f"{kind.__name__} is defined for the code of model=vae"):
         kind(latent_dim, network)
+
+
+@pytest.mark.parametrize("kind", BOTH)
+@pytest.mark.parametrize("setting", [{"latent_dim": 0.5}, {"latent_dim": -1}, {"betas": 0.5}, {"betas": [0.5]}])
+def test_a_setting_of_the_wrong_kind(kind: type[_Adversarial], setting: dict) -> None:
+    (name,) = setting
+    with pytest.raises(UserError, match=f"{name}="):
+        kind(**{"latent_dim": 2, "discriminator": network, **setting})
 
 
 @pytest.mark.parametrize("kind", BOTH)

@@ -130,6 +130,14 @@ def test_samples_of_one_class() -> None:
         pictures.samples(small_vae(3), label=2)
 
 
+@pytest.mark.parametrize(("count", "rows"), [(1, 1), (3, 1), (4, 1), (11, 2)])
+def test_each_class_has_its_column(count: int, rows: int) -> None:
+    height, width = pictures.samples(small_vae(3, num_classes=4), count).shape[1:]
+    square = pictures.samples(small_vae(3, num_classes=4), 16).shape[1:]  # four rows of four columns
+    assert width == square[1]
+    assert (height - 2) * 4 == (square[0] - 2) * rows  # two pixels are the frame
+
+
 def test_manifold_of_one_class() -> None:
     model = small_vae(2, num_classes=4)
     axis = Normal(0.0, 1.0).icdf(torch.tensor([0.25, 0.75]))

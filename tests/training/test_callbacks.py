@@ -1,15 +1,16 @@
 """The pictures callback writes its images and does not change the training."""
 
 import itertools
+from functools import partial
 from pathlib import Path
 
 import pytest
-from conftest import Compose, checkpoint, equal
+from conftest import Compose, checkpoint, equal, refused
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from train import train
-from vaelab.training import callbacks
+from vaelab.training import Pictures, callbacks
 
 
 def test_pictures_are_in_tensorboard_and_on_disk(finished: Path, events: EventAccumulator) -> None:
@@ -33,6 +34,13 @@ def test_a_run_without_a_bar_speaks_each_minute(
     lines = [record.getMessage() for record in caplog.records if "goes on" in record.getMessage()]
     assert sum(line.startswith("epoch 1, step ") and "training goes on" in line for line in lines) >= 3
     assert any("train/loss" in line for line in lines)
+
+
+def test_numbers_of_pictures_are_checked() -> None:
+    for setting in ({"count": -1}, {"num_reconstructions": 0}, {"num_samples": 0}):
+        (name,) = setting
+        assert f"{name}=" in refused(partial(Pictures, **setting))
+    assert Pictures(count=0).count == 0
 
 
 def test_pictures_do_not_change_the_training(config: Compose, tmp_path: Path) -> None:

@@ -1,13 +1,14 @@
 """module.compile compiles the training step's terms under any trainer, and changes numbers by rounding only."""
 
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import Compose, checkpoint, equal
+from conftest import Compose, checkpoint, equal, refused
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from train import train
@@ -24,6 +25,12 @@ def run(config: Compose, folder: Path, *overrides: str) -> dict[str, list[tuple[
     events = EventAccumulator(str(folder)).Reload()
     tags = [tag for tag in events.Tags()["scalars"] if "second" not in tag]
     return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags}
+
+
+@pytest.mark.parametrize("value", ["1", "two", "[]", "1e-3"])
+def test_compile_is_true_or_false(config: Compose, tmp_path: Path, value: str) -> None:
+    message = refused(train, config(*SMALL, f"module.compile={value}"), tmp_path)
+    assert re.match(r"module.compile=.*: true or false is needed", message)
 
 
 @pytest.mark.skipif(not shutil.which(os.environ.get("CXX", "g++")), reason="torch.compile needs a C++ compiler")

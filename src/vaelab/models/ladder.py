@@ -40,6 +40,7 @@ class LadderVAE(nn.Module):
     ) -> None:
         super().__init__()
         checks.widths(1, latent_dims=latent_dims)
+        checks.widths(3, image_shape=image_shape)
         checks.one_of(("top_down", "bottom_up"), inference=inference)
         self.latent_dim, self.image_shape, self.inference = latent_dims[0], Size(image_shape), inference
         dims = list(reversed(latent_dims))  # D_1, ..., D_L

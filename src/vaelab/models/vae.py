@@ -42,6 +42,7 @@ class VAE(nn.Module):
         super().__init__()
         checks.whole(latent_dim=latent_dim)
         checks.whole(0, num_classes=num_classes)
+        checks.widths(3, image_shape=image_shape)
         self.latent_dim, self.num_classes = latent_dim, num_classes
         self.image_shape = Size(image_shape)
         self.encoder = encoder(self.image_shape)

@@ -54,6 +54,7 @@ class VQVAE(nn.Module):
         checks.whole(embedding_dim=embedding_dim, num_embeddings=num_embeddings)
         checks.one_of(("ema", "gradient"), codebook=codebook)
         checks.share(decay=decay, restart_below=restart_below)
+        checks.widths(3, image_shape=image_shape)
         self.image_shape, self.decay, self.restart_below = Size(image_shape), decay, restart_below
         self.encoder = encoder(self.image_shape)
         map_shape = feature_map(self.encoder)

@@ -35,11 +35,14 @@ class _Adversarial(Objective):
         super().__init__()
         checks.number(weight=weight)
         checks.positive(lr=lr)
+        if not isinstance(betas, list | tuple) or len(betas) != 2:
+            raise UserError(f"betas={betas}: two numbers are needed, such as [0.5,0.9]")
         checks.share(**{f"betas.{i}": beta for i, beta in enumerate(betas)})
         if 1 in betas:
             raise UserError(f"betas={list(betas)}: numbers below one are needed")
         if not latent_dim:
             raise UserError(f"{type(self).__name__} is defined for the code of model=vae only: use that model")
+        checks.whole(latent_dim=latent_dim)
         features = discriminator(Size((latent_dim,)))
         size: int = features.out_features  # type: ignore[assignment]
         self.discriminator = nn.Sequential(features, nn.Linear(size, 1), nn.Flatten(0))

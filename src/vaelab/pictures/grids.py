@@ -74,13 +74,14 @@ def samples(
 ) -> Tensor:
     """E[x | z] at draws z ~ p(z) that depend on the seed alone.
 
-    A conditional model draws the class `label` if it is given, otherwise one column for each class.
+    A conditional model draws the class `label` if it is given, otherwise one column for each class, with at least one
+    row.
     """
     device, y = device_of(model), None
     if label is not None:
         y = one_class(model, label).expand(count)
     elif model.num_classes:
-        columns, count = model.num_classes, count - count % model.num_classes
+        columns, count = model.num_classes, max(count // model.num_classes, 1) * model.num_classes
         y = torch.arange(count, device=device) % columns
     with fixed_noise(device, seed):
         return grid(model.sample(count, y).mean, columns)

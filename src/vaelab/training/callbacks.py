@@ -98,11 +98,13 @@ class Pictures(Callback):
 
     The pictures are images beside their reconstructions and, if the model has a prior, samples at fixed noise. A model
     with two latent dimensions also gets the decoded manifold and the codes, coloured by class. TensorBoard gets all
-    pictures, and the folder pictures/ of the run holds the latest PNG of each. Raises UserError for a negative number.
+    pictures, and the folder pictures/ of the run holds the latest PNG of each. Raises UserError for a number out of its
+    range.
     """
 
     def __init__(self, count: int = 20, num_reconstructions: int = 32, num_samples: int = 64) -> None:
-        checks.whole(0, count=count, num_reconstructions=num_reconstructions, num_samples=num_samples)
+        checks.whole(0, count=count)
+        checks.whole(num_reconstructions=num_reconstructions, num_samples=num_samples)
         self.count, self.num_reconstructions, self.num_samples = count, num_reconstructions, num_samples
         self._drawn = -1
 

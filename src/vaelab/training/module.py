@@ -6,7 +6,6 @@ Trainer has a clip value, and steps the optimiser and the learning-rate schedule
 the means of the terms every `trainer.log_every_n_steps` steps.
 """
 
-import inspect
 import logging
 import sys
 import time
@@ -19,6 +18,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from vaelab import checks
 from vaelab.errors import UserError
 from vaelab.interfaces import GenerativeModel, labels, learners
 from vaelab.noise import fixed_noise
@@ -26,7 +26,7 @@ from vaelab.objectives import Objective
 from vaelab.training import ranks
 from vaelab.training.length import total_steps
 from vaelab.training.metrics import Metrics, NonFiniteLossError
-from vaelab.training.rehearsal import build_optimizer, rehearse
+from vaelab.training.rehearsal import build_optimizer, build_schedule, rehearse
 
 log = logging.getLogger(__name__)
 Batch = tuple[Tensor, Tensor]  # images x (B, C, H, W) in [0, 1] and labels y (B,)
@@ -35,7 +35,8 @@ Batch = tuple[Tensor, Tensor]  # images x (B, C, H, W) in [0, 1] and labels y (B
 class VAEModule(L.LightningModule):
     """The LightningModule that trains a model with an objective. Metrics are means of the objective's terms per image.
 
-    Raises UserError if the optimiser does not accept its settings, or if parts and objective do not go together.
+    Raises UserError if an argument is out of its range, if the optimiser or the learning-rate schedule does not accept
+    its settings, or if parts and objective do not go together.
     """
 
     model: GenerativeModel
@@ -52,10 +53,13 @@ class VAEModule(L.LightningModule):
         compile: bool = False,  # use torch.compile for the objective in training steps
     ) -> None:
         super().__init__()
+        checks.one_of((True, False), **{"module.compile": compile})
         self.model, self.objective = model, objective
         self.optimizer, self.scheduler, self.compiled = optimizer, scheduler, compile
         self.lr: float | None = None  # the rate of LearningRateFinder; it replaces the optimiser's rate
-        build_optimizer(optimizer, model, objective)
+        trial = build_optimizer(optimizer, model, objective)
+        if scheduler is not None:
+            build_schedule(scheduler, trial)
         self._terms = rehearse(model, objective)  # the names of the objective's terms
         self.metrics = Metrics()
         self.register_buffer("step", torch.zeros(()), persistent=False)  # optimiser steps so far, on the device
@@ -104,9 +108,7 @@ class VAEModule(L.LightningModule):
         self._settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
         if self.scheduler is None:
             return optimizer
-        factory = self.scheduler["scheduler"]
-        takes_length = "total_steps" in inspect.signature(factory).parameters
-        scheduler = factory(optimizer, **({"total_steps": self.total_steps} if takes_length else {}))
+        scheduler = build_schedule(self.scheduler, optimizer, self.total_steps)
         config = {"monitor": self.monitor or "train/loss", "frequency": 1, **self.scheduler, "scheduler": scheduler}
         if isinstance(scheduler, ReduceLROnPlateau):
             self._expect(config["monitor"], "the scheduler")

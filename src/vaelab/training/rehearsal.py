@@ -1,18 +1,21 @@
-"""Checks before any data are read: the optimiser accepts its settings, and parts and objective go together."""
+"""Checks before any data are read: optimiser and schedule accept their settings, parts and objective go together."""
 
 import copy
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.optim import Optimizer
 
+from vaelab import checks
 from vaelab.errors import UserError, refused_by_library
 from vaelab.interfaces import labels
 from vaelab.noise import fixed_noise
 from vaelab.objectives import Objective
 
 LARGEST = 1e10  # nats; a loss above it has an error of a thousand nats in 32 bits
+SCHEDULE = ("scheduler", "interval", "frequency", "monitor", "strict", "name")  # the settings of a schedule
 
 
 def build_optimizer(factory: Callable[..., Optimizer], model: Any, objective: Objective) -> Optimizer:
@@ -30,6 +33,28 @@ def build_optimizer(factory: Callable[..., Optimizer], model: Any, objective: Ob
         own = f"{type(objective).__name__} sets its parameters' {', '.join(sorted(unknown))}"
         raise UserError(f"{own}, which optimizer {type(optimizer).__name__} does not have: choose optimizer=adam")
     return optimizer
+
+
+def build_schedule(config: dict[str, Any], optimizer: Optimizer, total_steps: float = 1000) -> Any:
+    """Build the learning-rate schedule of Lightning's configuration `config`. A class with `total_steps` gets them.
+
+    Raises UserError for a setting that torch's class or Lightning does not accept.
+    """
+    factory, unknown = config.get("scheduler"), config.keys() - set(SCHEDULE)
+    if not callable(factory):
+        raise UserError(f"scheduler.scheduler={factory}: a class is needed, as in scheduler=cosine; or scheduler=none")
+    if unknown:
+        raise UserError(f"scheduler.{min(unknown)}: there is no such setting; there are {', '.join(SCHEDULE)}")
+    checks.one_of(("step", "epoch"), **{"scheduler.interval": config.get("interval", "epoch")})
+    checks.whole(**{"scheduler.frequency": config.get("frequency", 1)})
+    takes_length = "total_steps" in inspect.signature(factory).parameters
+    try:
+        return factory(optimizer, **({"total_steps": total_steps} if takes_length else {}))
+    except Exception as error:
+        torchs = getattr(factory, "func", factory).__module__.startswith("torch.")
+        if not torchs and not isinstance(error, UserError):  # a bug in a class of the user
+            raise
+        raise UserError(f"scheduler.scheduler cannot be built: {error}") from error
 
 
 def rehearse(model: Any, objective: Objective) -> tuple[str, ...]:

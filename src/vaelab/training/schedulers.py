@@ -5,6 +5,8 @@ import math
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from vaelab import checks
+
 
 class Cosine(LambdaLR):
     """A cosine decay of the learning rate over the T = `total_steps` optimiser steps of a run.
@@ -12,10 +14,13 @@ class Cosine(LambdaLR):
         lr(t) = min_lr + (lr - min_lr) (1 + cos(pi t / T)) / 2,     lr(t > T) = min_lr,     min_ratio = min_lr / lr
 
     Unlike torch's CosineAnnealingLR, it depends on the step t alone. A resumed run with more epochs therefore follows
-    the longer curve. Loshchilov & Hutter 2017, without restarts, https://arxiv.org/abs/1608.03983
+    the longer curve. Raises UserError unless `min_ratio` is from 0 to 1. Loshchilov & Hutter 2017, without restarts,
+    https://arxiv.org/abs/1608.03983
     """
 
     def __init__(self, optimizer: Optimizer, total_steps: int, min_ratio: float = 0.0) -> None:
+        checks.share(min_ratio=min_ratio)
+
         def ratio(step: int) -> float:
             return min_ratio + (1 - min_ratio) * (1 + math.cos(math.pi * min(step / total_steps, 1.0))) / 2
 
