@@ -4,16 +4,20 @@ import json
 import math
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import ROOT, Compose, write_idx
+from hydra import compose, initialize_config_dir
 from hydra.errors import InstantiationException
+from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from train import train
 from vaelab import runs
 from vaelab.data import files
+from vaelab.runs.building import epochs
 from vaelab.training import VAEModule
 
 CONFIGS = ROOT / "configs"
@@ -103,6 +107,17 @@ def test_experiment(config: Compose, tmp_path: Path, experiment: str, moved: dic
         last.append(torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"])
     assert all(moved.values()), [name for name in moved if not moved[name]]
     assert all(torch.equal(last[0][name], last[1][name]) for name in last[0])
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_no_schedule_of_an_experiment_is_longer_than_its_run(experiment: str) -> None:
+    """At its real length, with the images of full MNIST."""
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        cfg = compose("train", [f"experiment={experiment}"])
+    batches = range(-(-(60_000 - cfg.data.val_size) // cfg.data.batch_size))
+    cfg.trainer.max_epochs = epochs(cfg, len(batches))
+    objective = instantiate(cfg.objective, _convert_="all")
+    runs.check_schedules(cfg, objective, SimpleNamespace(train_dataloader=lambda: batches), ())
 
 
 @pytest.mark.parametrize(
