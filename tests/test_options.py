@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from train import train
 from vaelab import runs
 from vaelab.data import files
-from vaelab.runs.building import epochs
+from vaelab.runs import building
 from vaelab.training import VAEModule
 
 CONFIGS = ROOT / "configs"
@@ -115,7 +115,7 @@ def test_no_schedule_of_an_experiment_is_longer_than_its_run(experiment: str) ->
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         cfg = compose("train", [f"experiment={experiment}"])
     batches = range(-(-(60_000 - cfg.data.val_size) // cfg.data.batch_size))
-    cfg.trainer.max_epochs = epochs(cfg, len(batches))
+    cfg.trainer.max_epochs = building.epochs(cfg, len(batches))
     objective = instantiate(cfg.objective, _convert_="all")
     runs.check_schedules(cfg, objective, SimpleNamespace(train_dataloader=lambda: batches), ())
 
