@@ -83,6 +83,9 @@ def _sentences(go_on: bool = False) -> Iterator[None]:
     """
     try:
         yield
+    except BrokenPipeError:  # the program that reads the output has ended
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit("stopped outside of training; what was saved before is still there")
     except Exception as error:

@@ -1,0 +1,100 @@
+"""Reproduce a published figure: `python reproduce.py row=NAME`; without a row, it lists all rows and verdicts."""
+
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from vaelab import cli
+
+ROOT = Path(__file__).parent
+ROWS = ROOT / "configs" / "row"
+HEADER = """# Reproduced figures
+
+`python reproduce.py row=NAME` trains, measures and compares a row of this table. `python reproduce.py` lists all rows.
+The published figures are log-likelihoods, ELBOs or losses in nats per test image. The verdict is computed: *reproduced*
+means that the mean over all seeds of the row is within its tolerance. The file of a row holds its commands, versions,
+seeds, hardware and seconds; `configs/row/` holds its protocol and its source.
+
+"""
+
+
+def reproduce(cfg: DictConfig, _: Path) -> None:
+    """Train the seeds that are missing, measure them, and write the row's record and the table of all rows."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from vaelab import runs
+    from vaelab.evaluation import reproduction
+
+    folder, records, chosen = Path(cfg.records), {}, "row" in cfg
+    rows: dict[str, Any] = {
+        path.stem: OmegaConf.to_container(OmegaConf.load(path)) for path in sorted(ROWS.glob("*.yaml"))
+    }
+    if chosen:
+        name, row = HydraConfig.get().runtime.choices["row"], OmegaConf.to_container(cfg.row)
+        end = time.monotonic() + 60 * cfg.minutes if cfg.minutes else None
+        folders = [Path(cfg.folder) / name / f"seed-{seed}" for seed in row["seeds"]]
+        for seed, run in zip(row["seeds"], folders, strict=True):
+            train(run, [*row["overrides"], f"seed={seed}", f"data.root={cfg.data.root}"], end)
+        if row["evaluation"]:
+            several = f"run=[{','.join(map(str, folders))}]" if len(folders) > 1 else f"run={folders[0]}"
+            start("evaluate.py", [several, *row["evaluation"], f"data.root={cfg.data.root}"], end)
+        runs.write_json(folder / f"{name}.json", record(name, row, folders))
+    for path in folder.glob("*.json"):
+        records[path.stem] = runs.read_json(path)
+    table = reproduction.table(rows, records)
+    if chosen:
+        (folder / "README.md").write_text(HEADER + table + "\n")
+        print(dict(zip(reproduction.COLUMNS, reproduction.line(name, row, records[name]), strict=True)))
+    else:
+        print(table)
+
+
+def train(run: Path, overrides: list[str], end: float | None) -> None:
+    """Train a run, or continue it. A finished run is left as it is."""
+    if (run / "metrics.json").is_file():
+        return
+    resumed = (run / "checkpoints" / "last.ckpt").is_file()
+    start("train.py", [f"resume={run}"] if resumed else [*overrides, f"hydra.run.dir={run}"], end)
+
+
+def start(script: str, arguments: list[str], end: float | None) -> None:
+    """Run a script to its end. At the time `end`, it is told to save and to stop."""
+    print(shlex.join(["python", script, *arguments]), flush=True)
+    process = subprocess.Popen([sys.executable, str(ROOT / script), *arguments])
+    try:
+        code = process.wait(None if end is None else max(end - time.monotonic(), 0))
+    except subprocess.TimeoutExpired:
+        process.terminate()
+        process.wait()
+        sys.exit("the minutes are over; the same command continues")
+    except KeyboardInterrupt:
+        process.wait()  # Ctrl-C reaches it too, and it saves
+        raise
+    if code:
+        sys.exit(f"stopped, because {script} ended with {code}")
+
+
+def record(name: str, row: dict[str, Any], folders: list[Path]) -> dict[str, Any]:
+    """What was measured, by seed, with the commands, versions, hardware and seconds of each run."""
+    from vaelab import runs
+    from vaelab.evaluation import reproduction
+
+    each = []
+    for seed, run in zip(row["seeds"], folders, strict=True):
+        metrics, first = runs.read_json(run / "metrics.json"), runs.read_json(run / "run.json")["starts"][0]
+        measured = runs.read_json(run / "evaluation.json") if row["evaluation"] else metrics
+        value = measured["metrics"][row["metric"]] if row["evaluation"] else metrics["test"][row["metric"]]
+        facts = {key: first[key] for key in ("time", "git", "python", "versions", "machine")}
+        kept = {key: metrics[key] for key in ("epochs", "steps", "fit_seconds", "device")}
+        each.append({"seed": seed, "value": value, "overrides": first["overrides"], **kept, **facts})
+    result = reproduction.compare(row, [one["value"] for one in each])
+    return {"command": f"python reproduce.py row={name}", **row, "result": result, "runs": each}
+
+
+if __name__ == "__main__":
+    cli.main(reproduce, ROOT / "configs", "reproduce")
