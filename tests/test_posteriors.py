@@ -65,3 +65,24 @@ def test_a_point_mass_has_no_density_and_its_elbo_says_so() -> None:
     vae = oracle.vae(exact=False)
     vae.posterior = PointMass(6, 2)
     assert ELBO()(vae, oracle.images(3))["loss"].tolist() == [float("inf")] * 3
+
+
+def test_the_log_variance_of_a_gaussian_is_clamped_to_its_range() -> None:
+    """Outside of the range it has no gradient."""
+    torch.manual_seed(0)
+    posterior = DiagonalGaussian(3, 2, log_variance=[-6, 2])
+    h = (50 * torch.randn(200, 3)).requires_grad_()
+    q = posterior(h).base_dist
+    free = posterior.linear(h)[:, 2:]
+    torch.testing.assert_close(q.variance, free.clamp(-6, 2).exp())
+    q.variance.sum().backward()
+    outside = ((free < -6) | (free > 2)).all(1)
+    assert outside.any()
+    assert not h.grad[outside].any()
+    assert h.grad[~outside].any()
+
+
+@pytest.mark.parametrize("bad", [[-6], [2, -6], [0, 0], [-6, float("inf")], [1, 2, 3], []])
+def test_a_range_of_log_variances_has_two_ends(bad: list[float]) -> None:
+    with pytest.raises(ValueError, match="log_variance"):
+        DiagonalGaussian(3, 2, log_variance=bad)

@@ -12,20 +12,27 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 
 from vaelab import checks, distributions, flows
+from vaelab.errors import UserError
 
 
 class DiagonalGaussian(nn.Module):
     """A factorised Gaussian: q(z | x) = N(z; mu(h), diag(sigma^2(h))), with mu and log sigma^2 linear in h.
 
-    Kingma & Welling 2014, https://arxiv.org/abs/1312.6114
+    `log_variance` is the range to which log sigma^2 is clamped, without a gradient outside. Kingma & Welling 2014,
+    https://arxiv.org/abs/1312.6114
     """
 
-    def __init__(self, in_features: int, latent_dim: int) -> None:
+    def __init__(self, in_features: int, latent_dim: int, log_variance: Sequence[float] | None = None) -> None:
         super().__init__()
         self.linear = nn.Linear(in_features, 2 * latent_dim)
+        self.range = tuple(log_variance or ())
+        checks.finite(**{f"log_variance.{i}": end for i, end in enumerate(self.range)})
+        if log_variance is not None and (len(self.range) != 2 or self.range[0] >= self.range[1]):
+            raise UserError(f"log_variance={log_variance}: the least and the most are needed, such as [-6,2]")
 
     def forward(self, h: Tensor) -> Independent:
         mean, log_variance = distributions.at_least_float32(self.linear(h)).chunk(2, dim=-1)  # (B, D) each
+        log_variance = log_variance.clamp(*self.range) if self.range else log_variance
         return Independent(Normal(mean, torch.exp(0.5 * log_variance)), 1)
 
 

@@ -158,7 +158,7 @@ def last_checkpoint(folder: Path, module: "VAEModule", cfg: DictConfig) -> tuple
     if not optimizers or not (stateless or step == 0 or all(each.get("state") for each in optimizers)):
         raise UserError(f"{path} does not hold the state of the optimiser, without which the run would change")
     for name, state in checkpoint["callbacks"].items():
-        if name.startswith("EarlyStopping") and state.get("stopped_epoch") and (folder / "metrics.json").exists():
+        if "EarlyStopping" in name and state.get("stopped_epoch") and (folder / "metrics.json").exists():
             done = f"early stopping ended it in epoch {state['stopped_epoch'] + 1}"
             raise UserError(f"{shown(folder)} is complete, {done}: start a new run with a larger patience")
     epochs, steps = cfg.trainer.max_epochs, cfg.trainer.max_steps

@@ -12,10 +12,11 @@ from vaelab.training.checkpoints import (
 from vaelab.training.closed_forms import AverageLoss, ClosedForm, PrincipalAngle
 from vaelab.training.metrics import NonFiniteLossError
 from vaelab.training.module import VAEModule
+from vaelab.training.protocols import DelayedEarlyStopping, InitialWeights
 from vaelab.training.schedulers import Cosine
 
 __all__ = [
-    "AtomicCheckpointIO", "AverageLoss", "BestCheckpoint", "ClosedForm", "Cosine", "Interrupted",
-    "LastCheckpoint", "NonFiniteLossError", "Pictures", "PrincipalAngle", "Progress", "VAEModule",
+    "AtomicCheckpointIO", "AverageLoss", "BestCheckpoint", "ClosedForm", "Cosine", "DelayedEarlyStopping",
+    "InitialWeights", "Interrupted", "LastCheckpoint", "NonFiniteLossError", "Pictures", "PrincipalAngle", "Progress", "VAEModule",
     "measure", "saved_by",
 ]  # fmt: skip
