@@ -17,6 +17,6 @@ from vaelab.training.schedulers import Cosine
 
 __all__ = [
     "AtomicCheckpointIO", "AverageLoss", "BestCheckpoint", "ClosedForm", "Cosine", "DelayedEarlyStopping",
-    "InitialWeights", "Interrupted", "LastCheckpoint", "NonFiniteLossError", "Pictures", "PrincipalAngle", "Progress", "VAEModule",
-    "measure", "saved_by",
+    "InitialWeights", "Interrupted", "LastCheckpoint", "NonFiniteLossError", "Pictures", "PrincipalAngle",
+    "Progress", "VAEModule", "measure", "saved_by",
 ]  # fmt: skip
