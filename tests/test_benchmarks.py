@@ -1,14 +1,18 @@
-"""The table of experiments and the loops of the speed comparison give the right rows and results."""
+"""The table of experiments, the loops of the speed comparison and the faults give the right rows and results."""
 
 import json
+import re
+import shutil
+import subprocess
 import sys
 from argparse import Namespace
 from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.tensorboard import SummaryWriter
 
-from benchmarks import family, loops, speed, together
+from benchmarks import family, faults, loops, overrides, speed, together
 
 
 def metrics(**test: float) -> dict:
@@ -119,3 +123,73 @@ def test_models_together_and_in_turn_take_the_same_steps() -> None:
     assert (members, hidden) == ("2", "8")
     assert float(ratio) == pytest.approx(float(batched) / float(one), rel=0.1)
     assert float(turn) > float(one)
+
+
+def test_a_killed_run_is_resumed_and_compared(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.setitem(faults.VARIANTS, "default", faults.NARROW + "trainer.max_epochs=3")
+    monkeypatch.setattr(sys, "argv", ["faults.py", "--minutes", "0", "--variants", "default"])
+    faults.main()
+    said = capsys.readouterr()
+    names, _, row = ([cell.strip() for cell in line.split("|")] for line in said.out.splitlines())
+    counts = dict(zip(names, row, strict=True))
+    assert (counts["runs"], counts["equal"], counts["lost"], counts["leftover"]) == ("1", "1", "0", "0"), said.err
+
+
+def test_differences_of_two_runs_are_found(finished: Path, tmp_path: Path) -> None:
+    ours = tmp_path / "run"
+    shutil.copytree(finished, ours)
+    metrics = json.loads((ours / "metrics.json").read_text())
+    (ours / "metrics.json").write_text(json.dumps(metrics | {"fit_seconds": 1e9}))
+    assert list(faults.differences(ours, finished)) == []
+    (ours / "metrics.json").write_text(json.dumps(metrics | {"steps": 3}))
+    last = torch.load(ours / "checkpoints/last.ckpt", weights_only=True)
+    last["optimizer_states"][0]["state"][0]["exp_avg"][0, 0] += 1e-7
+    torch.save(last, ours / "checkpoints/last.ckpt")
+    (ours / "checkpoints/best.ckpt").unlink()
+    with SummaryWriter(str(ours)) as board:
+        board.add_scalar("val/loss", 1.0, 999)
+    found = "\n".join(faults.differences(ours, finished))
+    for what in (r"last.ckpt: .optimizer_states.0.state.0.exp_avg$", "best.ckpt: ", r"metrics.json: .steps \(3 instead",
+                 r"curve val/loss: steps \[999\] differ"):  # fmt: skip
+        assert re.search(what, found, re.M), found
+    assert "weights.pt" not in found
+    (ours / "weights.pt").write_bytes((ours / "weights.pt").read_bytes()[:-9])
+    with pytest.raises(faults.LostError, match=r"weights.pt is damaged"):
+        faults.check(ours)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ("model.latent_dim=3", ""),
+        ("model.latent_dim=3.0", "the default is 20: dimensions of the code"),
+        ("model.latent_dim=-3", "the default is 20"),
+        ("optimizer.betas.0=1.5", ""),  # an entry of a list has no comment of its own
+        ("optimizer.lr=nan", "the default is 0.001: learning rate"),
+        ("model.encoder.activation=sine", "one of relu, tanh, silu"),
+        ("model.encoder.gated=1", "the default is False"),
+        ("data.train_size=abc", ""),  # the default is null
+        ("trainer.limit_val_batches=null", ""),
+        ("data=mnist", ""),
+    ],
+)
+def test_a_value_is_compared_with_the_comment_of_its_setting(change: str, why: str) -> None:
+    found = overrides.odd([], change)
+    assert found.startswith(why)
+    assert bool(found) == bool(why)
+
+
+def test_a_sentence_names_the_setting_or_the_value() -> None:
+    assert not overrides.vague("error: latent_dim=0: a whole number", ["model.latent_dim=0"])
+    assert not overrides.vague("error: Invalid beta at index 1: 7", ["optimizer.betas.1=7"])
+    assert overrides.vague("error: Missing value at index 1", ["optimizer.betas.1='???'"])
+    assert overrides.vague("error: betas: '<=' not supported between float and str", ["optimizer.betas.1=a"])
+
+
+def test_malformed_settings_are_tried_and_counted(tmp_path: Path) -> None:
+    script = [sys.executable, str(Path(overrides.__file__)), "--out", str(tmp_path / "tries.txt")]
+    done = subprocess.run([*script, "--tries", "4", "--seed", "1"], capture_output=True, text=True, check=True)
+    assert "4 tries, seed 1" in done.stdout
+    assert len((tmp_path / "tries.txt").read_text().split("\n    ")) == 5
+    done = subprocess.run([*script, "--try", "model.latent_dim=[1]"], capture_output=True, text=True, check=True)
+    assert "| refused | 1 |" in done.stdout
