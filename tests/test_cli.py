@@ -10,6 +10,7 @@ import pytest
 from conftest import ROOT, Command, stop_at
 
 from vaelab import cli
+from vaelab.data import files
 
 
 @pytest.mark.parametrize(
@@ -350,3 +351,17 @@ def test_a_curve_s_folder_is_the_same_after_a_resume(command: Command) -> None:
     assert command(f"hydra.run.dir={run}", *logger, "callbacks.pictures.count=0")[0] is None
     assert command(f"resume={run}", "trainer.max_epochs=3", small=False)[0] is None
     assert [path.name for path in (run / "curves").iterdir()] == ["version_0"]
+
+
+def test_a_run_on_the_5000_digits_resumes_when_mnist_is_there(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, small = command.folder / "run", ["trainer.limit_train_batches=3", "callbacks.pictures.count=0"]
+    monkeypatch.setattr(files, "reachable", lambda *_: ())
+    fresh = [f"data.root={command.folder / 'data'}", "trainer.accelerator=cpu", "trainer.max_epochs=1", *small]
+    assert command(f"hydra.run.dir={run}", *fresh, small=False)[0] is None
+    shutil.copytree(command.data / "MNIST", command.folder / "data" / "MNIST")
+    code, printed = command(f"resume={run}", "trainer.max_epochs=2", small=False)
+    assert code is None
+    assert "data     MNIST-5k (4,000 / 500 / 500 images" in printed
+    assert json.loads((run / "metrics.json").read_text())["epochs"] == 2

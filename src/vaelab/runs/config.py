@@ -95,6 +95,8 @@ def saved_config(folder: Path, overrides: Sequence[str] = (), trust: Sequence[st
                 f"{key} was {old} in {folder} and cannot become {new}: a resumed run keeps it{because}. "
                 "Start a new run to change it"
             )
+    if cfg.data.get("used") == "MNIST-5k":  # it took the place of MNIST, which may be there now
+        cfg.data.dataset = cfg.data.used
     return cfg
 
 
