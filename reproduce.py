@@ -1,6 +1,7 @@
 """Reproduce a published figure: `python reproduce.py row=NAME`; without a row, it lists all rows and verdicts."""
 
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -43,6 +44,7 @@ def reproduce(cfg: DictConfig, _: Path) -> None:
         if row["evaluation"]:
             several = f"run=[{','.join(map(str, folders))}]" if len(folders) > 1 else f"run={folders[0]}"
             start("evaluate.py", [several, *row["evaluation"], f"data.root={cfg.data.root}"], end)
+        folder.mkdir(parents=True, exist_ok=True)
         runs.write_json(folder / f"{name}.json", record(name, row, folders))
     for path in folder.glob("*.json"):
         records[path.stem] = runs.read_json(path)
@@ -59,6 +61,8 @@ def train(run: Path, overrides: list[str], end: float | None) -> None:
     if (run / "metrics.json").is_file():
         return
     resumed = (run / "checkpoints" / "last.ckpt").is_file()
+    if not resumed:
+        shutil.rmtree(run, ignore_errors=True)  # a start that was stopped before its first checkpoint
     start("train.py", [f"resume={run}"] if resumed else [*overrides, f"hydra.run.dir={run}"], end)
 
 

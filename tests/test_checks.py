@@ -42,3 +42,10 @@ def test_least_values_and_options() -> None:
         checks.one_of(("a", "b"), setting="c")
     with pytest.raises(UserError, match="setting="):
         checks.widths(1, setting=[])
+
+
+def test_numbers_that_could_overflow() -> None:
+    with pytest.raises(
+        ValueError, match="size=1000000000000000000000000000000: a whole number of at most 1,000,000,000"
+    ):
+        checks.whole(size=10**30)

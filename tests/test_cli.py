@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import ROOT, Command, stop_at
 
 from vaelab import cli
@@ -365,3 +366,12 @@ def test_a_run_on_the_5000_digits_resumes_when_mnist_is_there(
     assert code is None
     assert "data     MNIST-5k (4,000 / 500 / 500 images" in printed
     assert json.loads((run / "metrics.json").read_text())["epochs"] == 2
+
+
+def test_too_little_memory_is_said_in_one_sentence() -> None:
+    try:
+        torch.empty(10**15)
+    except RuntimeError as error:
+        assert str(cli.sentence(error)).startswith("the memory is not enough; use a smaller model")
+    assert str(cli.sentence(MemoryError())).startswith("the memory is not enough")
+    assert cli.sentence(RuntimeError("a bug")) is None

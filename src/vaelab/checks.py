@@ -6,10 +6,13 @@ from typing import Any
 
 from vaelab.errors import UserError
 
+LARGEST = 10**9  # no setting has a use above it, and larger numbers can overflow
+
 
 def whole(least: int = 1, **values: Any) -> None:
-    """Check that all values are whole numbers, at least `least`."""
+    """Check that all values are whole numbers, at least `least` and at most LARGEST."""
     _check(values, lambda v: type(v) is int and v >= least, f"a whole number, at least {least}, is needed")
+    _check(values, lambda v: v <= LARGEST, f"a whole number of at most {LARGEST:,} is needed")
 
 
 def finite(**values: Any) -> None:

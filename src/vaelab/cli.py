@@ -191,6 +191,8 @@ def _sentence(error: BaseException) -> str | None:
         if isinstance(path, Path) and isinstance(error, FileNotFoundError) and not path.parent.is_dir():
             mend = ", and neither does its folder: was the run's folder moved or deleted?"
         text = f"{path} cannot be read or written: {error.strerror}{mend}"
+    elif isinstance(error, MemoryError) or re.search("DefaultCPUAllocator|CUDA out of memory", text):
+        return f"the memory is not enough; use a smaller model, smaller batches or fewer samples ({text[:300]})"
     mendable = UserError | HydraException | OmegaConfBaseException | OSError
     callback = isinstance(error, RuntimeError) and refused_by_callback(error)
     if isinstance(error, mendable) or callback or type(error).__name__ == "MisconfigurationException":
