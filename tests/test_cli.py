@@ -369,9 +369,8 @@ def test_a_run_on_the_5000_digits_resumes_when_mnist_is_there(
 
 
 def test_too_little_memory_is_said_in_one_sentence() -> None:
-    try:
+    with pytest.raises(RuntimeError) as error:
         torch.empty(10**15)
-    except RuntimeError as error:
-        assert str(cli.sentence(error)).startswith("the memory is not enough; use a smaller model")
+    assert str(cli.sentence(error.value)).startswith("the memory is not enough; use a smaller model")
     assert str(cli.sentence(MemoryError())).startswith("the memory is not enough")
     assert cli.sentence(RuntimeError("a bug")) is None

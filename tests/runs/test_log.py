@@ -1,6 +1,7 @@
 """The log goes to the screen and to the run's folder, and says how long the run is and why it ended."""
 
 import logging
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -60,3 +61,22 @@ def test_folders_are_shown_as_one_would_type_them(tmp_path: Path, monkeypatch: p
     assert shown(tmp_path / "logs" / "RUN") == "logs/RUN"
     assert shown(tmp_path.parent) == str(tmp_path.parent)
     assert rank() == 0
+
+
+def test_a_thread_prints_the_traceback_of_a_bug_but_not_of_a_full_disk(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TensorBoard's thread hands an OSError on to the training, which then ends with one sentence."""
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)  # restored after the test
+    start_log(tmp_path)
+
+    def fail(error: Exception) -> None:
+        raise error
+
+    for error in (OSError(28, "No space left on device"), KeyError("a bug")):
+        thread = threading.Thread(target=fail, args=(error,))
+        thread.start()
+        thread.join()
+    printed = capsys.readouterr().err
+    assert "a bug" in printed
+    assert "No space" not in printed

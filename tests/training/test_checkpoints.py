@@ -51,6 +51,15 @@ def test_sigterm_saves_first(config: Compose, tmp_path: Path, monkeypatch: pytes
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
+def test_a_signal_in_the_last_step_lets_the_run_end(
+    config: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    stop_at(monkeypatch, 5, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    train(config(), tmp_path)
+    assert metrics(tmp_path)["steps"] == 6
+    assert "this was the last step, so only the test is left: the run goes on to its end" in caplog.text
+
+
 def test_a_signal_that_the_process_ignores_stays_ignored(
     config: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -64,7 +73,7 @@ def test_a_signal_that_the_process_ignores_stays_ignored(
 
 @pytest.mark.parametrize("epochs", [0, 2, 3])
 def test_a_full_disk_stops_the_run_and_leaves_the_checkpoint_before(
-    config: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epochs: int
+    config: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epochs: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     def write(path: Path, content: memoryview) -> None:
         written.append(path.name)
@@ -80,6 +89,11 @@ def test_a_full_disk_stops_the_run_and_leaves_the_checkpoint_before(
     last = tmp_path / "checkpoints" / "last.ckpt"
     assert error.value.filename == str(last)
     assert checkpoint(tmp_path)["global_step"] == 3 * epochs if epochs else not last.exists()
+    if epochs:
+        assert f"the last good checkpoint is {last}; continue with resume={tmp_path}" in caplog.text
+    else:
+        assert "no checkpoint has been saved" in caplog.text
+        assert "resume=" not in caplog.text
     assert not (tmp_path / "metrics.json").exists()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
