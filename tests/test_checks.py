@@ -45,5 +45,5 @@ def test_least_values_and_options() -> None:
 
 
 def test_numbers_that_could_overflow() -> None:
-    with pytest.raises(ValueError, match="size=10{30}: a whole number of at most 1,000,000,000"):
+    with pytest.raises(ValueError, match=r"size=10{30}: a whole number of at most 1,000,000,000"):
         checks.whole(size=10**30)
