@@ -37,6 +37,10 @@ def check_config(cfg: DictConfig) -> None:
     if type(cfg.seed) is not int or not 0 <= cfg.seed < 2**32:
         raise UserError(f"seed={cfg.seed}: the seed is a whole number from 0 to 2^32 - 1")
     checks.whole(steps=cfg.steps)
+    if cfg.data.get("used") is not None and not cfg.resume:
+        raise UserError(
+            f"data.used={cfg.data.used}: the run itself writes the data set that it used here: leave it out"
+        )
     for name, place in OWN.items():
         if name in cfg.trainer:
             raise UserError(f"trainer.{name} is set elsewhere: {place}")
