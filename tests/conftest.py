@@ -38,9 +38,10 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
 
 
 def write_idx(path: Path, array: np.ndarray) -> str:
-    """Write an IDX file of unsigned bytes and return its md5."""
+    """Write an IDX file, of 32-bit integers if its name ends in "int" and otherwise of bytes, and return its md5."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.astype(np.uint8).tobytes()
+    code, kind = (12, ">i4") if path.name.endswith("int") else (8, ">u1")
+    content = struct.pack(f">BBBB{array.ndim}I", 0, 0, code, array.ndim, *array.shape) + array.astype(kind).tobytes()
     path.write_bytes(content)
     return hashlib.md5(content).hexdigest()
 

@@ -26,6 +26,14 @@ from vaelab.data import files
         ("model=vea", "model=vea: did you mean vae? choose one of ladder, vae, vqvae"),
         ("experiment=tutorail", "experiment=tutorail: did you mean tutorial? choose one of "),
         ("data.binarization=dynamc", "data: binarization=dynamc: choose one of none, threshold, static, dynamic"),
+        ("data.seed=-1", "data: seed=-1: a whole number, at least 0, is needed"),
+        ("data.binarization_seed=-1", "data: binarization_seed=-1: a whole number, at least 0, is needed"),
+        ("data.md5=foo", "data: md5=foo: checksums by the names of files are needed, or null"),
+        ("data.used=MNIST", "data.used=MNIST: the run itself writes the data set that it used here: leave it out"),
+        (
+            "data.num_classes=5",
+            "MNIST/raw/train-labels-idx1-ubyte: labels up to 9, but data.num_classes=5 has labels up",
+        ),
         ("data.batch_size=0", "data: batch_size=0: a whole number, at least 1, is needed"),
         ("data.val_size=600", "data.val_size=600 and data.train_size=None do not fit into the 600 training images"),
         ("objective.beta=-1", "beta=-1: a number, at least zero, is needed"),
@@ -152,7 +160,7 @@ def test_a_corrupt_file(command: Command) -> None:
     path = command.folder / "data/MNIST/raw/t10k-images-idx3-ubyte"
     path.write_bytes(path.read_bytes()[:1000])
     code, _ = command(f"data.root={command.folder}/data")
-    assert f"{path} is corrupt: 1,000 bytes, but an IDX file of 3 axes" in code
+    assert f"{path} is corrupt: 1,000 bytes, but an IDX file with sizes (200, 28, 28)" in code
     assert path.stat().st_size == 1000
 
 

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT, Compose, write_idx
@@ -16,7 +17,7 @@ from omegaconf import DictConfig
 
 from train import train
 from vaelab import runs
-from vaelab.data import files
+from vaelab.data import MNISTDataModule, files
 from vaelab.runs import building
 from vaelab.training import VAEModule
 
@@ -73,18 +74,20 @@ def resumes(folder: Path, epochs: int) -> None:
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_option(
-    config: Compose, tmp_path: Path, data_root: Path, option: str, monkeypatch: pytest.MonkeyPatch, moved: dict
+    config: Compose, tmp_path: Path, digits: tuple, option: str, monkeypatch: pytest.MonkeyPatch, moved: dict
 ) -> None:
     overrides = [option, *COMPANIONS.get(option, [])]
-    if option.startswith("data="):  # other data sets have other folders, so copy the small files
-        dataset = config(option).data.dataset
+    if option.startswith("data="):  # other data sets have other folders and names, so write small files
         monkeypatch.setattr(files, "reachable", lambda *_: ())
-        if dataset not in ("MNIST", "MNIST-5k", "BinarizedMNIST"):
-            for path in (data_root / "MNIST" / "raw").iterdir():
-                target = tmp_path / "data" / dataset / "raw" / path.name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(path.read_bytes())
-            overrides.append(f"data.root={tmp_path / 'data'}")
+        data = instantiate(config(option, f"data.root={tmp_path / 'data'}").data, _convert_="all")
+        if isinstance(data, MNISTDataModule) and data.dataset not in ("MNIST", "MNIST-5k"):
+            for name, count in zip(data.names, (600, 600, 200, 200), strict=True):
+                images = digits[0][:count, 0].numpy()
+                labels = 1 + np.arange(8 * count).reshape(count, 8) % 8  # the columns of idx2
+                write_idx(
+                    data.folder / name, images if "images" in name else labels if "idx2" in name else labels[:, 0]
+                )
+            overrides.append(f"data.root={data.root}")
     folder = tmp_path / "run"
     folder.mkdir()
     trains(config(*overrides, "trainer.max_epochs=1"), folder)
@@ -139,8 +142,6 @@ def test_gpu_trainer(config: Compose, tmp_path: Path) -> None:
 
 def test_images_of_another_size(config: Compose, tmp_path: Path) -> None:
     """Images of another size need only data.image_shape."""
-    import numpy as np
-
     images = np.random.default_rng(0).integers(0, 256, (60, 12, 20))
     for prefix in ("train", "t10k"):
         write_idx(tmp_path / "MNIST" / "raw" / f"{prefix}-images-idx3-ubyte", images)

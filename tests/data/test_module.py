@@ -1,5 +1,6 @@
 """Splits, binarisation and the protocol of any data set."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,9 @@ import pytest
 import torch
 from conftest import ready
 
-from vaelab.data import MNISTDataModule
+from vaelab.data import ImageDataModule, MNISTDataModule
+from vaelab.data.module import DataSet
+from vaelab.errors import UserError
 
 
 def test_split_is_fixed_and_the_test_set_is_the_official_one(data_root: Path, digits: tuple) -> None:
@@ -36,7 +39,9 @@ def test_sizes_that_do_not_fit(data_root: Path, train_size: int | None, val_size
         ready(data_root, train_size=train_size, val_size=val_size)
 
 
-@pytest.mark.parametrize("name", ["batch_size", "eval_batch_size", "train_size", "val_size"])
+@pytest.mark.parametrize(
+    "name", ["batch_size", "eval_batch_size", "train_size", "val_size", "seed", "binarization_seed", "num_classes"]
+)
 def test_sizes_are_whole_numbers(name: str) -> None:
     with pytest.raises(ValueError, match=rf"^{name}=-1: a whole number, at least ., is needed"):
         MNISTDataModule(**{name: -1})
@@ -48,8 +53,85 @@ def test_binarization_is_named() -> None:
 
 
 def test_image_shape_must_agree(data_root: Path) -> None:
-    with pytest.raises(ValueError, match=r"data.image_shape=\[1, 32, 32\], but the images of MNIST are \[1, 28, 28\]"):
+    with pytest.raises(ValueError, match=r"images have the shape \[1, 28, 28\], but data.image_shape=\[1, 32, 32\]"):
         ready(data_root, image_shape=[1, 32, 32])
+
+
+class Own(ImageDataModule):
+    """Images that a test chooses."""
+
+    def __init__(self, made: DataSet, **settings: Any) -> None:
+        super().__init__(dataset=made.name, **{"image_shape": [1, 2, 3], "val_size": 1, **settings})
+        self.made = made
+
+    def read(self) -> DataSet:
+        return self.made
+
+
+def part(
+    count: int, shape: tuple = (1, 2, 3), labels: Sequence[int] | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images with their number as pixels, and labels, which are zero unless given."""
+    images = torch.arange(count, dtype=torch.uint8).view(-1, 1, 1, 1).expand(count, *shape)
+    return images, torch.zeros(count, dtype=torch.long) if labels is None else torch.tensor(labels)
+
+
+def test_a_data_set_of_one_s_own() -> None:
+    """A subclass gives its images, and splits, loaders and protocol are made."""
+    data = Own(DataSet("mine", part(5), part(2)), binarization="none", train_size=3)
+    data.setup()
+    assert data.protocol["dataset"] == "mine"
+    assert list(data.protocol["images"].values()) == [3, 1, 2]
+    assert data.splits["val"][0].unique().tolist() == [4]
+    data = Own(DataSet("mine", part(5), part(2), part(4)), binarization="none", train_size=3)
+    data.setup()
+    assert list(data.protocol["images"].values()) == [3, 4, 2]
+
+
+@pytest.mark.parametrize(
+    ("made", "sentence"),
+    [
+        (
+            DataSet("x", part(5), part(2, (1, 3, 2))),
+            r"^the test images of x: the images have the shape \[1, 3, 2\], but da",
+        ),
+        (
+            DataSet("x", part(5), part(2), part(2, (3, 2, 3))),
+            r"^the validation images of x: .* shape \[3, 2, 3\], but dat",
+        ),
+        (
+            DataSet("x", part(5, labels=[0, 1]), part(2)),
+            r"^the training images of x: 5 images, but .* labels of x: 2 la",
+        ),
+        (
+            DataSet("x", part(3, labels=[0, -1, 2]), part(2)),
+            r"^the training labels of x: labels from -1 to 2, but the f",
+        ),
+        (
+            DataSet("x", part(3), part(2, labels=[7, 3])),
+            r"^the test labels of x: labels up to 7, but data.num_classes=4",
+        ),
+        (
+            DataSet("x", part(1), part(2)),
+            r"^data.val_size=1 and data.train_size=None do not fit into the 1 training imag",
+        ),
+    ],
+)
+def test_parts_that_do_not_fit(made: DataSet, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        Own(made, num_classes=4).setup()
+
+
+def test_labels_with_gaps_need_as_many_classes_as_the_highest_says() -> None:
+    made = DataSet("x", part(3, labels=[0, 10, 20]), part(2))
+    with pytest.raises(
+        UserError, match=r"data.num_classes=10 has labels up to 9: set it to 21 if the labels are right"
+    ):
+        Own(made, num_classes=10).setup()
+    for num_classes in (21, None):
+        data = Own(made, num_classes=num_classes)
+        data.setup()
+        assert data.splits["train"][1].tolist() == [0, 10]
 
 
 def test_grey_levels_and_threshold(data_root: Path, digits: tuple) -> None:

@@ -184,3 +184,4 @@ def test_interpolation_ends_at_the_reconstructions_of_two_images(num_classes: in
     assert names(figure.axes[0].xaxis) == ["image", "0.0", "0.5", "1.0", "image"]
     with pytest.raises(ValueError, match="3 pairs of images are needed, but 8 images give 2"):
         pictures.interpolation(model, x, y, count=3)
+    pictures.interpolation(model, x, y * 0, count=4)  # if all images have one class, any two are a pair

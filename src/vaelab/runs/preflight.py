@@ -50,6 +50,10 @@ def check_config(cfg: DictConfig) -> None:
         if isinstance(value, str) and part in PARTS:
             raise UserError(f"model.{part}={value}: a part is chosen with a slash, model/{part}={value}")
     check_groups(cfg)
+    if cfg.data.get("used") is not None and not cfg.resume:
+        raise UserError(
+            f"data.used={cfg.data.used}: the run itself writes the data set that it used here: leave it out"
+        )
     for name, place in OWN.items():
         if name in cfg.trainer:
             raise UserError(f"trainer.{name} is set elsewhere: {place}")
