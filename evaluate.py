@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from vaelab import cli
+from vaelab import checks, cli
 from vaelab.errors import UserError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ def evaluate(cfg: DictConfig, _: Path) -> None:
     import torch
 
     from vaelab import runs
-    from vaelab.evaluation import measure, report
+    from vaelab.evaluation import annealing, measure, report
 
     torch.distributions.Distribution.set_default_validate_args(False)
     if cfg.images:
@@ -30,10 +30,9 @@ def evaluate(cfg: DictConfig, _: Path) -> None:
     for folder in folders:  # errors of all runs come before the first measurement
         first = next(iter(opened.values()), None)
         opened[folder] = runs.open_run(folder, cfg.data.root, cfg.device, like=first, trust=cfg.trust)
-    sizes, known = cfg.sizes, measure.DEFAULT._asdict()
-    if not isinstance(sizes, DictConfig) or {*sizes} != {*known}:
-        raise UserError(f"sizes={sizes}: it has the settings {', '.join(known)}, and no others")
-    settings = cfg.num_samples, cfg.num_images, cfg.seed, measure.Sizes(*(sizes[name] for name in known))
+    checks.one_of((True, False), ais=cfg.ais)
+    sizes, ais = group(cfg, "sizes", measure.DEFAULT), group(cfg, "annealing", annealing.DEFAULT)
+    settings = cfg.num_samples, cfg.num_images, cfg.seed, sizes, ais if cfg.ais else None
     protocols = {name: measure.protocol(run.model, run.data, *settings) for name, run in opened.items()}
     if not cfg.across_protocols:
         report.check_protocols(protocols)
@@ -43,6 +42,14 @@ def evaluate(cfg: DictConfig, _: Path) -> None:
     else:
         configs = {name: dict(runs.settings(run.cfg)) for name, run in opened.items()}
         print(report.comparison(records, report.seed_groups(configs)))
+
+
+def group(cfg: DictConfig, name: str, default: Any) -> Any:
+    """A group of settings as a named tuple like `default`. Raises UserError if a setting is missing or unknown."""
+    given, known = cfg[name], default._asdict()
+    if not isinstance(given, DictConfig) or {*given} != {*known}:
+        raise UserError(f"{name}={given}: it has the settings {', '.join(known)}, and no others")
+    return type(default)(*(given[setting] for setting in known))
 
 
 def encode(cfg: DictConfig) -> None:
@@ -61,6 +68,7 @@ def encode(cfg: DictConfig) -> None:
 def measured(run: "Run", protocol: dict[str, Any], reuse: bool) -> dict[str, Any]:
     """Measure a run and return its record. `reuse` returns evaluation.json if weights and protocol are the same."""
     from vaelab import pictures, runs
+    from vaelab.evaluation.annealing import Annealing
     from vaelab.evaluation.measure import Sizes, measure
     from vaelab.training import tensorboard
 
@@ -73,11 +81,14 @@ def measured(run: "Run", protocol: dict[str, Any], reuse: bool) -> dict[str, Any
         raise UserError(f"{run.folder} cannot be written to, but evaluation.json goes there: measure a copy of it")
     print(f"measuring {run.folder} on {run.data.description}", flush=True)
     settings = protocol["num_samples"], protocol["test_images"], protocol["seed"], Sizes(**protocol["sizes"])
-    measurement = measure(run.model, run.data, *settings)
+    ais = Annealing(**protocol["ais"]) if protocol["ais"] else None
+    measurement = measure(run.model, run.data, *settings, ais)
     caveats = runs.find_caveats(run.model, run.cfg, measurement.record["metrics"])
     record = {**measurement.record, "caveats": caveats, "weights": weights}
-    if any(known.get(size, 0) > protocol[size] for size in ("num_samples", "test_images")):
-        print(f"{path} is kept, because it has K = {known['num_samples']:,}, {known['test_images']:,} test images")
+    less = any(known.get(size, 0) > protocol[size] for size in ("num_samples", "test_images"))
+    if less or (known.get("ais") and not ais):
+        has = f"K = {known['num_samples']:,}, {known['test_images']:,} test images" + ", AIS" * bool(known.get("ais"))
+        print(f"{path} is kept, because it has {has}")
         return record
     runs.write_json(path, record)
     if measurement.pairs is not None:

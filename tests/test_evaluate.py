@@ -79,7 +79,9 @@ def test_metrics_go_to_the_screen_a_file_and_tensorboard(
             "steps": 10,
             "refined_samples": 10,
             "drawn": 1_000,
+            "checked": 100,
         },
+        "ais": None,
     }
     assert metrics["elbo"] == pytest.approx(-metrics["rate"] - metrics["distortion"])
     assert metrics["inference_gap"] == pytest.approx(metrics["log_likelihood"] - metrics["elbo"])
@@ -109,6 +111,50 @@ def test_metrics_go_to_the_screen_a_file_and_tensorboard(
         assert picture.text["Description"].startswith("run: MNIST (500 / 100 / 200 images")
     assert len(next(Path(folder).glob("**/tensors.tsv")).read_text().splitlines()) == 100
     assert len(next(Path(folder).glob("**/metadata.tsv")).read_text().splitlines()) == 100
+
+
+ANNEALING = ("ais=true", "sizes.checked=20", "annealing.chains=4", "annealing.temperatures=20")
+
+
+def test_annealing_gives_bounds_on_both_sides(run: Callable[..., str], capsys: pytest.CaptureFixture) -> None:
+    folder = run()
+    record = measured(f"run={folder}", *ANNEALING)
+    metrics, errors = record["metrics"], record["standard_errors"]
+    assert record["protocol"]["ais"] == {
+        "chains": 4,
+        "temperatures": 20,
+        "leapfrog": 5,
+        "start": "q",
+        "schedule": "linear",
+    }
+    assert metrics["ais_gain"] > -2 * errors["ais_gain"]
+    assert metrics["drawn_gap"] == pytest.approx(metrics["drawn_upper"] - metrics["drawn_lower"])
+    assert metrics["drawn_gap"] > -2 * errors["drawn_gap"]
+    printed = capsys.readouterr().out
+    assert "by AIS, 4 chains, first 20 test images" in printed
+    assert measured(f"run={folder}", *ANNEALING)["metrics"] == metrics
+    capsys.readouterr()
+    assert measured(f"run={folder}") == measured(f"run={folder}")  # the file with more stays
+    assert measured(f"run={folder}")["metrics"] == metrics
+    assert "evaluation.json is kept, because it has K = 20, 100 test images, AIS" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("overrides", "setting", "sentence"),
+    [
+        ([], "annealing.chains=0", r"annealing\.chains=0: a whole number"),
+        ([], "annealing=3", "annealing=3: it has the settings chains, temperatures, leapfrog, start, schedule, and no"),
+        (["experiment=vq_vae"], "seed=0", r"ais=true needs one code in R\^D with a density"),
+    ],
+)
+def test_annealing_is_refused_before_anything_is_measured(
+    overrides: list[str], setting: str, sentence: str, run: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure_module, "measure", None)
+    with pytest.raises(ValueError, match=sentence):
+        measured(f"run={run(*overrides)}", "ais=true", setting)
+    with pytest.raises(ValueError, match="ais=yes: choose one of True, False"):
+        measured("ais='yes'", f"run={run(*overrides, name='again')}")
 
 
 def test_grey_levels_on_256_steps_have_bits_per_dimension(run: Callable[..., str]) -> None:

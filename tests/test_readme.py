@@ -96,6 +96,7 @@ def test_commands_for_a_finished_run(
     name = script.removesuffix(".py")
     if name == "evaluate":
         short = ["num_samples=3", "num_images=60", "sizes.steps=2", "sizes.refined_samples=2"]
+        short += ["annealing.temperatures=2"]
         settings = [word for word in settings if not word.startswith("num_")] + short
     monkeypatch.chdir(finished)
     monkeypatch.setattr(sys, "argv", arguments)

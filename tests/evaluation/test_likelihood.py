@@ -101,7 +101,7 @@ class Recorder:
 def test_streaming_is_the_same_as_all_samples_at_once(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     x, count = binary_images()[:7], 123
     recorder = Recorder(small(2))
-    monkeypatch.setattr(likelihood, "_rows", lambda *_: rows)
+    monkeypatch.setattr(likelihood, "rows_at_once", lambda *_: rows)
     done = []
     estimate = importance_weighted(recorder, x, num_samples=count, progress=done.append)
     assert sum(done) == 7
@@ -196,4 +196,4 @@ def test_a_point_has_no_density() -> None:
 def test_chunks_are_sized_by_the_largest_tensor() -> None:
     wide = small(2)
     wide.decoder = nn.Sequential(nn.Linear(2, 1024), nn.Linear(1024, 6), nn.Unflatten(1, (1, 2, 3)))  # 4 KB a row
-    assert likelihood._rows(wide, binary_images()[:1], None) == 512
+    assert likelihood.rows_at_once(wide, binary_images()[:1], None) == 512

@@ -7,6 +7,7 @@ import torch
 from oracle import LinearGaussian
 
 from vaelab.errors import UserError
+from vaelab.evaluation.annealing import Annealing
 from vaelab.evaluation.measure import Sizes, measure, protocol
 
 SMALL = Sizes(probed=40, train_samples=20, refined=10, steps=30, refined_samples=50, drawn=35)
@@ -48,6 +49,19 @@ def test_the_exact_posterior_has_no_gap(oracle: LinearGaussian) -> None:
     assert codes.shape == (50, oracle.vae(exact=True).latent_dim)
     assert len(pairs) == 32
     assert record["metrics"].keys() >= record["standard_errors"].keys()
+
+
+def test_annealing_brackets_the_exact_value(oracle: LinearGaussian) -> None:
+    data = Data(oracle)
+    ais = Annealing(chains=8, temperatures=40)
+    metrics = measure(oracle.vae(exact=False), data, 30, 50, sizes=SMALL._replace(checked=40), ais=ais).record[
+        "metrics"
+    ]
+    exact = oracle.log_prob(data.images("test", 40)[0]).mean().item()
+    assert metrics["ais_bound"] == pytest.approx(exact, abs=0.1)
+    assert metrics["drawn_gap"] == pytest.approx(0, abs=0.1)
+    assert metrics["drawn_upper"] - metrics["drawn_lower"] == pytest.approx(metrics["drawn_gap"])
+    assert metrics["ais_gain"] > 0.1  # q is random, and K = 30
 
 
 def test_the_noise_depends_on_the_seed_alone(oracle: LinearGaussian) -> None:

@@ -5,6 +5,7 @@ from vaelab.evaluation import report
 PROTOCOL = {
     **{"dataset": "MNIST", "train_images": 55000, "test_images": 10000, "binarization": "static(0)"},
     **{"likelihood": "Bernoulli", "num_samples": 5000, "seed": 0, "vaelab": "1"},
+    **{"sizes": {"checked": 100, "refined": 1000}, "ais": None},
 }
 
 
@@ -28,6 +29,14 @@ def test_a_table_names_protocol_metrics_errors_and_what_is_absent() -> None:
     assert "rate by dimension, nats: z_1 2.25, z_0 0.50" in lines
     assert lines[-2:] == ["One sentence.", "no silhouette: no classes"]
     assert not any("bits_per_dim" in line for line in lines)
+
+
+def test_meanings_have_the_numbers_of_samples_and_images() -> None:
+    names = [name for section in report.METRICS.values() for name in section]
+    few = {**PROTOCOL, "test_images": 60, "ais": {"chains": 7}}
+    texts = report.meanings(few, names)
+    assert not any("{" in text for text in texts.values())
+    assert texts["ais_bound"].endswith("by AIS, 7 chains, first 60 test images")
 
 
 def test_every_column_has_a_meaning() -> None:

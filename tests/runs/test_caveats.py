@@ -11,8 +11,8 @@ from omegaconf import OmegaConf
 from vaelab.runs.caveats import boxed, find_caveats
 
 GREY, BINARY = "entropy", "binary pixels"
-SUBSET, PRIOR, CODES, FEW = "MNIST-5k", "no prior", "autoencoder", "effective samples"
-ALL = (GREY, BINARY, SUBSET, PRIOR, CODES, FEW)
+SUBSET, PRIOR, CODES, FEW, GAP = "MNIST-5k", "no prior", "autoencoder", "effective samples", "by AIS"
+ALL = (GREY, BINARY, SUBSET, PRIOR, CODES, FEW, GAP)
 
 
 def found(*overrides: str, used: str = "MNIST", metrics: Any = None) -> list[str]:
@@ -37,6 +37,8 @@ def found(*overrides: str, used: str = "MNIST", metrics: Any = None) -> list[str
         (["experiment=autoencoder"], {}, [CODES]),
         ([], {"metrics": {"low_ess_share": 0.01}}, []),
         ([], {"metrics": {"low_ess_share": 0.011}}, [FEW]),
+        ([], {"metrics": {"drawn_gap": 0.5}}, []),
+        ([], {"metrics": {"drawn_gap": 0.51}}, [GAP]),
     ],
     ids=str,
 )

@@ -49,7 +49,7 @@ def importance_weighted(
     NotOfferedError for a model without densities: an autoencoder or a VQ-VAE.
     """
     checks.whole(num_samples=num_samples)
-    rows = _rows(model, x[:1], None if y is None else y[:1])
+    rows = rows_at_once(model, x[:1], None if y is None else y[:1])
     size = max(1, rows // min(num_samples, 100))  # images per chunk; 100 samples of each make its encoding cheap
     most = max(1, rows // size)
     counts = [min(most, num_samples - done) for done in range(0, num_samples, most)]
@@ -74,7 +74,7 @@ def importance_weighted(
     return Estimate(*torch.cat(estimates, dim=1))
 
 
-def _rows(model: GenerativeModel, x: Tensor, y: Tensor | None) -> int:
+def rows_at_once(model: GenerativeModel, x: Tensor, y: Tensor | None) -> int:
     """The number of samples per chunk: its largest tensor takes 2 MB, or a hundredth of the memory of a GPU."""
     probe = 64
     with _Largest() as largest, fixed_noise(x.device):

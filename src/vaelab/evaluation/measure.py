@@ -11,6 +11,8 @@ from tqdm import tqdm
 
 from vaelab import checks
 from vaelab.errors import NotOfferedError, UserError
+from vaelab.evaluation import annealing
+from vaelab.evaluation.annealing import Annealing
 from vaelab.evaluation.batches import batches
 from vaelab.evaluation.gaps import refine
 from vaelab.evaluation.latent import latent_statistics
@@ -32,6 +34,7 @@ class Sizes(NamedTuple):
     steps: int = 1_000  # optimiser steps of the refinement
     refined_samples: int = 100  # noise samples of an ELBO before and after the refinement
     drawn: int = 1_000  # samples, and as many test images, that are compared with training images
+    checked: int = 100  # test images whose log p(x) is checked with annealed importance sampling
 
 
 DEFAULT = Sizes()
@@ -46,11 +49,17 @@ class Measurement(NamedTuple):
 
 
 def protocol(
-    model: GenerativeModel, data: Any, num_samples: int, num_images: int | None, seed: int, sizes: Sizes = DEFAULT
+    model: GenerativeModel,
+    data: Any,
+    num_samples: int,
+    num_images: int | None,
+    seed: int,
+    sizes: Sizes = DEFAULT,
+    ais: Annealing | None = None,
 ) -> dict[str, Any]:
     """The settings that two models must share if their metrics are to compare. num_images=None takes all test images.
 
-    Raises UserError for a number out of its range.
+    Raises UserError for a setting out of its range, and for annealing (`ais`) with a model that it is not defined for.
     """
     images = len(data.splits["test"][1])
     checks.whole(num_samples=num_samples)
@@ -59,6 +68,9 @@ def protocol(
     checks.whole(2, **{f"sizes.{name}": size for name, size in sizes._asdict().items()})
     if num_images is not None and num_images > images:
         raise UserError(f"num_images={num_images}, but {data.name} has {images:,} test images")
+    if ais:
+        ais.check()
+        annealing.check_model(model)
     name = likelihood_name(model.likelihood)
     if name == "Bernoulli" and data.binarization == "none":
         name = "Bernoulli (on grey levels no density)"
@@ -71,6 +83,7 @@ def protocol(
         "num_samples": num_samples,
         "seed": seed,
         "sizes": sizes._asdict(),
+        "ais": ais._asdict() if ais else None,
         "vaelab": version("vaelab"),
     }
 
@@ -83,13 +96,14 @@ def measure(
     num_images: int | None = None,  # number of test images, from the first on; None takes all
     seed: int = 0,  # of all noise
     sizes: Sizes = DEFAULT,
+    ais: Annealing | None = None,  # bounds by annealed importance sampling, if given
 ) -> Measurement:
     """Measure a model on test images, with progress bars. The record gives a reason for each metric that is absent.
 
-    Raises UserError for a number out of its range.
+    Raises UserError as `protocol` does.
     """
     started = time.perf_counter()
-    agreed = protocol(model, data, num_samples, num_images, seed, sizes)
+    agreed = protocol(model, data, num_samples, num_images, seed, sizes, ais)
     device = device_of(model)
     x, classes = (part.to(device) for part in data.images("test", agreed["test_images"]))
     train_x, train_classes = (part.to(device) for part in data.images("train"))
@@ -97,6 +111,10 @@ def measure(
     probed = train_x[: sizes.probed], train_y
 
     per_image, absent = _densities(model, x, y, num_samples, seed, sizes)
+    if ais:
+        checked = next(batches(x, y, sizes.checked))
+        per_image |= _annealed(model, *checked, seed, ais)
+        per_image["ais_gain"] = per_image["ais_bound"] - per_image["log_likelihood"][: sizes.checked]
     exact = exact_log_likelihood(model, x)
     if exact is not None:
         per_image["exact_log_likelihood"] = exact
@@ -165,6 +183,15 @@ def _densities(
     metrics["amortization_gap"] = (after - before).double()
     metrics["approximation_gap"] = estimate.log_likelihood[: len(after)] - after
     return metrics, {}
+
+
+def _annealed(model: GenerativeModel, x: Tensor, y: Tensor | None, seed: int, settings: Annealing) -> dict[str, Tensor]:
+    """The lower bound of images (N, C, H, W) by annealing, and both bounds of N images that the model draws."""
+    with _bar("AIS", 2 * settings.temperatures * len(x), "transition") as bar:
+        bound = annealing.lower_bound(model, x, y, settings, seed, bar.update)
+    with _bar("AIS of drawn images", 3 * settings.temperatures * len(x), "transition") as bar:
+        _, lower, upper = annealing.sandwich(model, len(x), y, settings, seed, bar.update)
+    return {"ais_bound": bound, "drawn_lower": lower, "drawn_upper": upper, "drawn_gap": upper - lower}
 
 
 def _samples(

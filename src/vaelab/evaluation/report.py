@@ -1,13 +1,13 @@
 """Evaluations as text: one evaluation as a table with the meaning of each metric, several as one table of runs."""
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from vaelab.errors import UserError
 
 NATS, PIXELS = "nats per image", "L2 over pixels in [0, 1]"
-# section -> metric -> unit and meaning; metrics that a model does not have are left out
+# section -> metric -> unit and meaning, with sizes of the protocol; metrics that a model does not have are left out
 METRICS = {
     "likelihood": {
         "log_likelihood": f"{NATS}, log p(x), importance-weighted over K samples",
@@ -19,6 +19,13 @@ METRICS = {
         "ess": "effective samples among the K, mean over images",
         "low_ess_share": "share of images with fewer than 10 effective samples: their log p(x) may be nats too low",
         "squared_error": "squared error of the reconstruction from the posterior mean, summed over pixels",
+    },
+    "annealed importance sampling": {
+        "ais_bound": f"{NATS}, a lower bound of log p(x) by AIS, {{chains}} chains, first {{checked:,}} test images",
+        "ais_gain": f"{NATS}, ais_bound - the importance-weighted estimate of the same images",
+        "drawn_lower": f"{NATS}, the same bound of {{checked:,}} images that the model draws",
+        "drawn_upper": f"{NATS}, an upper bound of their log p(x), by AIS in reverse",
+        "drawn_gap": f"{NATS}, drawn_upper - drawn_lower: the errors of both bounds together; near 0 is good",
     },
     "gaps": {
         "inference_gap": f"{NATS}, log_likelihood - elbo",
@@ -80,16 +87,26 @@ def protocol_line(protocol: Mapping[str, Any]) -> str:
     )
 
 
+def meanings(protocol: Mapping[str, Any], names: Iterable[str]) -> dict[str, str]:
+    """The unit and the meaning of metrics, with the numbers of samples and images behind them."""
+    images = protocol["test_images"]
+    numbers = {**protocol, **(protocol["ais"] or {})}
+    numbers |= {name: min(images, protocol["sizes"][name]) for name in ("checked", "refined")}
+    known = {name: text for section in METRICS.values() for name, text in section.items()}
+    return {name: known[name].format(**numbers) for name in names}
+
+
 def table(record: Mapping[str, Any]) -> str:
     """One evaluation: metrics with their standard errors over images, and the reasons for absent metrics."""
     metrics, errors, absent = record["metrics"], record["standard_errors"], record["absent"]
+    texts = meanings(record["protocol"], metrics)
     lines = [f"protocol: {protocol_line(record['protocol'])}; ± is the standard error over images"]
-    for section, meanings in METRICS.items():
-        known = [name for name in meanings if name in metrics]
+    for section, names in METRICS.items():
+        known = [name for name in names if name in metrics]
         lines += ["", section] if known else []
         for name in known:
             error = f" ± {errors[name]:.3g}" if name in errors else ""
-            lines.append(f"  {name:<22}{shown(metrics[name]):>10}{error:<10}  {meanings[name]}")
+            lines.append(f"  {name:<22}{shown(metrics[name]):>10}{error:<10}  {texts[name]}")
     if record["rate_per_dim"]:
         ordered = sorted(enumerate(record["rate_per_dim"]), key=lambda item: -item[1])
         rates = [f"z_{d} {rate:.2f}" for d, rate in ordered[:10]]

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from vaelab.interfaces import GenerativeModel
 
 MOST_LOW_ESS = 0.01  # the share of images with few effective samples that needs no caveat
+MOST_GAP = 0.5  # nats between the bounds by annealed importance sampling that need no caveat
 
 
 def find_caveats(
@@ -55,6 +56,12 @@ def find_caveats(
         found.append(
             f"{share:.0%} of the images have few effective samples, and their log p(x) may be some nats too low: "
             "raise num_samples."
+        )
+    gap = (metrics or {}).get("drawn_gap", 0.0)
+    if gap > MOST_GAP:
+        found.append(
+            f"On images that the model draws, the bounds of log p(x) by AIS are {gap:.1f} nats apart, and ais_bound "
+            "may be as much too low: raise annealing.temperatures."
         )
     return found
 
