@@ -61,8 +61,8 @@ def find_caveats(
     gap = (metrics or {}).get("drawn_gap", 0.0)
     if gap > MOST_GAP:
         found.append(
-            f"On images that the model draws, the bounds of log p(x) by AIS are {gap:.1f} nats apart, and ais_bound may "
-            "be as much too low: raise annealing.temperatures."
+            f"On images that the model draws, the bounds of log p(x) by AIS are {gap:.1f} nats apart, and ais_bound "
+            "may be as much too low: raise annealing.temperatures."
         )
     return found
 
