@@ -22,7 +22,7 @@ from vaelab.networks import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
 def test_an_exact_posterior_leaves_no_gap() -> None:
     oracle = LinearGaussian()
     x = oracle.images(20)
-    before, after = refine(oracle.vae(exact=True).eval(), x, num_samples=3)
+    before, after, _ = refine(oracle.vae(exact=True).eval(), x, num_samples=3)
     torch.testing.assert_close(before, oracle.log_prob(x), atol=1e-4, rtol=0)
     torch.testing.assert_close(after, oracle.log_prob(x), atol=1e-4, rtol=0)
 
@@ -32,9 +32,12 @@ def test_refinement_closes_the_gap_of_a_random_encoder() -> None:
     oracle = LinearGaussian()
     x, vae = oracle.images(30), oracle.vae(exact=False).eval()
     gap = kl_divergence(vae.infer(x), oracle.posterior(x)).detach()
-    before, after = refine(vae, x, num_samples=200)
+    before, after, q = refine(vae, x, num_samples=200)
     assert (gap > 1).all()
     torch.testing.assert_close(after, oracle.log_prob(x), atol=2e-3, rtol=0)
+    posterior = oracle.posterior(x)
+    torch.testing.assert_close(q.mean, posterior.mean, atol=0.02, rtol=0)
+    torch.testing.assert_close(q.stddev, posterior.stddev, atol=0.01, rtol=0.02)
     assert ((oracle.log_prob(x) - before - gap).abs() < 0.1 * gap + 1.5).all()
     assert (oracle.log_prob(x) - before).mean().item() == pytest.approx(gap.mean().item(), rel=0.03)
 
@@ -71,14 +74,14 @@ def test_labels_reach_the_decoder() -> None:
 def test_a_worse_q_counts() -> None:
     """After one step that is far too long, refine returns the worse estimate and does not select the best."""
     oracle = LinearGaussian()
-    before, after = refine(oracle.vae(exact=True).eval(), oracle.images(10) + 0.1, steps=1, lr=3.0, num_samples=5)
+    before, after, _ = refine(oracle.vae(exact=True).eval(), oracle.images(10) + 0.1, steps=1, lr=3.0, num_samples=5)
     assert (after < before).any()
 
 
 def test_without_a_step_nothing_changes() -> None:
     """Both estimates use the same noise, so zero steps give equal values."""
     oracle = LinearGaussian()
-    before, after = refine(oracle.vae(exact=False).eval(), oracle.images(10), steps=0, num_samples=3)
+    before, after, _ = refine(oracle.vae(exact=False).eval(), oracle.images(10), steps=0, num_samples=3)
     assert torch.equal(before, after)
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from oracle import LinearGaussian
 from torch import Tensor, nn
+from torch.distributions import Normal
 
 from vaelab.evaluation import likelihood
 from vaelab.evaluation.likelihood import exact_log_likelihood, importance_weighted
@@ -151,6 +152,28 @@ def test_labels_go_with_their_images() -> None:
         torch.testing.assert_close(together[y == label], alone, atol=0.2, rtol=0)
     wrong = importance_weighted(model, x, (y + 1) % 3, num_samples=4000).log_likelihood
     assert (wrong - together).abs().max() > 1
+
+
+def test_the_exact_posterior_as_the_proposal_gives_the_exact_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    oracle = LinearGaussian()
+    x, vae = oracle.images(11), oracle.vae(exact=False).eval()  # with a random encoder
+    exact = oracle.log_prob(x).double()
+    assert (exact - importance_weighted(vae, x, num_samples=3).log_likelihood).mean() > 0.5
+    monkeypatch.setattr(likelihood, "rows_at_once", lambda *_: 6)  # two images and three samples
+    at_k = importance_weighted(vae, x, num_samples=3, proposal=oracle.posterior(x).base_dist)
+    torch.testing.assert_close(at_k.log_likelihood, exact, atol=1e-4, rtol=0)
+    torch.testing.assert_close(at_k.elbo, exact, atol=1e-4, rtol=0)
+    torch.testing.assert_close(at_k.ess, torch.full_like(exact, 3), atol=1e-3, rtol=0)
+
+
+def test_a_proposal_has_the_labels_of_its_images() -> None:
+    model, x = small(2, num_classes=3), binary_images()
+    y = torch.arange(64) % 3
+    q = model.infer(x, y).base_dist
+    torch.manual_seed(0)
+    expected = importance_weighted(model, x, y, num_samples=4000).log_likelihood
+    given = importance_weighted(model, x, y, num_samples=4000, proposal=Normal(q.mean, 1.2 * q.stddev)).log_likelihood
+    assert (given - expected).mean().item() == pytest.approx(0, abs=0.05)
 
 
 @pytest.mark.parametrize("scale", [1.0, 2.0])

@@ -38,9 +38,9 @@ def test_the_exact_posterior_has_no_gap(oracle: LinearGaussian) -> None:
     record, codes, pairs = measure(oracle.vae(exact=True), data, 30, 50, seed=1, sizes=SMALL)
     metrics = record["metrics"]
     exact = oracle.log_prob(data.images("test", 50)[0]).mean().item()
-    for name in ("log_likelihood", "exact_log_likelihood", "elbo"):
+    for name in ("log_likelihood", "exact_log_likelihood", "elbo", "checked_bound", "checked_bound_10x"):
         assert metrics[name] == pytest.approx(exact, abs=1e-3), name
-    for name in ("inference_gap", "approximation_gap", "amortization_gap"):
+    for name in ("inference_gap", "approximation_gap", "amortization_gap", "gain_10x", "refined_gain"):
         assert metrics[name] == pytest.approx(0, abs=0.02), name
     assert metrics["ess"] == pytest.approx(30, rel=1e-3)
     assert metrics["low_ess_share"] == 0
@@ -49,6 +49,22 @@ def test_the_exact_posterior_has_no_gap(oracle: LinearGaussian) -> None:
     assert codes.shape == (50, oracle.vae(exact=True).latent_dim)
     assert len(pairs) == 32
     assert record["metrics"].keys() >= record["standard_errors"].keys()
+
+
+def test_closer_bounds_of_a_random_encoder(oracle: LinearGaussian) -> None:
+    data, sizes = Data(oracle), SMALL._replace(checked=40, refined=30, steps=500)
+    record = measure(oracle.vae(exact=False), data, 30, 50, sizes=sizes).record
+    metrics, meanings = record["metrics"], record["meanings"]
+    assert metrics["gain_10x"] == pytest.approx(metrics["checked_bound_10x"] - metrics["checked_bound"])
+    assert metrics["gain_10x"] > 0.2
+    exact = oracle.log_prob(data.images("test", 30)[0]).mean().item()
+    assert metrics["refined_bound"] == pytest.approx(exact, abs=0.1)
+    assert metrics["refined_low_ess_share"] < 0.1 < metrics["low_ess_share"]
+    assert metrics["approximation_gap"] == pytest.approx(0, abs=0.1)  # the posterior is a factorised Gaussian
+    assert meanings.keys() == metrics.keys()
+    assert meanings["checked_bound"].endswith("the IW bound of 40 images, K = 30")
+    assert meanings["checked_bound_10x"].endswith("the same with 10 K = 300 samples")
+    assert "IW bound of 30 images, K = 30, q refined" in meanings["refined_bound"]
 
 
 def test_annealing_brackets_the_exact_value(oracle: LinearGaussian) -> None:
@@ -61,6 +77,7 @@ def test_annealing_brackets_the_exact_value(oracle: LinearGaussian) -> None:
     assert metrics["ais_bound"] == pytest.approx(exact, abs=0.1)
     assert metrics["drawn_gap"] == pytest.approx(0, abs=0.1)
     assert metrics["drawn_upper"] - metrics["drawn_lower"] == pytest.approx(metrics["drawn_gap"])
+    assert metrics["ais_gain"] == pytest.approx(metrics["ais_bound"] - metrics["checked_bound"])
     assert metrics["ais_gain"] > 0.1  # q is random, and K = 30
 
 

@@ -4,7 +4,7 @@ from vaelab.evaluation import report
 
 PROTOCOL = {
     **{"dataset": "MNIST", "train_images": 55000, "test_images": 10000, "binarization": "static(0)"},
-    **{"likelihood": "Bernoulli", "num_samples": 5000, "seed": 0, "vaelab": "1"},
+    **{"likelihood": "Bernoulli", "num_samples": 5000, "checked_samples": 50_000, "seed": 0, "vaelab": "1"},
     **{"sizes": {"checked": 100, "refined": 1000}, "ais": None},
 }
 
@@ -26,6 +26,7 @@ def test_a_table_names_protocol_metrics_errors_and_what_is_absent() -> None:
     assert lines[0] == expected
     assert any(line.split()[:4] == ["elbo", "-100.25", "±", "0.5"] for line in lines)
     assert any(line.split()[:2] == ["active_units", "3"] for line in lines)
+    assert any(line.split()[:6] == ["IW", "bound,", "K", "=", "5,000", "-95.12"] for line in lines)
     assert "rate by dimension, nats: z_1 2.25, z_0 0.50" in lines
     assert lines[-2:] == ["One sentence.", "no silhouette: no classes"]
     assert not any("bits_per_dim" in line for line in lines)
@@ -36,7 +37,14 @@ def test_meanings_have_the_numbers_of_samples_and_images() -> None:
     few = {**PROTOCOL, "test_images": 60, "ais": {"chains": 7}}
     texts = report.meanings(few, names)
     assert not any("{" in text for text in texts.values())
-    assert texts["ais_bound"].endswith("by AIS, 7 chains, first 60 test images")
+    assert texts["ais_bound"].endswith("lower bound of the same 60 images by AIS, 7 chains")
+    assert texts["checked_bound_10x"].endswith("10 K = 50,000 samples")
+    assert "IW bound - elbo, K = 5,000" in texts["inference_gap"]
+
+
+def test_the_columns_of_several_runs_call_the_bound_a_bound() -> None:
+    lines = report.comparison({"a": record(log_likelihood=-95.0, elbo=-100.0)}, [])
+    assert lines.splitlines()[0].split() == ["run", "IW", "bound", "elbo"]
 
 
 def test_every_column_has_a_meaning() -> None:

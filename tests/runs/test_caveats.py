@@ -56,6 +56,14 @@ def test_a_data_set_that_replaced_another_says_so() -> None:
     assert "data.allow_subset=false" not in text
 
 
+def test_few_effective_samples_are_compared_with_the_closest_bound() -> None:
+    gains = {"low_ess_share": 0.4, "gain_10x": 0.25}
+    texts = [found(metrics=gains), found(metrics={**gains, "refined_gain": 0.5, "ais_gain": 1.25})]
+    assert "a tenfold number of samples raises its mean by 0.25 nats. A larger num_samples" in texts[0][0]
+    assert "40% of the images" in texts[1][0]
+    assert "annealed importance sampling raises its mean by 1.25 nats" in texts[1][0]
+
+
 def test_a_frame_holds_the_text() -> None:
     text = "word " * 60
     top, *lines, bottom = boxed(text, 40).splitlines()

@@ -6,6 +6,7 @@ Cremer et al. 2018, https://arxiv.org/abs/1801.03558
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +17,23 @@ from vaelab.errors import UserError
 from vaelab.interfaces import GenerativeModel
 from vaelab.noise import fixed_noise
 from vaelab.trace import Trace
+
+WIDER = 1.2  # the proposal's standard deviation over that of the refined q
+
+
+class Refined(NamedTuple):
+    """The result of `refine` for N images."""
+
+    before: Tensor  # (N,), the ELBO at the encoder's q, in nats
+    after: Tensor  # (N,), the ELBO at the refined q, in nats
+    q: Normal  # batch shape (N, D), the factors of the refined q
+
+    def proposal(self) -> Normal:
+        """A proposal for importance sampling, wider than q: the ELBO prefers a q that is narrower than the posterior.
+
+        A posterior with heavier tails than the proposal has rare samples of large weights.
+        """
+        return Normal(self.q.loc, WIDER * self.q.scale)
 
 
 @torch.no_grad()
@@ -28,8 +46,8 @@ def refine(
     seed: int = 0,
     lr: float = 0.03,  # the first learning rate; a cosine schedule ends at zero
     progress: Callable[[int], object] = lambda _: None,  # called with 1 after each step and after each noise sample
-) -> tuple[Tensor, Tensor]:
-    """The ELBO of images (N, C, H, W) at the encoder's q, and at a q refined for each image: nats, (N,) each.
+) -> Refined:
+    """The ELBO of images (N, C, H, W) at the encoder's q, and at a q refined for each image.
 
     Both are means over the same noise, which the refinement does not use. The refined q counts even if its ELBO is
     lower, because a choice by noisy estimates would be biased. So the expected difference is at most the gap. The
@@ -63,7 +81,8 @@ def refine(
             noise = torch.randn_like(q.mean)
             elbos.lerp_(torch.stack([log_weight(*before), log_weight(*after)]), 1 / (sample + 1))  # the running mean
             progress(1)
-    return elbos[0], elbos[1]
+    mean, log_std = (parameter.detach() for parameter in after)
+    return Refined(elbos[0], elbos[1], Normal(mean, log_std.exp()))
 
 
 def _gaussian(model: GenerativeModel, x: Tensor, y: Tensor | None) -> Distribution:

@@ -3,7 +3,8 @@
     log p(x) ~ log 1/K sum_k w_k,   w_k = p(x, z_k) / q(z_k | x),   z_k ~ q(z | x),   ESS = (sum_k w_k)^2 / sum_k w_k^2
 
 The expectation of the estimate is a lower bound that rises to log p(x) with K; K = 1 is the ELBO: Burda et al. 2016,
-https://arxiv.org/abs/1509.00519. If the effective sample size ESS is near 1, K samples are too few.
+https://arxiv.org/abs/1509.00519. The nearer q is to the posterior, the closer is the bound. If the effective sample
+size ESS is near 1, K samples are too few: the bound can then be many nats too low.
 """
 
 import math
@@ -11,8 +12,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
-from torch.distributions import Independent, Normal
+from torch import Size, Tensor
+from torch.distributions import Distribution, Independent, Normal
 from torch.overrides import TorchFunctionMode
 
 from vaelab import checks
@@ -21,7 +22,7 @@ from vaelab.errors import NotOfferedError
 from vaelab.interfaces import GenerativeModel
 from vaelab.linear import log_likelihood
 from vaelab.noise import fixed_noise
-from vaelab.trace import Trace
+from vaelab.trace import Trace, draw
 
 
 class Estimate(NamedTuple):
@@ -42,6 +43,7 @@ def importance_weighted(
     num_samples: int = 5000,  # K
     seed: int = 0,
     progress: Callable[[int], Any] = lambda _: None,  # called with the number of images of each finished chunk
+    proposal: Normal | None = None,  # batch shape (N, D): a q(z | x) for each image, in place of the encoder's
 ) -> Estimate:
     """Estimate log p(x) of each image, in chunks of samples and images to limit memory.
 
@@ -56,11 +58,13 @@ def importance_weighted(
     estimates = []
     with fixed_noise(x.device, seed):
         for start in range(0, len(x), size):
-            batch, labels = x[start : start + size], None if y is None else y[start : start + size]
+            part = slice(start, start + size)
+            batch, labels = x[part], None if y is None else y[part]
+            q = None if proposal is None else Independent(Normal(proposal.loc[part], proposal.scale[part]), 1)
             sums = torch.zeros(2, len(batch), dtype=torch.float64, device=x.device)  # of rate (KL term) and distortion
             log_sums = sums.new_full((2, len(batch)), -math.inf)  # log sum w, log sum w^2
             for count in counts:
-                trace = model(batch, labels, num_samples=count)
+                trace = _trace(model, batch, labels, count, q)
                 log_p = trace.likelihood.log_prob(batch).double()  # (K, B)
                 rate = torch.stack([latent.log_q - latent.p.log_prob(latent.z) for latent in trace.latents]).sum(0)
                 log_w = log_p - rate
@@ -72,6 +76,14 @@ def importance_weighted(
             estimates.append(torch.stack([bound, -(rate + distortion), rate, distortion, ess]))
             progress(len(batch))
     return Estimate(*torch.cat(estimates, dim=1))
+
+
+def _trace(model: GenerativeModel, x: Tensor, y: Tensor | None, count: int, q: Distribution | None) -> Trace:
+    """The trace of `count` samples per image, of the encoder's q or of the given one."""
+    if q is None:
+        return model(x, y, num_samples=count)
+    (latent,) = draw(q, model.prior(model.infer), Size((count,)))
+    return Trace((latent,), model.decode(latent.z, y))
 
 
 def rows_at_once(model: GenerativeModel, x: Tensor, y: Tensor | None) -> int:

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from vaelab import checks
 from vaelab.errors import NotOfferedError, UserError
-from vaelab.evaluation import annealing
+from vaelab.evaluation import annealing, report
 from vaelab.evaluation.annealing import Annealing
 from vaelab.evaluation.batches import batches
 from vaelab.evaluation.gaps import refine
@@ -22,6 +22,7 @@ from vaelab.evaluation.representation import representation
 from vaelab.interfaces import GenerativeModel, device_of, labels, levels, likelihood_name
 from vaelab.noise import fixed_noise
 
+MORE = 10  # times the samples, for the images that are checked
 LOW_ESS = 10  # effective samples; with fewer, the estimate of log p(x) is probably several nats too low
 
 
@@ -34,7 +35,7 @@ class Sizes(NamedTuple):
     steps: int = 1_000  # optimiser steps of the refinement
     refined_samples: int = 100  # noise samples of an ELBO before and after the refinement
     drawn: int = 1_000  # samples, and as many test images, that are compared with training images
-    checked: int = 100  # test images whose log p(x) is checked with annealed importance sampling
+    checked: int = 100  # test images whose log p(x) is checked with ten times the samples, and by annealing
 
 
 DEFAULT = Sizes()
@@ -43,7 +44,7 @@ DEFAULT = Sizes()
 class Measurement(NamedTuple):
     """The result of `measure`."""
 
-    record: dict[str, Any]  # plain data: protocol, metrics, standard errors over images, reasons for absent metrics
+    record: dict[str, Any]  # plain data: protocol, metrics with meanings and standard errors, what is absent and why
     codes: Tensor  # (N, D), of the test images
     pairs: Tensor | None  # (32, C, H, 2 W): the samples nearest to a training image, each beside that image
 
@@ -81,6 +82,7 @@ def protocol(
         "binarization": data.protocol["binarization"]["test"],
         "likelihood": f"class-conditional {name}" if model.num_classes else name,
         "num_samples": num_samples,
+        "checked_samples": MORE * num_samples,
         "seed": seed,
         "sizes": sizes._asdict(),
         "ais": ais._asdict() if ais else None,
@@ -112,9 +114,8 @@ def measure(
 
     per_image, absent = _densities(model, x, y, num_samples, seed, sizes)
     if ais:
-        checked = next(batches(x, y, sizes.checked))
-        per_image |= _annealed(model, *checked, seed, ais)
-        per_image["ais_gain"] = per_image["ais_bound"] - per_image["log_likelihood"][: sizes.checked]
+        per_image |= _annealed(model, *next(batches(x, y, sizes.checked)), seed, ais)
+        per_image["ais_gain"] = per_image["ais_bound"] - per_image["checked_bound"]
     exact = exact_log_likelihood(model, x)
     if exact is not None:
         per_image["exact_log_likelihood"] = exact
@@ -152,6 +153,7 @@ def measure(
         "rate_per_dim": None if latent.rates is None else latent.rates.tolist(),
         "variance_per_dim": latent.variances.tolist(),
         "collapse": latent.collapse(),
+        "meanings": report.meanings(agreed, metrics),
         "seconds": round(time.perf_counter() - started, 1),
         "device": str(device),
     }
@@ -170,19 +172,34 @@ def _densities(
             estimate = importance_weighted(model, x, y, num_samples, seed, bar.update)
     except NotOfferedError as error:
         return {}, {"log_likelihood": str(error)}
-    metrics = {**estimate._asdict(), "inference_gap": estimate.log_likelihood - estimate.elbo}
-    metrics["low_ess_share"] = (estimate.ess < min(LOW_ESS, num_samples)).double()
+    bound = estimate.log_likelihood
+    metrics = {**estimate._asdict(), "inference_gap": bound - estimate.elbo}
+    metrics["low_ess_share"] = _low(estimate.ess, num_samples)
     if levels(model.likelihood) == 256:
-        metrics["bits_per_dim"] = -estimate.log_likelihood / (x[0].numel() * math.log(2))
+        metrics["bits_per_dim"] = -bound / (x[0].numel() * math.log(2))
+    few, few_y = next(batches(x, y, sizes.checked))
+    with _bar(f"log p(x), K = {MORE * num_samples:,}", len(few), "image") as bar:
+        more = importance_weighted(model, few, few_y, MORE * num_samples, seed, bar.update).log_likelihood
+    metrics |= {"checked_bound": bound[: len(few)], "checked_bound_10x": more, "gain_10x": more - bound[: len(few)]}
     few, few_y = next(batches(x, y, sizes.refined))
     try:
         with _bar("refining q(z | x)", sizes.steps + sizes.refined_samples, "step") as bar:
-            before, after = refine(model, few, few_y, sizes.steps, sizes.refined_samples, seed, progress=bar.update)
+            refined = refine(model, few, few_y, sizes.steps, sizes.refined_samples, seed, progress=bar.update)
     except UserError as error:
-        return metrics, {"amortization_gap": str(error)}
-    metrics["amortization_gap"] = (after - before).double()
-    metrics["approximation_gap"] = estimate.log_likelihood[: len(after)] - after
+        return metrics, dict.fromkeys(("amortization_gap", "refined_bound"), str(error))
+    with _bar("log p(x), refined q(z | x)", len(few), "image") as bar:
+        closer = importance_weighted(model, few, few_y, num_samples, seed, bar.update, refined.proposal())
+    metrics["refined_bound"] = closer.log_likelihood
+    metrics["refined_gain"] = closer.log_likelihood - bound[: len(few)]
+    metrics["refined_low_ess_share"] = _low(closer.ess, num_samples)
+    metrics["amortization_gap"] = (refined.after - refined.before).double()
+    metrics["approximation_gap"] = closer.log_likelihood - refined.after
     return metrics, {}
+
+
+def _low(ess: Tensor, num_samples: int) -> Tensor:
+    """Whether images have few effective samples, as numbers 0 and 1, whose mean is a share."""
+    return (ess < min(LOW_ESS, num_samples)).double()
 
 
 def _annealed(model: GenerativeModel, x: Tensor, y: Tensor | None, seed: int, settings: Annealing) -> dict[str, Tensor]:

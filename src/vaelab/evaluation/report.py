@@ -10,27 +10,35 @@ NATS, PIXELS = "nats per image", "L2 over pixels in [0, 1]"
 # section -> metric -> unit and meaning, with sizes of the protocol; metrics that a model does not have are left out
 METRICS = {
     "likelihood": {
-        "log_likelihood": f"{NATS}, log p(x), importance-weighted over K samples",
+        "log_likelihood": f"{NATS}, lower bound of log p(x), importance-weighted over K samples (log_likelihood)",
         "exact_log_likelihood": f"{NATS}, log p(x) of a linear model in closed form",
-        "bits_per_dim": "-log2 P(x) per pixel of 256 grey levels",
+        "bits_per_dim": "-log2 P(x) per pixel of 256 grey levels, at most: from the IW bound, K = {num_samples:,}",
         "elbo": f"{NATS}, -(distortion + rate) at the same samples; train.py draws one sample per image",
         "rate": f"{NATS}, KL(q(z|x) || p(z)), at the same samples",
         "distortion": f"{NATS}, -E_q[log p(x|z)]",
         "ess": "effective samples among the K, mean over images",
-        "low_ess_share": "share of images with fewer than 10 effective samples: their log p(x) may be nats too low",
+        "low_ess_share": "share of images with fewer than 10 effective samples: their IW bound may be nats too low",
         "squared_error": "squared error of the reconstruction from the posterior mean, summed over pixels",
     },
-    "annealed importance sampling": {
-        "ais_bound": f"{NATS}, a lower bound of log p(x) by AIS, {{chains}} chains, first {{checked:,}} test images",
-        "ais_gain": f"{NATS}, ais_bound - the importance-weighted estimate of the same images",
-        "drawn_lower": f"{NATS}, the same bound of {{checked:,}} images that the model draws",
-        "drawn_upper": f"{NATS}, an upper bound of their log p(x), by AIS in reverse",
+    "closer bounds of log p(x), on the first test images": {
+        "checked_bound": f"{NATS}, the IW bound of {{checked:,}} images, K = {{num_samples:,}}",
+        "checked_bound_10x": f"{NATS}, the same with 10 K = {{checked_samples:,}} samples",
+        "gain_10x": f"{NATS}, what 10 K samples gain",
+        "ais_bound": f"{NATS}, lower bound of the same {{checked:,}} images by AIS, {{chains}} chains",
+        "ais_gain": f"{NATS}, ais_bound - checked_bound",
+        "refined_bound": f"{NATS}, IW bound of {{refined:,}} images, K = {{num_samples:,}}, q refined for each",
+        "refined_gain": f"{NATS}, what the refined q gains on these images",
+        "refined_low_ess_share": "share of these images with fewer than 10 effective samples of the refined q",
+    },
+    "annealed importance sampling (AIS) of images that the model draws": {
+        "drawn_lower": f"{NATS}, lower bound of log p(x), {{checked:,}} images",
+        "drawn_upper": f"{NATS}, upper bound, by AIS in reverse",
         "drawn_gap": f"{NATS}, drawn_upper - drawn_lower: the errors of both bounds together; near 0 is good",
     },
     "gaps": {
-        "inference_gap": f"{NATS}, log_likelihood - elbo",
-        "approximation_gap": f"{NATS}, the part that remains when q(z|x) is refined for each image; below 0: raise K",
-        "amortization_gap": f"{NATS}, the part that the refinement gains, on the first test images",
+        "inference_gap": f"{NATS}, IW bound - elbo, K = {{num_samples:,}}; too small by what this bound lacks",
+        "approximation_gap": f"{NATS}, refined_bound - ELBO of the refined q, first {{refined:,}} images",
+        "amortization_gap": f"{NATS}, ELBO of the refined q - ELBO of the encoder's q, first {{refined:,}} images",
         "generalization_gap": f"{NATS}, ELBO of the first training images - ELBO of the test images",
     },
     "latent space": {
@@ -51,6 +59,7 @@ METRICS = {
         "nearer_share": "share of samples nearer than 95 % of the test images; above 0.05 hints at copies",
     },
 }
+LABELS = {"log_likelihood": "IW bound"}  # in tables, because this metric is not log p(x) itself
 OF_A_SEED = ("seed", "data.seed", "data.root", "resume")  # settings in which runs of several seeds may differ
 COLUMNS = (
     *("log_likelihood", "exact_log_likelihood", "bits_per_dim", "elbo", "rate", "distortion", "squared_error"),
@@ -100,13 +109,14 @@ def table(record: Mapping[str, Any]) -> str:
     """One evaluation: metrics with their standard errors over images, and the reasons for absent metrics."""
     metrics, errors, absent = record["metrics"], record["standard_errors"], record["absent"]
     texts = meanings(record["protocol"], metrics)
+    labels = {"log_likelihood": f"{LABELS['log_likelihood']}, K = {record['protocol']['num_samples']:,}"}
     lines = [f"protocol: {protocol_line(record['protocol'])}; ± is the standard error over images"]
     for section, names in METRICS.items():
         known = [name for name in names if name in metrics]
         lines += ["", section] if known else []
         for name in known:
             error = f" ± {errors[name]:.3g}" if name in errors else ""
-            lines.append(f"  {name:<22}{shown(metrics[name]):>10}{error:<10}  {texts[name]}")
+            lines.append(f"  {labels.get(name, name):<22}{shown(metrics[name]):>10}{error:<10}  {texts[name]}")
     if record["rate_per_dim"]:
         ordered = sorted(enumerate(record["rate_per_dim"]), key=lambda item: -item[1])
         rates = [f"z_{d} {rate:.2f}" for d, rate in ordered[:10]]
@@ -122,7 +132,7 @@ def comparison(records: Mapping[str, Mapping[str, Any]], groups: Sequence[Sequen
     """One line per run, and one line per group of seeds with the mean and the standard deviation."""
     protocols = {name: protocol_line(record["protocol"]) for name, record in records.items()}
     columns = [name for name in COLUMNS if any(name in record["metrics"] for record in records.values())]
-    rows = [["run", *columns]]
+    rows = [["run", *(LABELS.get(column, column) for column in columns)]]
     for name, record in records.items():
         rows.append([name, *(shown(record["metrics"].get(column)) for column in columns)])
     for group in groups:

@@ -124,7 +124,10 @@ def _metrics(metrics: dict[str, Any], evaluation: dict[str, Any]) -> Iterator[st
         measured, errors = evaluation["metrics"], evaluation["standard_errors"]
         yield ", ".join(f"{name} {value}" for name, value in evaluation["protocol"].items()) + "."
         spread = {name: f"± {error:.2g}" for name, error in errors.items()}
-        rows = (f"| {name} | {value:.5g} | {spread.get(name, '')} |" for name, value in measured.items())
+        names = {"log_likelihood": "log_likelihood, a lower bound from num_samples samples"}
+        rows = (
+            f"| {names.get(name, name)} | {value:.5g} | {spread.get(name, '')} |" for name, value in measured.items()
+        )
         yield "| by evaluate.py | | standard error over images |\n|---|---|---|\n" + "\n".join(rows)
 
 
