@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from vaelab import cli
 from vaelab.errors import UserError
+from vaelab.text import plain
 
 if TYPE_CHECKING:
     from vaelab.runs import Run
@@ -37,11 +38,11 @@ def evaluate(cfg: DictConfig, _: Path) -> None:
     protocols = {name: measure.protocol(run.model, run.data, *settings) for name, run in opened.items()}
     if not cfg.across_protocols:
         report.check_protocols(protocols)
-    records = {name: measured(run, protocols[name], reuse=len(folders) > 1) for name, run in opened.items()}
+    records = {plain(name): measured(run, protocols[name], len(folders) > 1) for name, run in opened.items()}
     if len(folders) == 1:
-        print(report.table(records[folders[0]]))
+        print(report.table(*records.values()))
     else:
-        configs = {name: dict(runs.settings(run.cfg)) for name, run in opened.items()}
+        configs = {plain(name): dict(runs.settings(run.cfg)) for name, run in opened.items()}
         print(report.comparison(records, report.seed_groups(configs)))
 
 
@@ -55,7 +56,7 @@ def encode(cfg: DictConfig) -> None:
     run = runs.open_run(cfg.run, cfg.data.root, cfg.device, trust=cfg.trust)
     path = run.folder / "codes.npz"
     images = write_codes(run.model, run.data, cfg.images, path, cfg.invert)
-    print(*images.remarks, f"{path}: names and codes of {len(images.names):,} images", sep="\n")
+    print(*map(plain, images.remarks), f"{runs.shown(path)}: names and codes of {len(images.names):,} images", sep="\n")
 
 
 def measured(run: "Run", protocol: dict[str, Any], reuse: bool) -> dict[str, Any]:
@@ -71,13 +72,14 @@ def measured(run: "Run", protocol: dict[str, Any], reuse: bool) -> dict[str, Any
         return old
     if not os.access(run.folder, os.W_OK):  # before minutes of measurement
         raise UserError(f"{run.folder} cannot be written to, but evaluation.json goes there: measure a copy of it")
-    print(f"measuring {run.folder} on {run.data.description}", flush=True)
+    print(f"measuring {runs.shown(run.folder)} on {run.data.description}", flush=True)
     settings = protocol["num_samples"], protocol["test_images"], protocol["seed"], Sizes(**protocol["sizes"])
     measurement = measure(run.model, run.data, *settings)
     caveats = runs.find_caveats(run.model, run.cfg, measurement.record["metrics"])
     record = {**measurement.record, "caveats": caveats, "weights": weights}
     if any(known.get(size, 0) > protocol[size] for size in ("num_samples", "test_images")):
-        print(f"{path} is kept, because it has K = {known['num_samples']:,}, {known['test_images']:,} test images")
+        sizes = f"K = {known['num_samples']:,}, {known['test_images']:,} test images"
+        print(f"{runs.shown(path)} is kept, because it has {sizes}")
         return record
     runs.write_json(path, record)
     if measurement.pairs is not None:

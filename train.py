@@ -40,7 +40,7 @@ def train(cfg: DictConfig, folder: Path) -> float:
     runs.fill_in(cfg, data, callbacks)
 
     logger = instantiate(cfg.logger, save_dir=str(folder), purge_step=step)
-    extras = {"logger": logger, "callbacks": callbacks, "plugins": [AtomicCheckpointIO()]}
+    extras = {"logger": logger, "callbacks": callbacks, "plugins": [AtomicCheckpointIO(folder if cfg.resume else None)]}
     trainer = instantiate(cfg.trainer, _convert_="all", default_root_dir=folder, **extras)
 
     tune(trainer.strategy.root_device, trainer.num_devices)

@@ -22,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from vaelab import runs
 from vaelab.errors import UserError, refused_by_library
+from vaelab.text import plain
 
 TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"
 Task = Callable[[DictConfig, Path], Any]  # config, the run's folder
@@ -111,7 +112,7 @@ def _launch(task: Task, config_dir: Path, config_name: str, writes: bool) -> Non
 def _resume(task: Task, folder: str) -> None:
     overrides = [argument for argument in sys.argv[1:] if not argument.startswith(("resume=", "trust="))]
     trusted = [argument.removeprefix("trust=") for argument in sys.argv[1:] if argument.startswith("trust=")]
-    trust = trusted[-1].strip("[]").split(",") if trusted else []
+    trust = [module.strip(" '\"") for module in trusted[-1].strip("[]").split(",")] if trusted else []
     if not folder:
         raise UserError("resume= needs a run's folder, such as resume=logs/RUN")
     groups = [override for override in overrides if "/" in override.split("=")[0]]
@@ -159,7 +160,7 @@ def sentence(error: BaseException) -> str | None:
         text = f"{error.filename or 'a file'} cannot be read or written: {error.strerror}{mend}"
     mendable = UserError | HydraException | OmegaConfBaseException | OSError
     if isinstance(error, mendable) or type(error).__name__ == "MisconfigurationException":
-        return " ".join(text.split())
+        return plain(" ".join(text.split()))
     return None
 
 

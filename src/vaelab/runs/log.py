@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
+from vaelab.files import shown
 from vaelab.runs.building import batches
 
 if TYPE_CHECKING:
@@ -72,6 +73,8 @@ def announce(folder: Path, cfg: DictConfig, data: "MNISTDataModule", module: "VA
     if modules := foreign(cfg):
         names = ",".join(modules)
         log.info("trust    classes outside vaelab: evaluate.py, generate.py and export.py need trust=[%s]", names)
+    if (modules_resumed := foreign(cfg, resuming=True)) != modules:
+        log.info("trust    callbacks or others outside vaelab: resume= needs trust=[%s]", ",".join(modules_resumed))
     for caveat in find_caveats(module.model, cfg):
         log.warning(boxed(caveat))
 
@@ -113,9 +116,3 @@ def summary(metrics: dict[str, float], data: str) -> str:
 
     nats = ", ".join(terms("elbo", "bound", "loss", "rate", "distortion"))
     return ", ".join([f"test {nats} nats per image", *terms("squared_error", "perplexity")]) + f" on {data}"
-
-
-def shown(folder: Path) -> str:
-    """A folder, relative to the working directory if it lies inside."""
-    here = Path.cwd()
-    return str(folder.relative_to(here)) if folder.is_relative_to(here) else str(folder)
