@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from vaelab import checks, cli
 from vaelab.errors import UserError
+from vaelab.text import plain
 
 if TYPE_CHECKING:
     from vaelab.runs import Run
@@ -36,11 +37,11 @@ def evaluate(cfg: DictConfig, _: Path) -> None:
     protocols = {name: measure.protocol(run.model, run.data, *settings) for name, run in opened.items()}
     if not cfg.across_protocols:
         report.check_protocols(protocols)
-    records = {name: measured(run, protocols[name], reuse=len(folders) > 1) for name, run in opened.items()}
+    records = {plain(name): measured(run, protocols[name], len(folders) > 1) for name, run in opened.items()}
     if len(folders) == 1:
-        print(report.table(records[folders[0]]))
+        print(report.table(*records.values()))
     else:
-        configs = {name: dict(runs.settings(run.cfg)) for name, run in opened.items()}
+        configs = {plain(name): dict(runs.settings(run.cfg)) for name, run in opened.items()}
         print(report.comparison(records, report.seed_groups(configs)))
 
 
@@ -62,7 +63,7 @@ def encode(cfg: DictConfig) -> None:
     run = runs.open_run(cfg.run, cfg.data.root, cfg.device, trust=cfg.trust)
     path = run.folder / "codes.npz"
     images = write_codes(run.model, run.data, cfg.images, path, cfg.invert)
-    print(*images.remarks, f"{path}: names and codes of {len(images.names):,} images", sep="\n")
+    print(*map(plain, images.remarks), f"{runs.shown(path)}: names and codes of {len(images.names):,} images", sep="\n")
 
 
 def measured(run: "Run", protocol: dict[str, Any], reuse: bool) -> dict[str, Any]:
@@ -79,7 +80,7 @@ def measured(run: "Run", protocol: dict[str, Any], reuse: bool) -> dict[str, Any
         return old
     if not os.access(run.folder, os.W_OK):  # before minutes of measurement
         raise UserError(f"{run.folder} cannot be written to, but evaluation.json goes there: measure a copy of it")
-    print(f"measuring {run.folder} on {run.data.description}", flush=True)
+    print(f"measuring {runs.shown(run.folder)} on {run.data.description}", flush=True)
     settings = protocol["num_samples"], protocol["test_images"], protocol["seed"], Sizes(**protocol["sizes"])
     ais = Annealing(**protocol["ais"]) if protocol["ais"] else None
     measurement = measure(run.model, run.data, *settings, ais)
@@ -88,7 +89,7 @@ def measured(run: "Run", protocol: dict[str, Any], reuse: bool) -> dict[str, Any
     less = any(known.get(size, 0) > protocol[size] for size in ("num_samples", "test_images"))
     if less or (known.get("ais") and not ais):
         has = f"K = {known['num_samples']:,}, {known['test_images']:,} test images" + ", AIS" * bool(known.get("ais"))
-        print(f"{path} is kept, because it has {has}")
+        print(f"{runs.shown(path)} is kept, because it has {has}")
         return record
     runs.write_json(path, record)
     if measurement.pairs is not None:

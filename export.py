@@ -27,7 +27,7 @@ def export(cfg: DictConfig, _: Path) -> None:
     config: Any = OmegaConf.to_container(runs.read_config(run, trust=cfg.trust))
     config["data"]["root"], config["resume"] = "data", None  # names of local folders stay private
 
-    print(f"exporting {run}, {type(model).__name__}", flush=True)
+    print(f"exporting {runs.shown(run)}, {type(model).__name__}", flush=True)
     graphs = exports.graphs(model)
     files = {
         "model.safetensors": exports.weights(model),
@@ -38,7 +38,7 @@ def export(cfg: DictConfig, _: Path) -> None:
     }
     exports.write(output, files)
     for name, content in files.items():
-        print(f"{len(content) / 1e3:8,.0f} kB  {output / name}")
+        print(f"{len(content) / 1e3:8,.0f} kB  {runs.shown(output / name)}")
     for name, graph in graphs.items():
         print(f"{name} differs from torch by {graph.difference:.1e} at most, in batches of 1 and 7")
     if "encoder.onnx" not in graphs:

@@ -72,7 +72,7 @@ def check(cfg: DictConfig, chosen: list[str]) -> None:
 
 def draw(cfg: DictConfig, run: "Run", *others: "Run") -> Any:
     """The picture: a matplotlib Figure, or the frames of an animation."""
-    from vaelab import pictures
+    from vaelab import pictures, runs
     from vaelab.interfaces import labels
 
     model, given = run.model, "" if cfg.label is None else f", class {cfg.label}"
@@ -103,7 +103,8 @@ def draw(cfg: DictConfig, run: "Run", *others: "Run") -> Any:
         case "prior":
             return pictures.prior(model, x, y, cfg.seed)
         case "training":
-            return pictures.training(run.folder)
+            metrics = runs.read_json(run.folder / "metrics.json")
+            return pictures.training(run.folder, metrics.get("epochs", 0), metrics.get("steps", 0))
     panels = [(each.folder.name, each.model, *(part[:5000] for part in images(each, 0))) for each in (run, *others)]
     return pictures.ae_vs_vae(panels)
 

@@ -28,7 +28,7 @@ from vaelab.data import files
         ("data.binarization=dynamc", "data: binarization=dynamc: choose one of none, threshold, static, dynamic"),
         ("data.seed=-1", "data: seed=-1: a whole number, at least 0, is needed"),
         ("data.binarization_seed=-1", "data: binarization_seed=-1: a whole number, at least 0, is needed"),
-        ("data.md5=foo", "data: md5=foo: checksums by the names of files are needed, or null"),
+        ("data.md5=foo", "data.md5=foo: a group of settings or null is needed"),
         ("data.used=MNIST", "data.used=MNIST: the run itself writes the data set that it used here: leave it out"),
         (
             "data.num_classes=5",

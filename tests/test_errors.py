@@ -32,6 +32,12 @@ def test_a_bug_is_no_refusal(function: object) -> None:
     assert not refused_by_library(caught(function))
 
 
+def test_a_sentence_has_one_line_and_no_hidden_characters() -> None:
+    """It can name what a stranger's file holds, and Python prints it."""
+    for error in (UserError, PartsError, NotOfferedError):
+        assert str(error("a\n  b\x1b]0;c\x07 \u202e")) == r"a b\x1b]0;c\x07 \u202e"
+
+
 def test_errors_are_what_python_takes_them_for() -> None:
     """Our errors are subclasses of Python's errors, so code that catches those still works."""
     assert issubclass(UserError, ValueError)

@@ -25,6 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from vaelab import runs
 from vaelab.errors import UserError, refused_by_callback, refused_by_library
+from vaelab.text import plain
 
 TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"
 Task = Callable[[DictConfig, Path], Any]  # config, the run's folder
@@ -50,7 +51,7 @@ OmegaConf.register_new_resolver("run_name", run_name, replace=True)
 OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
 
 
-def plain(error: UnicodeError) -> tuple[str, int]:
+def substitute(error: UnicodeError) -> tuple[str, int]:
     """Replace a character that the output cannot encode. A terminal or a log may take ASCII only."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
@@ -58,7 +59,7 @@ def plain(error: UnicodeError) -> tuple[str, int]:
     return "".join({"±": "+-", "–": "-"}.get(letter, "?") for letter in letters), error.end
 
 
-codecs.register_error("plain", plain)
+codecs.register_error("substitute", substitute)
 
 
 def main(task: Task, config_dir: Path, config_name: str, resumable: bool = False) -> None:
@@ -66,7 +67,7 @@ def main(task: Task, config_dir: Path, config_name: str, resumable: bool = False
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises errors instead of printing them
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="plain")
+            stream.reconfigure(errors="substitute")
     with _sentences():
         resumed = [argument for argument in sys.argv[1:] if argument.startswith("resume=")]
         if resumed and resumable:
@@ -137,7 +138,7 @@ def _launch(task: Task, config_dir: Path, config_name: str, writes: bool) -> Non
 def _resume(task: Task, folder: str) -> None:
     overrides = [argument for argument in sys.argv[1:] if not argument.startswith(("resume=", "trust="))]
     trusted = [argument.removeprefix("trust=") for argument in sys.argv[1:] if argument.startswith("trust=")]
-    trust = trusted[-1].strip("[]").split(",") if trusted else []
+    trust = [module.strip(" '\"") for module in trusted[-1].strip("[]").split(",")] if trusted else []
     if not folder:
         raise UserError("resume= needs a run's folder, such as resume=logs/RUN")
     groups = [override for override in overrides if "/" in override.split("=")[0]]
@@ -156,7 +157,7 @@ def _resume(task: Task, folder: str) -> None:
 def sentence(error: BaseException) -> str | None:
     """One sentence that says what is wrong and how to mend it, or None for a bug of the program."""
     text = _sentence(error)
-    return text and " ".join(text.split())
+    return text and plain(" ".join(text.split()))
 
 
 def _sentence(error: BaseException) -> str | None:

@@ -2,9 +2,17 @@
 
 import traceback
 
+from vaelab.text import plain
+
 
 class UserError(ValueError):
-    """A mistake in settings, data or files. Its message is one sentence: what is wrong, and how to mend it."""
+    """A mistake in settings, data or files. Its message is one sentence: what is wrong, and how to mend it.
+
+    The sentence can name what a file of unknown origin holds, so that hidden characters in it are escaped.
+    """
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(plain(" ".join(sentence.split())))
 
 
 class PartsError(UserError, TypeError):

@@ -1,6 +1,7 @@
 """The model card describes its run, and leaves out statements that do not apply."""
 
 import json
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ def config_of(*overrides: str) -> dict[str, Any]:
         ([], "one seeded draw", "grey levels is not a density"),
         (["data.binarization=none"], "grey levels is not a density", "one seeded draw"),
         (["experiment=autoencoder"], "does not fit the codes of an autoencoder to the prior", "one seeded draw"),
-        (["experiment=wae_mmd"], "likelihood | Gaussian(scale=", "does not fit the codes"),
+        (["experiment=wae_mmd"], "`likelihood` | `Gaussian(scale=", "does not fit the codes"),
         (["data=mnist_5k"], "do not compare with published ones", "does not fit the codes"),
         (
             ["experiment=joint_vae"],
@@ -92,6 +93,32 @@ def test_the_command_on_the_card_is_of_any_machine(run: Path) -> None:
     card = exports.card(run, config_of(), build(), GRAPHS)
     assert "`python train.py experiment=vae_iwae_protocol seed=3`" in card
     assert "/home/me" not in card
+
+
+HOSTILE = ("**bold** [a](http://b.c) <script>x</script> | # c `", "`` ` **bold** ``", "<img src=x>", "https://b.c |")
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_text_from_a_run_is_code(run: Path, text: str) -> None:
+    """It adds no links, no HTML and no cells of a table to the card, and no line to its header."""
+    metrics = json.loads((run / "metrics.json").read_text())
+    metrics["protocol"] |= {"dataset": text, "binarization": {"test": text}}
+    metrics["unit"], metrics["test"] = text, {text: 1.5}
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    (run / "run.json").write_text(json.dumps({"starts": [{"overrides": [text]}]}))
+    numbers = {"metrics": {text: 1.5}, "standard_errors": {text: 0.5}}
+    protocol = {"num_samples": 5, "test_images": 7, text: text}
+    (run / "evaluation.json").write_text(json.dumps({"protocol": protocol, **numbers}))
+    config = config_of()
+    config |= {"name": text, "optimizer": {"_target_": text, text: text}}
+    config["model"][text] = text
+    card = exports.card(run, config, build(), GRAPHS)
+    assert card.count(text.replace("|", r"\|")) >= 14
+    outside = re.sub(r"(?<!`)(`+)(?!`).*?(?<!`)\1(?!`)", "", card.replace("```", ""))
+    assert not re.search(r"bold|script|img|https?:", outside)
+    tables = [line for line in card.splitlines() if line.startswith("|")]
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in tables} <= {3, 4, 5}
+    assert card.splitlines()[3] == "---"
 
 
 def test_a_damaged_record_is_named(run: Path) -> None:

@@ -21,7 +21,11 @@ from vaelab.export import files
 
 def test_export(run: Path, command: Callable, data_root: Path) -> None:
     """Two exports of a run, the second after an evaluation, keep the weights bit for bit and hold no local paths."""
-    evaluation = {"protocol": {"num_samples": 17}, "metrics": {"log_likelihood": -3.25}, "standard_errors": {}}
+    evaluation = {
+        "protocol": {"num_samples": 17, "test_images": 9},
+        "metrics": {"log_likelihood": -3.25},
+        "standard_errors": {},
+    }
     for again in (False, True):
         if again:
             (run / "evaluation.json").write_text(json.dumps(evaluation))
@@ -55,13 +59,24 @@ def test_export(run: Path, command: Callable, data_root: Path) -> None:
         exec(block.replace('"this/folder"', f'r"{folder}"').replace('Session("', f'Session(r"{folder}/'), scope)
     assert torch.equal(scope["model"].encode(x), model.encode(x))
     metrics = json.loads((run / "metrics.json").read_text())
-    assert f"| elbo | {metrics['test']['elbo']:.5g} |" in card
-    assert "MNIST, 500 training and 200 test images, binarization static(0); nats per image" in card
-    assert "num_samples 17" in card
-    assert "| log_likelihood, a lower bound from num_samples samples | -3.25 |" in card
-    assert "| encoder | MLPEncoder(hidden=[8], activation=relu, gated=False, norm=none) |" in card
+    assert f"| `elbo` | {metrics['test']['elbo']:.5g} |" in card
+    assert "`MNIST`, 500 training and 200 test images, binarization `static(0)`; `nats per image" in card
+    assert "`num_samples` `17`" in card
+    assert "| `log_likelihood`, a lower bound from num_samples samples | -3.25 |" in card
+    assert "| `encoder` | `MLPEncoder(hidden=[8], activation=relu, gated=False, norm=none)` |" in card
     assert all(f"]({name})" in card for name in files.PICTURES)
     assert (folder / "samples.png").read_bytes() == (run / "pictures" / "samples.png").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["pictures/samples.png", "figures/samples.png", "run.json", "export", "weights.pt"])
+def test_a_secret_behind_a_link_is_not_exported(run: Path, command: Callable, tmp_path: Path, name: str) -> None:
+    (tmp_path / "secret").write_text("SECRET")
+    (run / name).parent.mkdir(exist_ok=True)
+    (run / name).unlink(missing_ok=True)
+    (run / name).symlink_to(tmp_path / "secret")
+    code, _ = command(f"run={run}")
+    assert f"{run / name} is a link that leads out of the folder, to {tmp_path}/secret" in code
+    assert not (run / "export").is_dir()
 
 
 @pytest.mark.parametrize(

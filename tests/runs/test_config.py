@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 
 from train import train
 from vaelab import load_run, runs
+from vaelab.runs.config import LIGHTNING
 
 MARKER = "payload_ran"
 
@@ -99,6 +100,16 @@ def test_a_hostile_target(run: Path, exported: Path, key: str, value: Any, name:
     [
         ("trainer.plugins", [{"_target_": "os.system", **TOUCH}], "os.system"),
         ("callbacks.mine", {"_target_": "planted.Thing"}, "planted.Thing"),
+        ("callbacks.mine", {"_target_": "lightning.pytorch.callbacks.ModelCheckpoint"}, "ModelCheckpoint"),
+        ("callbacks.mine", {"_target_": "lightning.pytorch.callbacks.OnExceptionCheckpoint", "dirpath": "."}, "On"),
+        ("callbacks.mine", {"_target_": "lightning.pytorch.callbacks.SpikeDetection"}, "SpikeDetection"),
+        ("callbacks.mine", {"_target_": "vaelab.files.write_atomically", "_partial_": True}, "write_atomically"),
+        ("logger", {"_target_": "lightning.pytorch.loggers.CSVLogger", "save_dir": "."}, "CSVLogger"),
+        ("logger", {"_target_": "lightning.pytorch.loggers.WandbLogger"}, "WandbLogger"),
+        ("trainer.profiler", {"_target_": "lightning.pytorch.profilers.SimpleProfiler"}, "SimpleProfiler"),
+        ("optimizer", {"_target_": "torch.load", "f": "weights.pt"}, "torch.load"),
+        ("scheduler.scheduler", {"_target_": "os.system", **TOUCH}, "os.system"),
+        ("more", {"_target_": "os.system", **TOUCH}, "os.system"),
         ("logger._target_", "lightning.pytorch.cli.LightningCLI", "lightning.pytorch.cli.LightningCLI"),
         ("module._target_", "vaelab.models.VAE", "vaelab.models.VAE"),
         ("trainer._target_", "vaelab.training.FastTrainer", "vaelab.training.FastTrainer"),
@@ -157,6 +168,9 @@ def test_a_config_that_would_bring_in_others(run: Path, lines: str) -> None:
     assert f"is not the config of a run: its {key} is" in refused(load_run, run)
 
 
+LAUGHS = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 10))
+
+
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
@@ -174,6 +188,12 @@ def test_a_config_that_would_bring_in_others(run: Path, lines: str) -> None:
         ("model: ${data}\ndata: {_target_: vaelab.data.MNISTDataModule}", "no model and data"),
         ("model: {latent_dim: 3}\ndata: {_target_: vaelab.data.MNISTDataModule}", "no model and data"),
         ("[" * 5000, "cannot be read"),
+        ("{" * 20000, "it has an alias, or more than 64 levels"),
+        ("".join(f"{' ' * i}a:\n" for i in range(200)), "it has an alias, or more than 64 levels"),
+        ("a: &a [1]\nb: *a", "it has an alias, or more than 64 levels"),
+        ("a: &a {b: 1}\nc: {<<: *a}", "it has an alias, or more than 64 levels"),
+        (LAUGHS, "it has an alias, or more than 64 levels"),
+        ("a: " + "[1," * 25_000, "75,003 bytes, but such a file of this run has at most 50,000"),
         (b"\xff\xfe\x00\x01", "cannot be read"),
     ],
     ids=lambda value: value[:40] if isinstance(value, str) else "bytes",
@@ -230,34 +250,202 @@ class Own(MLPEncoder):
 """
 
 
+ELSEWHERE = {
+    "logger.name": "../elsewhere",
+    "logger.version": "a/../../elsewhere",
+    "logger.sub_dir": "$HOME/elsewhere",
+    "logger.filename_suffix": "/../../elsewhere",
+    "logger.save_dir": "/elsewhere",
+    "trainer.default_root_dir": "~/elsewhere",
+    "trainer.profiler": {"deep": ["file:///elsewhere"]},
+    "callbacks.pictures": {"_target_": "vaelab.training.Pictures", "dirpath": "elsewhere"},
+    "module.more": Path("/elsewhere"),
+}
+
+
+@pytest.mark.parametrize("key", ELSEWHERE)
+def test_a_path_that_leads_out_of_the_folder(run: Path, key: str) -> None:
+    """The user can set another one. Runs are read without these paths."""
+    config = config_of(run)
+    put(key, ELSEWHERE[key])(config)
+    (run / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
+    sentence = refused(resume, run)
+    assert f"{key}" in sentence
+    assert "outside of the run's folder" in sentence
+    assert load_run(run).latent_dim
+    if isinstance(ELSEWHERE[key], str):
+        assert runs.saved_config(run, [f"{key}=inside"])
+
+
+def test_paths_within_the_folder(run: Path) -> None:
+    config = config_of(run)
+    for key, value in {"logger.name": "a/../b", "logger.sub_dir": str(run / "c"), "trainer.dirpath": str(run)}.items():
+        put(key, value)(config)
+    (run / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
+    assert runs.saved_config(run).logger.name == "a/../b"
+
+
+@pytest.mark.parametrize("name", ["train.log", ".config.yaml.new", "pictures", "checkpoints/best.ckpt", "more"])
+def test_a_link_that_leads_out_of_the_folder(run: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "profile").write_text("alias ls=ls\n")
+    (run / name).unlink(missing_ok=True)
+    (run / name).symlink_to(tmp_path / "profile")
+    for action in (load_run, resume, lambda folder: runs.open_run(str(folder))):
+        assert f"{run / name} is a link that leads out of the folder" in refused(action, run)
+    assert (tmp_path / "profile").read_text() == "alias ls=ls\n"
+
+
+def test_a_run_that_is_reached_through_a_link(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "alias").symlink_to(run)
+    (run / "latest.pt").symlink_to("weights.pt")
+    assert load_run(tmp_path / "alias").latent_dim == 3
+    resume(tmp_path / "alias")
+
+
+@pytest.mark.parametrize(
+    "key", ["name", "data.root", "model.encoder.activation", "callbacks.more", "trainer.precision"]
+)
+@pytest.mark.parametrize("value", ["\x1b]0;title\x07", "a\n2026-01-01 INFO done", "\u202e"])
+def test_hidden_characters_in_a_config(run: Path, key: str, value: str) -> None:
+    config = config_of(run)
+    put(key, value)(config)
+    (run / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
+    for action in (load_run, resume):
+        assert "has hidden characters in a text" in refused(action, run)
+    put(key, {value: 1})(config)
+    (run / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
+    assert "has hidden characters in a text" in refused(load_run, run)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("objective", 3),
+        ("data.dataset", "../elsewhere"),
+        ("data.dataset", 5),
+        ("data.used", "a b"),
+        ("data.binarization", None),
+        ("data.root", ["data"]),
+    ],
+)
+def test_a_section_of_another_type(run: Path, key: str, value: Any) -> None:
+    config = config_of(run)
+    put(key, value)(config)
+    (run / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
+    assert f"is not the config of a run: its {key} is missing or has no meaning" in refused(load_run, run)
+
+
+@pytest.mark.parametrize(("key", "value"), [("callbacks", []), ("trainer", None), ("logger", "x"), ("module", 3)])
+def test_a_section_that_only_resuming_reads(run: Path, key: str, value: Any) -> None:
+    config = config_of(run)
+    put(key, value)(config)
+    (run / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
+    assert load_run(run).latent_dim
+    assert f"its {key} is missing or has no meaning" in refused(resume, run)
+
+
+def test_a_config_s_own_header_and_neighbours_have_no_effect(run: Path) -> None:
+    """Hydra would read a header of a file, and other files of its folder."""
+    text = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(f"# @package hydra\n{text}")
+    (run / "model").mkdir()
+    (run / "model" / "evil.yaml").write_text("_target_: os.system\n")
+    assert runs.saved_config(run).model.latent_dim == 3
+    assert "would replace a whole group" in refused(lambda: runs.saved_config(run, ["model=evil"]))
+
+
+def test_data_are_not_downloaded_to_a_place_that_only_a_config_names(run: Path, tmp_path: Path) -> None:
+    config, outside = config_of(run), tmp_path.parent / "elsewhere"
+    put("data.root", str(outside))(config)
+    (run / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
+    for action in (resume, lambda folder: runs.open_run(str(folder))):
+        assert f"{outside}/MNIST, where the run found its data, does not exist" in refused(action, run)
+    assert load_run(run).latent_dim
+    assert runs.saved_config(run, [f"data.root={outside}"]).data.root == str(outside)
+    put("data.root", "elsewhere")(config)  # in the working directory
+    (run / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
+    assert runs.saved_config(run).data.root == "elsewhere"
+
+
+OWN_CALLBACK = """from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+
+
+class Mine(Callback):
+    pass
+"""
+
+
 @pytest.fixture
 def own(config: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A finished run with an encoder and a callback of one's own."""
     (tmp_path / "own_nets.py").write_text(OWN)
-    (tmp_path / "own_callbacks.py").write_text("from lightning.pytorch.callbacks import Callback as Own\n")
+    (tmp_path / "own_callbacks.py").write_text(OWN_CALLBACK)
     monkeypatch.syspath_prepend(tmp_path)
     folder = tmp_path / "own"
     folder.mkdir()
-    parts = ["model.encoder._target_=own_nets.Own", "+callbacks.own._target_=own_callbacks.Own"]
+    parts = ["model.encoder._target_=own_nets.Own", "+callbacks.own._target_=own_callbacks.Mine"]
     train(config(*parts, "callbacks.pictures.count=0", "trainer.max_epochs=1"), folder)
     return folder
 
 
 def test_a_module_of_one_s_own_is_built_if_it_is_trusted(own: Path) -> None:
     """A callback of one's own is built by resuming alone."""
-    assert "trust=[own_nets]" in (own / "train.log").read_text()
+    log = (own / "train.log").read_text()
+    assert "evaluate.py, generate.py and export.py need trust=[own_nets]\n" in log
+    assert "resume= needs trust=[own_callbacks,own_nets]\n" in log
     sentence = refused(load_run, own)
     assert "names own_nets.Own, which is not a class of vaelab" in sentence
     assert "trust=[own_nets] allows it" in sentence
     assert type(load_run(own, trust=["own_nets"]).encoder).__name__ == "Own"
     assert runs.open_run(str(own), trust=["own_nets"]).folder == own
-    assert "names own_callbacks.Own" in refused(lambda: runs.saved_config(own, trust=["own_nets"]))
+    assert "names own_callbacks.Mine" in refused(lambda: runs.saved_config(own, trust=["own_nets"]))
     assert runs.saved_config(own, trust=["own_nets", "own_callbacks"]).trainer.max_epochs == 1
 
 
 @pytest.mark.parametrize("trust", [["own"], ["own_nets.Own"], [""], ["vaelab"]])
 def test_trust_is_for_exactly_the_modules_that_are_named(own: Path, trust: list[str]) -> None:
     assert "it is not run" in refused(lambda: load_run(own, trust=trust))
+
+
+OS = "import os\nfrom os import system\nfrom vaelab.networks import MLPEncoder\nfrom functools import partial\n"
+
+
+@pytest.mark.parametrize("target", ["own_nets.system", "own_nets.os.system", "own_nets.partial", "own_nets.nothing"])
+def test_trust_is_for_what_a_module_defines_itself(own: Path, target: str) -> None:
+    (own.parent / "own_nets.py").write_text(OS + OWN)
+    sys.modules.pop("own_nets")
+    config = config_of(own)
+    put("model.more", {"_target_": target, **TOUCH})(config)
+    (own / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
+    sentence = refused(lambda: load_run(own, trust=["own_nets"]))
+    assert f"names {target}, which {target.rpartition('.')[0]} does not define: it is not run" in sentence
+
+
+@pytest.mark.usefixtures("planted")
+@pytest.mark.parametrize("target", ["own_nets_evil.Thing", "planted.Thing", "os.system", "own.Thing"])
+def test_trust_in_one_module_opens_no_other(own: Path, target: str) -> None:
+    Path("own_nets_evil.py").write_text(Path("planted.py").read_text())
+    config = config_of(own)
+    put("model.more", {"_target_": target})(config)
+    (own / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
+    assert f"names {target}, which is not a class of vaelab" in refused(lambda: load_run(own, trust=["own_nets"]))
+
+
+def test_a_class_of_lightning_that_writes_files_needs_trust(run: Path) -> None:
+    """The trusted module may import it, and it is defined in another module."""
+    config = config_of(run)
+    put("callbacks.mine", {"_target_": "lightning.pytorch.callbacks.ModelCheckpoint", "dirpath": str(run)})(config)
+    (run / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
+    assert "trust=[lightning.pytorch.callbacks] allows it" in refused(resume, run)
+    assert runs.saved_config(run, trust=["lightning.pytorch.callbacks"])
+    assert runs.saved_config(run, trust="lightning.pytorch.callbacks")
+
+
+@pytest.mark.parametrize("name", LIGHTNING)
+def test_the_listed_classes_of_lightning_exist(name: str) -> None:
+    from lightning import pytorch as pl
+
+    assert isinstance(getattr(pl, name, None) or getattr(pl.callbacks, name, None) or getattr(pl.loggers, name), type)
 
 
 def test_a_config_cannot_trust_itself(own: Path) -> None:

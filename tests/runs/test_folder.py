@@ -2,14 +2,17 @@
 
 import importlib
 import json
+import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from conftest import metrics
+from conftest import Compose, metrics, refused
 from omegaconf import OmegaConf
 
 from vaelab import runs
@@ -52,7 +55,11 @@ def old(finished: Path, tmp_path: Path) -> Path:
     config.trainer["_target_"] = "vaelab.training.FastTrainer"
     config.callbacks.pictures["_target_"] = "vaelab.training.Figures"
     OmegaConf.save(config, folder / "config.yaml")
-    evaluation = {"figures": {"elbo": -100.0}, "standard_errors": {}, "protocol": {"num_samples": 5}}
+    evaluation = {
+        "figures": {"elbo": -100.0},
+        "standard_errors": {},
+        "protocol": {"num_samples": 5, "test_images": 200},
+    }
     (folder / "evaluation.json").write_text(json.dumps(evaluation))
     return folder
 
@@ -110,3 +117,116 @@ def test_a_folder_is_held_by_one_process_and_never_written_over(tmp_path: Path, 
         pass
     with runs.held(finished, new=False):
         pass
+
+
+NO_JSON = {
+    "empty": b"",
+    "half": b"{",
+    "bytes": b'{"a": "\xff"}',
+    "utf-16": '{"a": 1}'.encode("utf-16"),
+    "nan": b'{"test": NaN}',
+    "infinity": b'{"test": -Infinity}',
+    "deep": b"[" * 100_000,
+    "deep objects": b'{"a":' * 100_000,
+    "digits": b'{"a": ' + b"9" * 10_000 + b"}",
+}
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "evaluation.json", "run.json"])
+@pytest.mark.parametrize("content", NO_JSON)
+def test_a_file_that_is_not_json_is_named(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_bytes(NO_JSON[content])
+    assert f"{tmp_path}/{name} is not JSON: " in refused(runs.read_json, tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "evaluation.json", "run.json"])
+@pytest.mark.parametrize("content", ["[]", "null", "3", '"x"', "{}", '{"protocol": null, "starts": 3}'])
+def test_json_that_no_run_writes_is_named(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content)
+    sentence = refused(runs.read_json, tmp_path / name)
+    assert f"{tmp_path}/{name} is not what a run writes, see its " in sentence
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [
+        ("metrics.json", "test.elbo", "-100"),
+        ("metrics.json", "test.elbo", None),
+        ("metrics.json", "test.elbo", True),
+        ("metrics.json", "test.elbo", 10**400),
+        ("metrics.json", "test.elbo", 1e200),
+        ("metrics.json", "test.more", [1.0]),
+        ("metrics.json", "epochs", 2.5),
+        ("metrics.json", "steps", "many"),
+        ("metrics.json", "unit", None),
+        ("metrics.json", "protocol.images", 3),
+        ("metrics.json", "protocol.images.train", "x"),
+        ("metrics.json", "protocol.dataset", ["MNIST"]),
+        ("metrics.json", "protocol.binarization.test", {}),
+        ("run.json", "starts", {"overrides": []}),
+        ("run.json", "starts", [None]),
+        ("run.json", "starts", [{}]),
+        ("run.json", "starts", [{"overrides": [3]}]),
+        ("evaluation.json", "standard_errors.elbo", "x"),
+        ("evaluation.json", "protocol.num_samples", "x"),
+        ("evaluation.json", "caveats", "none"),
+    ],
+)
+def test_a_value_of_another_type_is_named(finished: Path, tmp_path: Path, name: str, key: str, value: Any) -> None:
+    content = EVALUATION if name == "evaluation.json" else json.loads((finished / name).read_text())
+    (tmp_path / name).write_text(json.dumps(content))
+    assert runs.read_json(tmp_path / name)
+    content = json.loads((tmp_path / name).read_text())
+    *parents, last = key.split(".")
+    node = content
+    for parent in parents:
+        node = node[parent]
+    node[last] = value
+    (tmp_path / name).write_text(json.dumps(content))
+    assert "is not what a run writes, see its " in refused(runs.read_json, tmp_path / name)
+
+
+EVALUATION: dict = {
+    "protocol": {"num_samples": 5, "test_images": 200},
+    "metrics": {"elbo": -100.0},
+    "standard_errors": {"elbo": 1.0},
+}
+
+
+def test_an_infinite_number_and_hidden_characters_are_refused(finished: Path, tmp_path: Path) -> None:
+    text = (finished / "metrics.json").read_text()
+    path = tmp_path / "metrics.json"
+    path.write_text(text.replace('"epochs": 4', '"epochs": 4, "more": {"a\\u001b]0;title": 1}'))
+    assert "has hidden characters in a text" in refused(runs.read_json, path)
+    path.write_text(re.sub(r'"elbo": [-\d.]+', '"elbo": 1e999', text))
+    assert "see its elbo" in refused(runs.read_json, path)
+
+
+def test_a_file_of_gigabytes_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "run.json").touch()
+    os.truncate(tmp_path / "run.json", 10**10)  # on the disk, it takes no place
+    assert "run.json has 10,000,000,000 bytes" in refused(runs.read_json, tmp_path / "run.json")
+
+
+def test_a_picture_is_a_png_of_usual_size(finished: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(finished, tmp_path / "run")
+    path = run / "pictures" / "samples.png"
+    content = path.read_bytes()
+    assert runs.read_pictures(run, "samples") == content
+    path.write_bytes(content[:16] + b"\0\1\0\0\0\1\0\0" + content[24:])
+    assert "samples.png has 65,536 x 65,536 pixels" in refused(runs.read_pictures, run, "samples")
+    path.write_text("<script>")
+    assert "samples.png is not a PNG picture" in refused(runs.read_pictures, run, "samples")
+    os.truncate(path, 10**10)
+    assert "samples.png has 10,000,000,000 bytes" in refused(runs.read_pictures, run, "samples")
+
+
+def test_the_record_of_a_start_has_no_hidden_characters(
+    config: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the run could not be read again."""
+    monkeypatch.setattr(sys, "argv", ["train.py", "name=a\nb", "trainer=[\n]"])
+    runs.record_start(tmp_path, config())
+    (start,) = runs.read_json(tmp_path / "run.json")["starts"]
+    assert start["overrides"] == [r"name=a\nb", r"trainer=[\n]"]
+    assert start["command"] == r"python train.py name=a\nb trainer=[\n]"

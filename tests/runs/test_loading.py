@@ -1,6 +1,7 @@
 """Loading an untrusted run executes none of its code, and damaged files are named."""
 
 import json
+import os
 import pickle
 import re
 import sys
@@ -13,6 +14,7 @@ import pytest
 import torch
 from conftest import Compose, refused
 from hydra.utils import instantiate
+from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
@@ -195,3 +197,146 @@ def test_a_tilde_is_the_home_folder(run: Path, monkeypatch: pytest.MonkeyPatch) 
     root = Path(config.data.root)
     (run.parent / "data").symlink_to(root)
     assert runs.open_run("~/run", root="~/data").data.folder == run.parent / "data" / "MNIST" / "raw"
+
+
+B = "decoder.layers.0.bias"
+ODD: dict[str, tuple[Callable[[torch.Tensor], Any], str]] = {
+    "half": (torch.Tensor.half, f"({B} (8,) of float16 for (8,))"),
+    "bfloat16": (torch.Tensor.bfloat16, f"({B} (8,) of bfloat16 for (8,))"),
+    "int": (torch.Tensor.long, f"({B} (8,) of int64 for (8,))"),
+    "bool": (torch.Tensor.bool, f"({B} (8,) of bool for (8,))"),
+    "complex": (lambda w: w + 0j, f"({B} (8,) of complex64 for (8,))"),
+    "scalar": (lambda w: w[0].clone(), f"({B} () for (8,))"),
+    "nan": (lambda w: w * float("nan"), f"has numbers that are not finite, in {B}"),
+    "infinite": (lambda w: w - float("inf"), f"has numbers that are not finite, in {B}"),
+    "sparse": (torch.Tensor.to_sparse, "holds a tensor that is sparse, quantised, without data or larger"),
+    "meta": (lambda w: w.to("meta"), "holds a tensor that is sparse, quantised, without data or larger"),
+    "expanded": (lambda w: w[:1].clone().expand(10**12), "holds a tensor that is sparse, quantised, without data or"),
+    "list": (torch.Tensor.tolist, "does not hold tensors by name"),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_weights_that_no_run_writes(run: Path, exported: Path, name: str) -> None:
+    change, sentence = ODD[name]
+    state = torch.load(run / "weights.pt")
+    state[B] = change(state[B])
+    torch.save(state, run / "weights.pt")
+    assert sentence in refused(load_run, run)
+    if name not in ("sparse", "meta", "expanded", "list"):
+        save_file(state, exported / "model.safetensors")
+        assert sentence in refused(load_run, exported)
+
+
+def test_weights_of_64_bits_are_those_of_a_run_in_this_precision(run: Path) -> None:
+    state = torch.load(run / "weights.pt")
+    torch.save({name: weight.double() for name, weight in state.items()}, run / "weights.pt")
+    assert torch.equal(load_run(run).state_dict()[B], state[B])
+
+
+def test_weights_are_not_read_if_they_are_much_larger_than_the_model(run: Path, exported: Path) -> None:
+    for path in (run / "weights.pt", exported / "model.safetensors"):
+        os.truncate(path, 10**10)  # on the disk, it takes no place
+        assert "has 10,000,000,000 bytes, but such a file of this run has at most 1," in refused(load_run, path.parent)
+    for name in ("best.ckpt", "last.ckpt"):
+        os.truncate(run / "checkpoints" / name, 10**10)
+        assert f"{name} has 10,000,000,000 bytes" in refused(resume, run)
+
+
+MODELS = {
+    "model.latent_dim": 10**9,
+    "model.image_shape": [1, 100_000, 100_000],
+    "model.encoder.hidden": [8, 10**30],
+    "model.num_classes": 10**9,
+}
+
+
+@pytest.mark.parametrize("key", MODELS)
+def test_a_model_that_cannot_fit_into_memory(run: Path, key: str) -> None:
+    config = OmegaConf.load(run / "config.yaml")
+    OmegaConf.update(config, key, MODELS[key])
+    OmegaConf.save(config, run / "config.yaml")
+    assert re.search(r"takes \d\S* GB or more, but this machine has \S+ GB of memory", refused(load_run, run))
+
+
+def plant(run: Path, change: Callable[[dict], Any]) -> None:
+    path = run / "checkpoints" / "last.ckpt"
+    content = torch.load(path, weights_only=True)
+    change(content)
+    torch.save(content, path)
+
+
+def moments(content: dict) -> dict:
+    return content["optimizer_states"][0]["state"][0]
+
+
+BROKEN: dict[str, tuple[Callable[[dict], Any], str]] = {
+    "no vaelab": (lambda c: c.pop("vaelab"), "is not a checkpoint of vaelab"),
+    "no callbacks": (lambda c: c.pop("callbacks"), "is not a checkpoint of vaelab"),
+    "step": (lambda c: c.update(global_step="2"), "is not a checkpoint of vaelab"),
+    "epoch": (lambda c: c["loops"]["fit_loop"]["epoch_progress"]["current"].update(processed=None), "not a checkpoint"),
+    "weights": (lambda c: c["state_dict"].update({f"model.{B}": torch.zeros(8, dtype=torch.int8)}), "of int8 for (8,)"),
+    "moment": (lambda c: moments(c).update(exp_avg=torch.zeros(7)), "exp_avg (7,) for (8, 784)"),
+    "expanded": (lambda c: moments(c).update(exp_avg=torch.zeros(1).expand(10**11)), "larger than its data"),
+    "laughs": (lambda c: moments(c).update(more=laughs()), "as no file of a run has"),
+    "text": (lambda c: c["callbacks"].update({"\x1b]0;title\x07": {}}), "has hidden characters in a text"),
+}
+
+
+def laughs() -> list:
+    """A list that would have 10^40 values if it were written out."""
+    content: list = [1]
+    for _ in range(40):
+        content = [content] * 10
+    return content
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_checkpoint_that_no_run_writes(run: Path, name: str) -> None:
+    change, sentence = BROKEN[name]
+    plant(run, change)
+    assert sentence in refused(resume, run)
+
+
+def lightning_s(folder: Path, victim: Path, **arguments: Any) -> dict[str, Any]:
+    """The state of a ModelCheckpoint that names a folder to remove, by its key in a checkpoint."""
+    state = dict.fromkeys(("best_model_path", "kth_best_model_path", "last_model_path"), str(victim))
+    scores = dict.fromkeys(("best_model_score", "current_score", "kth_value"), torch.tensor(1e9))
+    more = {
+        "monitor": arguments.get("monitor"),
+        "dirpath": str(folder),
+        "best_k_models": {str(victim): torch.tensor(1e9)},
+    }
+    return {ModelCheckpoint(**arguments).state_key: {**state, **scores, **more}}
+
+
+@pytest.fixture
+def victim(run: Path, tmp_path: Path) -> Path:
+    """A folder outside, by a path that Lightning takes for one in the run's folder."""
+    (tmp_path / "victim").mkdir()
+    (tmp_path / "victim" / "file").write_text("precious")
+    return run / "checkpoints" / ".." / ".." / "victim"
+
+
+def test_lightning_s_own_checkpoint_does_not_remove_a_folder_outside(run: Path, victim: Path) -> None:
+    """Lightning adds a ModelCheckpoint if there is no other checkpoint, and restores its state."""
+    config = OmegaConf.load(run / "config.yaml")
+    del config["callbacks"]["best_checkpoint"], config["callbacks"]["last_checkpoint"]
+    OmegaConf.save(config, run / "config.yaml")
+    plant(run, lambda c: c.update(callbacks=lightning_s(run / "checkpoints", victim)))
+    assert "+trainer.enable_checkpointing=false" in refused(resume, run)
+    resume(run, "+trainer.enable_checkpointing=false")
+    assert (victim / "file").read_text() == "precious"
+
+
+def test_a_trusted_checkpoint_does_not_remove_a_folder_outside(run: Path, victim: Path) -> None:
+    folder = run / "checkpoints"
+    config = OmegaConf.load(run / "config.yaml")
+    arguments = {"monitor": "val/loss", "save_top_k": 1, "dirpath": str(folder)}
+    config.callbacks.mine = {"_target_": "lightning.pytorch.callbacks.ModelCheckpoint", **arguments}
+    OmegaConf.save(config, run / "config.yaml")
+    plant(run, lambda c: c["callbacks"].update(lightning_s(folder, victim, **arguments)))
+    cfg = runs.saved_config(run, ["trainer.max_epochs=2"], ["lightning.pytorch.callbacks"])
+    cfg.resume = str(run)
+    assert f"would change {victim}, but a resumed run changes only files in {run}" in refused(train, cfg, run)
+    assert (victim / "file").read_text() == "precious"

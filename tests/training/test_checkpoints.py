@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Compose, checkpoint, equal, metrics, stop_at
+from conftest import Compose, checkpoint, equal, metrics, refused, stop_at
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from train import train
@@ -112,3 +112,21 @@ def test_a_slow_disk_is_waited_for(config: Compose, tmp_path: Path, monkeypatch:
     with pytest.raises(Interrupted):
         train(config("trainer.max_epochs=2"), tmp_path)
     assert steps == {"best.ckpt": 3, "last.ckpt": 5}  # both were written before the run ended
+
+
+@pytest.mark.parametrize("place", ["../victim", "checkpoints/../../victim", "link/victim"])
+def test_a_resumed_run_writes_and_removes_only_its_own_files(tmp_path: Path, place: str) -> None:
+    run, victim = tmp_path / "run", tmp_path / "victim"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "link").symlink_to("..")
+    victim.write_text("precious")
+    plugin = checkpoints.AtomicCheckpointIO(run)
+    for action in (plugin.remove_checkpoint, lambda path: plugin.save_checkpoint({}, path)):
+        assert "a resumed run changes only files in" in refused(action, str(run / place))
+    plugin.teardown()
+    assert victim.read_text() == "precious"
+    plugin.save_checkpoint({"a": 1}, run / "checkpoints" / "more.ckpt")
+    plugin.remove_checkpoint(run / "checkpoints" / "more.ckpt")
+    assert not list((run / "checkpoints").iterdir())
+    checkpoints.AtomicCheckpointIO().remove_checkpoint(victim)  # a new run may write anywhere
+    assert not victim.exists()

@@ -8,6 +8,7 @@ from typing import Any
 from vaelab.export.files import PICTURES, pictures
 from vaelab.export.onnx import NO_MEAN, Graph
 from vaelab.runs import find_caveats, foreign, read_json
+from vaelab.text import code
 
 HUB = {
     **dict.fromkeys(("MNIST", "MNIST-5k", "BinarizedMNIST"), "ylecun/mnist"),
@@ -21,7 +22,7 @@ tags: [autoencoder, onnx]{hub}
 # {name}, trained on {dataset}
 
 This model encodes images of {height} x {width} pixels as codes of {dim} numbers, and decodes them again. It has
-{parameters:,} parameters. VAE Lab {version} trained it with `{command}`.
+{parameters:,} parameters. VAE Lab {version} trained it with {command}.
 
 {pictures}
 
@@ -67,7 +68,7 @@ import onnxruntime
 
 
 def card(run: Path, config: dict[str, Any], model: Any, made: dict[str, Graph]) -> str:
-    """The model card of a run as Markdown. `made` holds the ONNX graphs by file name."""
+    """The model card of a run as Markdown. `made` holds the ONNX graphs by file name. Text from a run is code."""
     metrics, evaluation, record = (read_json(run / f"{name}.json") for name in ("metrics", "evaluation", "run"))
     dataset = metrics.get("protocol", {}).get("dataset", config["data"]["dataset"])
     typed = [word for start in record.get("starts", [])[:1] for word in start["overrides"]]
@@ -83,17 +84,18 @@ def card(run: Path, config: dict[str, Any], model: Any, made: dict[str, Graph]) 
         note += f" There is no encoder: {NO_MEAN}."
     more = f" `model.sample(16{y}).mean` makes new images." if model.prior else ""
     more += f" Labels y (B,) are whole numbers below {model.num_classes}." if label else ""
+    command = " ".join(["python train.py", *(word for word in typed if not word.startswith(LOCAL))])
     return CARD.format(
         trust=f", trust={foreign(config)}" if foreign(config) else "",
         hub=f"\ndatasets: [{HUB[dataset]}]" if dataset in HUB else "",
-        name=config.get("name", "model"),
-        dataset=dataset,
+        name=code(config.get("name", "model")),
+        dataset=code(dataset),
         height=height,
         width=width,
         dim=model.latent_dim,
         parameters=sum(weight.numel() for weight in model.parameters()),
         version=metadata.version("vaelab"),
-        command=" ".join(["python train.py", *(word for word in typed if not word.startswith(LOCAL))]),
+        command=code(command),
         pictures="\n\n".join(
             f"![{PICTURES[name]}]({name})\n*At the end of training: {PICTURES[name]}.*" for name in pictures(run)
         ),
@@ -107,7 +109,7 @@ def card(run: Path, config: dict[str, Any], model: Any, made: dict[str, Graph]) 
         use="\n".join(use),
         note=note,
         metrics="\n\n".join(_metrics(metrics, evaluation)) or "No metrics were recorded.",
-        parts="\n".join(f"| {name} | {part} |" for name, part in _parts(config)),
+        parts="\n".join(f"| {code(name)} | {code(part)} |" for name, part in _parts(config)),
         limits="\n".join(f"* {limit}" for limit in _limits(config, model, dataset, evaluation)),
     )
 
@@ -118,15 +120,17 @@ def _metrics(metrics: dict[str, Any], evaluation: dict[str, Any]) -> Iterator[st
         protocol, test = metrics["protocol"], metrics["test"]
         counts = f"{protocol['images']['train']:,} training and {protocol['images']['test']:,} test images"
         unit = metrics["unit"] if "squared_error" in test else metrics["unit"].split(";")[0]
-        yield f"{protocol['dataset']}, {counts}, binarization {protocol['binarization']['test']}; {unit}."
-        yield "| by train.py | |\n|---|---|\n" + "\n".join(f"| {name} | {test[name]:.5g} |" for name in test)
+        pixels = f"binarization {code(protocol['binarization']['test'])}"
+        yield f"{code(protocol['dataset'])}, {counts}, {pixels}; {code(unit)}."
+        yield "| by train.py | |\n|---|---|\n" + "\n".join(f"| {code(name)} | {test[name]:.5g} |" for name in test)
     if evaluation:
         measured, errors = evaluation["metrics"], evaluation["standard_errors"]
-        yield ", ".join(f"{name} {value}" for name, value in evaluation["protocol"].items()) + "."
+        yield ", ".join(f"{code(name)} {code(value)}" for name, value in evaluation["protocol"].items()) + "."
         spread = {name: f"± {error:.2g}" for name, error in errors.items()}
-        names = {"log_likelihood": "log_likelihood, a lower bound from num_samples samples"}
+        names = {"log_likelihood": ", a lower bound from num_samples samples"}
         rows = (
-            f"| {names.get(name, name)} | {value:.5g} | {spread.get(name, '')} |" for name, value in measured.items()
+            f"| {code(name)}{names.get(name, '')} | {value:.5g} | {spread.get(name, '')} |"
+            for name, value in measured.items()
         )
         yield "| by evaluate.py | | standard error over images |\n|---|---|---|\n" + "\n".join(rows)
 
@@ -135,7 +139,7 @@ def _parts(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield the name and the settings of each part of the model, of the objective and of the optimiser."""
     yield "model", _part({"_target_": config["model"]["_target_"]}).rstrip("()")
     chosen = {**config["model"], **{name: config.get(name) for name in ("objective", "optimizer")}}
-    yield from ((name, _part(value)) for name, value in chosen.items() if not name.startswith("_"))
+    yield from ((name, _part(value)) for name, value in chosen.items() if not str(name).startswith("_"))
 
 
 def _part(value: Any) -> str:
@@ -144,16 +148,16 @@ def _part(value: Any) -> str:
         return f"[{', '.join(map(_part, value))}]"
     if not isinstance(value, dict):
         return str(value)
-    settings = ", ".join(f"{name}={_part(part)}" for name, part in value.items() if not name.startswith("_"))
+    settings = ", ".join(f"{name}={_part(part)}" for name, part in value.items() if not str(name).startswith("_"))
     return f"{str(value.get('_target_', '')).rpartition('.')[2]}({settings})"
 
 
 def _limits(config: dict[str, Any], model: Any, dataset: str, evaluation: dict[str, Any]) -> Iterator[str]:
     """Yield the limits of a model, one or two sentences each."""
     height, width = model.image_shape[1:]
-    yield f"It was trained on {height} x {width} images of {dataset}. Its output for other images has no meaning."
+    yield f"It was trained on {height} x {width} images of {code(dataset)}. Its output for other images has no meaning."
     config = {**config, "data": {**config["data"], "dataset": dataset, "used": dataset}}
     yield from find_caveats(model, config, evaluation.get("metrics"))
     if config["data"]["binarization"] in ("static", "dynamic"):
         yield "Test pixels are one seeded draw from the grey levels, not the published fixed file of binarised MNIST."
-    yield f"No licence is stated: the publisher of this model must choose one. {dataset} has its own terms."
+    yield f"No licence is stated: the publisher of this model must choose one. {code(dataset)} has its own terms."

@@ -1,46 +1,64 @@
 """Picture files: pictures with the command that made them, and the pictures of a training as an animation."""
 
 import io
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vaelab.errors import UserError
-from vaelab.files import write_atomically
+from vaelab.files import MOST_PIXELS, png_size, write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL.Image import Image
 
+MOST_RECORD, MOST_FRAMES = 10**8, 1000  # bytes of one entry of an event file, and frames of an animation
 
-def training(folder: Path) -> list["Image"]:
-    """One frame for each picture of samples in the event files of a finished run.
+
+def training(folder: Path, epochs: int, steps: int) -> list["Image"]:
+    """One frame for each picture of samples in the event files of a finished run of so many epochs and steps.
 
     If there are none, the frames are pictures of reconstructions. A resumed run has several event files; if two of them
-    have the same step, the later file counts. Raises UserError if there are no pictures.
+    have the same step, the later file counts. Raises UserError if there are no pictures, for a damaged event file, and
+    for giant pictures.
     """
     from PIL import Image, ImageDraw, ImageFont
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+    for path in folder.glob("*tfevents*"):
+        if path.is_file():
+            _check_records(path)
     events = EventAccumulator(str(folder), {"images": 0})  # 0: all of them
     events.Reload()
     tag = next((tag for tag in ("samples", "reconstructions") if tag in events.Tags()["images"]), None)
     if tag is None:
         raise UserError(f"{folder} has no event files with pictures of its training, and the animation needs them")
-    metrics = json.loads((folder / "metrics.json").read_text())
-    epochs, steps = metrics["epochs"], max(metrics["steps"], 1)
     drawn = {event.step: event.encoded_image_string for event in events.Images(tag)}
-    pictures = {step: Image.open(io.BytesIO(drawn[step]), formats=["PNG"]).convert("L") for step in sorted(drawn)}
-    width, height = (max(picture.size[side] for picture in pictures.values()) for side in range(2))
+    sizes = [png_size(drawn[step], f"the picture of step {step} in {folder}") for step in drawn]
+    width, height, steps = max(size[0] for size in sizes), max(size[1] for size in sizes), max(steps, 1)
+    if len(drawn) > MOST_FRAMES or len(drawn) * width * height > MOST_PIXELS:
+        raise UserError(f"{folder} has {len(drawn)} pictures of {width} x {height} pixels, too many for an animation")
     frames, caption = [], 30  # pixels
-    for step, picture in pictures.items():
+    for step in sorted(drawn):
         frame = Image.new("L", (width, height + caption), 255)
-        frame.paste(picture, (0, caption))
+        frame.paste(Image.open(io.BytesIO(drawn[step]), formats=["PNG"]).convert("L"), (0, caption))
         pen, text = ImageDraw.Draw(frame), f"{tag} at epoch {step * epochs / steps:.3g} of {epochs}, step {step:,}"
         pen.text((5, 3), text, fill=0, font=ImageFont.load_default(16))
-        pen.rectangle((0, caption - 4, width * step / steps, caption - 1), fill=0)
+        pen.rectangle((0, caption - 4, width * min(max(step / steps, 0), 1), caption - 1), fill=0)
         frames.append(frame)
     return frames
+
+
+def _check_records(path: Path) -> None:
+    """Raise UserError for an event file with an empty or giant record, for which its reader would take the memory.
+
+    A record is its length (8 bytes), a checksum (4 bytes), the content and another checksum (4 bytes).
+    """
+    with path.open("rb") as file:
+        while len(header := file.read(12)) == 12:
+            length = int.from_bytes(header[:8], "little")
+            if not 0 < length <= MOST_RECORD:
+                raise UserError(f"{path} is damaged: a record has {length:,} bytes")
+            file.seek(length + 4, io.SEEK_CUR)
 
 
 def save(picture: "Figure | list[Image]", path: Path, command: str, about: str) -> None:

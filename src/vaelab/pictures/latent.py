@@ -15,6 +15,7 @@ from vaelab.evaluation.latent import rate_per_dim
 from vaelab.interfaces import GenerativeModel, labels
 from vaelab.noise import fixed_noise
 from vaelab.pictures.grids import fit_to_content, framed, grid, quantiles
+from vaelab.text import plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -200,8 +201,9 @@ def ae_vs_vae(panels: Sequence[tuple[str, GenerativeModel, Tensor, Tensor]], ste
         _scatter(above, _encoded(model, x, y), y.cpu())
         above.plot(*points.T.cpu().numpy(), "k+", markersize=5)
         kind = "an autoencoder" if isinstance(model.infer(x[:1]), Delta) else "a VAE"
-        title = f"{name}\n{kind}: codes of {len(x):,} test images, and {len(points)} points +"
-        above.set(xlabel="$z_0$", ylabel="$z_1$", title=title)
+        title = f"{plain(name)}\n{kind}: codes of {len(x):,} test images, and {len(points)} points +"
+        above.set(xlabel="$z_0$", ylabel="$z_1$")
+        above.set_title(title, parse_math=False)  # the name of a folder can have dollar signs
         below = figure.add_axes((left, 0, *share))
         below.imshow(picture.movedim(0, -1).numpy(), aspect="auto", interpolation="none")
         below.set_title(f"E[x | z] at these {len(points)} points")

@@ -13,7 +13,7 @@ import hydra.utils
 from omegaconf import DictConfig, OmegaConf
 
 from vaelab.errors import UserError
-from vaelab.runs.config import PACKAGES, settings
+from vaelab.runs.config import settings
 
 GROUPS = ("data", "model", "objective", "optimizer", "trainer", "module", "logger")
 WORDS = {
@@ -25,6 +25,7 @@ WORDS = {
     list: "a list",
     dict: "a group of settings",
 }
+PACKAGES = ("vaelab.", "torch.optim.", "lightning.pytorch.")  # their annotations name what a class takes
 LISTS = (list, tuple, set, collections.abc.Sequence, collections.abc.Iterable, collections.abc.Collection)
 TEXTS = (str, Path, os.PathLike)
 

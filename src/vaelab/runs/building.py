@@ -18,18 +18,22 @@ if TYPE_CHECKING:
 def build(cfg: DictConfig, kind: Any = None) -> Any:
     """Build the LightningModule of a config, or one of the class `kind`. Torch's random state gives the first weights.
 
-    Raises UserError for parts that do not go together.
+    Raises UserError for parts that do not go together, and for a model that cannot fit into memory.
     """
+    from vaelab.runs.memory import Fits
+
     keys = ("model", "objective", "optimizer")
-    parts: dict[str, Any] = {key: hydra.utils.instantiate(cfg[key], _convert_="all") for key in keys}
-    scheduler = hydra.utils.instantiate(cfg.scheduler, _convert_="all") or None  # the option `none` is empty
-    return (kind or hydra.utils.instantiate(cfg.module, _partial_=True))(**parts, scheduler=scheduler)
+    with Fits():
+        parts: dict[str, Any] = {key: hydra.utils.instantiate(cfg[key], _convert_="all") for key in keys}
+        scheduler = hydra.utils.instantiate(cfg.scheduler, _convert_="all") or None  # the option `none` is empty
+        return (kind or hydra.utils.instantiate(cfg.module, _partial_=True))(**parts, scheduler=scheduler)
 
 
 def build_callbacks(cfg: DictConfig) -> list[Any]:
     """Build the callbacks of a config, except those that a flag of the Trainer or a resumed run excludes.
 
-    Raises UserError for an entry that is not a callback, and for BatchSizeFinder, after which no run can be resumed.
+    Raises UserError for an entry that is not a callback, for BatchSizeFinder, after which no run can be resumed, and
+    for a resumed run in which nothing writes checkpoints.
     """
     from lightning.pytorch.callbacks import BatchSizeFinder, Callback, Checkpoint, LearningRateFinder, ProgressBar
 
@@ -41,9 +45,16 @@ def build_callbacks(cfg: DictConfig) -> list[Any]:
         if not isinstance(each, Callback):
             raise UserError(f"callbacks.{name} is not a callback: callbacks.{name}._target_ must name a class")
     absent: list[Any] = [LearningRateFinder] if cfg.resume else []  # the rate that it found is in the checkpoint
-    absent += [Checkpoint] if cfg.trainer.get("enable_checkpointing") is False else []
+    saves = cfg.trainer.get("enable_checkpointing") is not False
+    absent += [] if saves else [Checkpoint]
     absent += [ProgressBar] if cfg.trainer.get("enable_progress_bar") is False else []
-    return [each for each in made.values() if not isinstance(each, tuple(absent))]
+    kept = [each for each in made.values() if not isinstance(each, tuple(absent))]
+    if cfg.resume and saves and not any(isinstance(each, Checkpoint) for each in kept):
+        # Lightning would add a ModelCheckpoint, and restore its state, which names files to remove
+        raise UserError(
+            "no callback writes checkpoints: +trainer.enable_checkpointing=false resumes the run without any"
+        )
+    return kept
 
 
 def build_logger(cfg: DictConfig, folder: Path, purge_step: int | None = None) -> Any:

@@ -1,39 +1,53 @@
 """Read the config of a run, resume with it, and check which classes it names.
 
-A config can come from a stranger. A `_target_` is built only if it is a class of this package, an optimiser or a
-scheduler of torch, or a callback, a logger or the Trainer of Lightning. A config with interpolations, or with
-references to other files, raises UserError.
+A config can come from a stranger. The parts of model, data and objective are classes of this package. Resuming also
+builds optimisers and schedulers of torch, and the classes of Lightning in `LIGHTNING`, which touch no files or only
+those of the run's folder. Any other class needs trust in the module that defines it. A config with interpolations, with
+references to other files, or with a path that leads out of the run's folder raises UserError.
 """
 
 import importlib
+import io
+import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
+import yaml
+from hydra import compose, initialize
+from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from vaelab.errors import UserError
+from vaelab.files import MOST_LEVELS, check_links, check_values, read_text
 
-ALLOWED = ("vaelab.", "torch.optim.", *(f"lightning.pytorch.{part}." for part in ("trainer", "callbacks", "loggers")))
-PACKAGES = ("vaelab.", "torch.optim.", "lightning.pytorch.")  # the only ones that are imported without trust
-MODULES = {  # the modules that may define the class of a key
-    "model._target_": ("vaelab.models.",),
-    "data._target_": ("vaelab.data.",),
-    "module._target_": ("vaelab.training.", "vaelab.extensions."),
+READ = ("model", "data", "objective")  # the sections that evaluate.py, generate.py, export.py and load_run build
+RESUMED = ("module", "optimizer", "scheduler", "trainer", "callbacks", "logger")  # those that only resuming builds
+OWN = {  # the modules that may define the class of a key; for all other keys it is ("vaelab",), and resuming adds TORCH
+    "model._target_": ("vaelab.models",),
+    "data._target_": ("vaelab.data",),
+    "module._target_": ("vaelab.training", "vaelab.extensions"),
 }
+TORCH = ("torch.optim",)
+LIGHTNING = (
+    *("Trainer", "TensorBoardLogger", "DeviceStatsMonitor", "EarlyStopping", "EMAWeightAveraging"),
+    *("GradientAccumulationScheduler", "LearningRateFinder", "LearningRateMonitor", "ModelSummary", "RichModelSummary"),
+    *("RichProgressBar", "StochasticWeightAveraging", "Timer", "TQDMProgressBar", "WeightAveraging"),
+)
 RENAMED = {  # classes of version 0.1
     "vaelab.posteriors.Flow": "vaelab.posteriors.FlowPosterior",
     "vaelab.posteriors.PowerSpherical": "vaelab.posteriors.Hyperspherical",
     "vaelab.priors.Flow": "vaelab.priors.FlowPrior",
 }
+MOST_BYTES = 50_000  # of a config; a usual one has 3,000
 
 
 def read_config(folder: Path, resuming: bool = False, trust: Sequence[str] = ()) -> DictConfig:
     """Read the config of a run or of an exported model. Only a resumed run builds more than model, data and objective.
 
-    Raises UserError if the folder is not a run, if its config is not plain, or if a part that is built has a `_target_`
-    that is not allowed.
+    Raises UserError if the folder is not a run, if a link in it leads elsewhere, if its config is not plain, or if a
+    part that is built has a `_target_` that is not allowed.
     """
     path = folder / "config.yaml"
     if not path.is_file() and (folder / "config.json").is_file():
@@ -41,10 +55,9 @@ def read_config(folder: Path, resuming: bool = False, trust: Sequence[str] = ())
     if not path.is_file():
         why = "it has no config.yaml" if folder.is_dir() else "it is a file" if folder.exists() else "no such folder"
         raise UserError(f"{folder} is not a run: {why}; the folder of a run is needed, such as logs/RUN")
-    try:
-        cfg = OmegaConf.load(path)
-    except Exception as error:  # from YAML, OmegaConf or the file system
-        raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+    check_links(folder)
+    trust = [module for module in ([trust] if isinstance(trust, str) else trust) if module]
+    cfg = _load(path)
     plain: Any = OmegaConf.to_container(cfg)
     wholes = [plain.get(part) for part in ("model", "data")] if isinstance(cfg, DictConfig) else [None]
     if not isinstance(cfg, DictConfig) or not all(isinstance(part, dict) and "_target_" in part for part in wholes):
@@ -59,26 +72,54 @@ def read_config(folder: Path, resuming: bool = False, trust: Sequence[str] = ())
         if isinstance(value, str) and value in RENAMED:
             OmegaConf.update(cfg, key, RENAMED[value])
             value = RENAMED[value]
-        built = key.startswith(("model.", "data.", "objective."))
-        if built or resuming:
-            _check_target(value, path, MODULES.get(key, ALLOWED[:1] if built else ALLOWED), trust)
+        if (resuming or key.split(".")[0] in READ) and (why := _refusal(key, value, trust)):
+            raise UserError(f"{path} names {value}, {why}")
+    data, sections = plain["data"], (*READ, *(RESUMED if resuming else ()))
+    odd = [part for part in sections if not isinstance(plain.get(part, {}), dict)]
+    odd += [f"data.{name}" for name in ("root", "dataset", "binarization") if type(data.get(name)) is not str]
+    odd += [f"data.{name}" for name in ("dataset", "used") if not re.fullmatch(r"[\w-]+", str(data.get(name)))]
+    if odd:
+        raise UserError(f"{path} is not the config of a run: its {odd[0]} is missing or has no meaning")
+    return cfg
+
+
+def _load(path: Path) -> DictConfig:
+    """Load a YAML file. Raises UserError before a small file takes much time or memory."""
+    try:
+        text, level = read_text(path, MOST_BYTES), 0
+        for event in yaml.parse(text, yaml.SafeLoader):
+            level += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if isinstance(event, yaml.AliasEvent) or level > MOST_LEVELS:  # aliases could repeat a part a billion times
+                raise ValueError(f"it has an alias, or more than {MOST_LEVELS} levels")
+        cfg: Any = OmegaConf.load(io.StringIO(text))
+    except UserError:
+        raise
+    except Exception as error:  # from YAML or OmegaConf
+        raise UserError(f"{path} cannot be read: {error}") from error
+    check_values(OmegaConf.to_container(cfg), path)
     return cfg
 
 
 def saved_config(folder: Path, overrides: Sequence[str] = (), trust: Sequence[str] = ()) -> DictConfig:
     """The config of a run to resume, with overrides of single values.
 
-    Raises UserError as `read_config` does, for an override of a whole group, and for a setting that must stay the same
-    during a run.
+    Raises UserError as `read_config` does, for a path that leads out of the folder, for an override of a whole group,
+    and for a setting that must stay the same during a run.
     """
     saved = read_config(folder, resuming=True, trust=trust)
     if not (folder / "config.yaml").is_file():
         raise UserError(f"{folder} is an exported model, which has no checkpoints: resume the run itself")
-    with initialize_config_dir(str(folder.absolute()), version_base="1.3"):
-        cfg = compose("config", list(overrides))
+    if not any(override.startswith("data.root=") for override in overrides):
+        check_root(saved.data)
+    ConfigStore.instance().store("resumed", saved)
+    with initialize(config_path=None, version_base="1.3"):
+        cfg = compose("resumed", list(overrides))
     before, after = dict(settings(saved)), dict(settings(cfg))
+    typed = [override.split("=")[0].lstrip("+~") for override in overrides]
     for key in before | after:
         old, new, group = before.get(key), after.get(key), key.split(".")[0]
+        if group in RESUMED and key not in typed and _leads_out(folder, key, new):
+            raise UserError(f"{key} of {folder} is {new}, outside of the run's folder: {key}=... sets another path")
         if old == new or (isinstance(old, dict) and isinstance(new, dict)):
             continue
         if key.endswith("_target_"):
@@ -89,7 +130,7 @@ def saved_config(folder: Path, overrides: Sequence[str] = (), trust: Sequence[st
                 f"values, such as trainer.max_epochs=200; start a new run to change {key}"
             )
         scheduled = bool(cfg.get("scheduler")) and key == "optimizer.lr"
-        if scheduled or (group in ("seed", "steps", "name", "model", "objective", "data") and key != "data.root"):
+        if scheduled or (group in ("seed", "steps", "name", *READ) and key != "data.root"):
             because = ", since a scheduler sets it" if scheduled else ""
             raise UserError(
                 f"{key} was {old} in {folder} and cannot become {new}: a resumed run keeps it{because}. "
@@ -98,6 +139,18 @@ def saved_config(folder: Path, overrides: Sequence[str] = (), trust: Sequence[st
     if cfg.data.get("used") == "MNIST-5k":  # it took the place of MNIST, which may be there now
         cfg.data.dataset = cfg.data.used
     return cfg
+
+
+def check_root(data: DictConfig) -> None:
+    """Raise UserError if the files of a data set are missing at a place that only the config of a run names.
+
+    The data module would download them to this place. Places in the working directory are fine.
+    """
+    name = data.get("used") or data.dataset
+    folder = Path(data.root).expanduser() / name
+    there = folder.is_dir() or folder.resolve().is_relative_to(Path.cwd())
+    if str(data._target_).endswith(".MNISTDataModule") and name != "MNIST-5k" and not there:
+        raise UserError(f"{folder}, where the run found its data, does not exist: data.root=... names their folder")
 
 
 def settings(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -110,28 +163,50 @@ def settings(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         yield from settings(child, f"{prefix}{name}.")
 
 
-def foreign(cfg: Any, parts: Sequence[str] = ("model", "data", "objective")) -> list[str]:
-    """The modules outside vaelab, torch and Lightning whose classes some parts of a config name."""
-    targets = [str(value) for key, value in settings(cfg) if key.endswith("_target_") and key.split(".")[0] in parts]
-    return sorted({target.rpartition(".")[0] for target in targets if not target.startswith(PACKAGES)})
+def foreign(cfg: Any, resuming: bool = False) -> list[str]:
+    """The modules that have to be trusted, because parts of a config are classes of theirs."""
+    targets = {key: value for key, value in settings(cfg) if key.endswith("_target_")}
+    names = [value for key, value in targets.items() if resuming or key.split(".")[0] in READ if _refusal(key, value)]
+    return sorted({str(name).rpartition(".")[0] for name in names})
 
 
-def _check_target(target: Any, path: Path, allowed: tuple[str, ...], trust: Sequence[str]) -> None:
-    """Raise UserError unless a `_target_` names a class of an allowed package, or of a module that the user trusts.
+def _refusal(key: str, target: Any, trust: Sequence[str] = ()) -> str:
+    """Why a `_target_` is not built, or an empty text for a class of an allowed package or of a trusted module.
 
-    No other module is imported.
+    Only modules of these packages are imported. A name that a trusted module has only imported is refused.
     """
-    found = None
+    found, read = None, key.split(".")[0] in READ
+    own = OWN.get(key, ("vaelab",) if read else ("vaelab", *TORCH))
     module, _, name = target.rpartition(".") if isinstance(target, str) else ("", "", "")
-    if module in trust:
-        return
-    if isinstance(target, str) and target.startswith(PACKAGES):
+    if _within(module, ("vaelab", *TORCH, "lightning.pytorch", *trust)):
         try:
             found = getattr(importlib.import_module(module), name, None)
         except ModuleNotFoundError as error:
             if not f"{module}.".startswith(f"{error.name}."):  # a bug in a module that exists
                 raise
-    if not isinstance(found, type) or not f"{found.__module__}.".startswith(allowed):
-        packages = ", ".join(name.rstrip(".") for name in allowed)
-        mend = f"; trust=[{module}] allows it, if you trust its author" if module else ""
-        raise UserError(f"{path} names {target}, which is not a class of {packages}: it is not run{mend}")
+    home = str(getattr(found, "__module__", ""))
+    listed = not read and _within(home, ("lightning.pytorch",)) and getattr(found, "__name__", "") in LIGHTNING
+    if (isinstance(found, type) and (_within(home, own) or listed)) or _within(home, trust):
+        return ""
+    if _within(module, trust):
+        return f"which {module} does not define: it is not run"
+    mend = f"; trust=[{module}] allows it, if you trust its author" if module else ""
+    return f"which is not a class of {', '.join(own)}: it is not run{mend}"
+
+
+def _within(module: str, packages: Sequence[str]) -> bool:
+    """Whether a module is one of these packages, or lies in one of them."""
+    return f"{module}.".startswith(tuple(f"{package}." for package in packages))
+
+
+def _leads_out(folder: Path, key: str, value: Any) -> bool:
+    """Whether a text, taken as a path in a run's folder, leads to another place or an address.
+
+    A key such as `dirpath` is relative to the working directory.
+    """
+    if not isinstance(value, str | bytes | Path):
+        return False
+    path, root = os.fsdecode(value), os.path.realpath(folder)
+    base = Path.cwd() if key.endswith("path") else Path(root)
+    inside = Path(os.path.realpath(base / path)).is_relative_to(root)
+    return not inside or path.startswith("~") or "$" in path or "://" in path

@@ -30,14 +30,36 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from vaelab.errors import UserError
-from vaelab.files import write_atomically, write_plain
+from vaelab.files import check_values, png_size, read_bytes, read_text, write_atomically, write_plain
 from vaelab.runs.log import log, rank, shown
+from vaelab.text import plain
 
 if TYPE_CHECKING:
     from vaelab.training import VAEModule
 
 LOCK = ".lock"
 PACKAGES = ("vaelab", "torch", "torchvision", "lightning", "hydra-core", "omegaconf", "tensorboard", "numpy")
+
+MOST_JSON, MOST_PNG = 10**7, 10**8  # bytes
+LARGEST = 1e100  # a number of a run is smaller
+# What the rest of the package reads from each file: the type of each value, a list of one form, a dict with a form for
+# each key. float is a finite number, and ... stands for all other keys
+FORMS: dict[str, Any] = {
+    "metrics.json": {
+        "protocol": {"dataset": str, "images": {"train": int, "test": int}, "binarization": {"test": str}},
+        "unit": str,
+        "test": {...: float},
+        "epochs": int,
+        "steps": int,
+    },
+    "evaluation.json": {
+        "protocol": {"num_samples": int, "test_images": int},
+        "metrics": {...: float},
+        "standard_errors": {...: float},
+        "caveats": [str],
+    },
+    "run.json": {"starts": [{"overrides": [str]}]},
+}
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -48,21 +70,55 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """Read metrics.json, evaluation.json or run.json. The result is empty if there is no such file.
 
-    Raises UserError for a file that is not JSON.
+    Raises UserError for a file that is not JSON, and for one that lacks what this project writes.
     """
+    if not path.is_file():
+        return {}
     try:
-        content = json.loads(path.read_text()) if path.is_file() else {}
-    except ValueError as error:
+        content = json.loads(read_text(path, MOST_JSON), parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, UserError):
+            raise
         raise UserError(f"{path} is not JSON: {error}") from error
-    if "figures" in content:  # the name in version 0.1
-        content["metrics"] = content.pop("figures")
+    check_values(content, path)
+    if isinstance(content, dict) and path.name == "evaluation.json":
+        if "figures" in content:  # the name in version 0.1
+            content["metrics"] = content.pop("figures")
+        content.setdefault("caveats", [])
+    for key in _misfits(content, FORMS[path.name]):
+        raise UserError(f"{path} is not what a run writes, see its {key}: restore this file, or move it away")
     return content
 
 
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not a number of JSON")
+
+
+def _misfits(value: Any, form: Any, key: str = "content") -> Iterator[str]:
+    """Yield the keys whose values are missing or do not have their form."""
+    if isinstance(form, dict) and isinstance(value, dict):
+        for name in {**form, **value} if ... in form else form:
+            if name is not ...:
+                yield from _misfits(value.get(name), form.get(name, form.get(...)), str(name))
+    elif isinstance(form, list) and isinstance(value, list):
+        for each in value:
+            yield from _misfits(each, form[0], key)
+    elif form in (int, float):
+        if type(value) not in (int, form) or not -LARGEST < value < LARGEST:  # also true if it is not a number
+            yield key
+    elif isinstance(form, dict | list) or type(value) is not form:
+        yield key
+
+
 def read_pictures(run: Path, name: str) -> bytes | None:
-    """The PNG of a picture in a run's folder, or None if it does not exist."""
+    """The PNG of a picture in a run's folder, or None if it does not exist. Raises UserError for any other content."""
     paths = (run / folder / f"{name}.png" for folder in ("pictures", "figures"))  # the second is from version 0.1
-    return next((path.read_bytes() for path in paths if path.is_file()), None)
+    path = next((path for path in paths if path.is_file()), None)
+    if path is None:
+        return None
+    content = read_bytes(path, MOST_PNG)
+    png_size(content, path)
+    return content
 
 
 @contextlib.contextmanager
@@ -99,11 +155,13 @@ def record_start(folder: Path, cfg: DictConfig) -> None:
     write_atomically(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True).encode())
     path = folder / "run.json"
     starts = read_json(path).get("starts", [])
-    typed = [argument for argument in sys.argv[1:] if "=" in argument]
+    overrides = [argument for argument in sys.argv[1:] if "=" in argument]
+    if HydraConfig.initialized():
+        overrides = list(HydraConfig.get().overrides.task)
     start = {
         "time": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "command": " ".join(["python", *sys.argv]),
-        "overrides": list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else typed,
+        "command": plain(" ".join(["python", *sys.argv])),
+        "overrides": [plain(override) for override in overrides],
         "git": _git_state(),
         "python": platform.python_version(),
         "versions": {dist.name: dist.version for dist in metadata.distributions() if dist.name in PACKAGES},

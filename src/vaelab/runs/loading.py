@@ -1,6 +1,7 @@
 """Load finished runs: the model, the data and the checkpoint of a run to resume."""
 
 import hashlib
+import operator
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -11,17 +12,20 @@ from omegaconf import DictConfig
 
 from vaelab import checks
 from vaelab.errors import UserError
-from vaelab.files import read_plain
-from vaelab.runs.config import read_config
+from vaelab.files import check_size, read_plain
+from vaelab.runs.config import check_root, read_config
 from vaelab.runs.log import shown
 from vaelab.runs.preflight import check_data
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from vaelab.data import ImageDataModule
     from vaelab.interfaces import GenerativeModel
     from vaelab.training import VAEModule
+
+
+MOMENTS = {"exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer"}  # in the states of Adam, AdamW and SGD
 
 
 class Run(NamedTuple):
@@ -57,7 +61,9 @@ def open_run(
     model = load_run(folder, trust).to(where)
     path = Path(folder).expanduser()
     cfg = read_config(path, trust=trust)
-    if root is not None:
+    if root is None:
+        check_root(cfg.data)
+    else:
         cfg.data.root = root
     used = cfg.data.get("used") or cfg.data.dataset
     if like and {**like.cfg.data, "seed": 0} == {**cfg.data, "used": used, "seed": 0}:  # the seed affects only training
@@ -79,36 +85,58 @@ def load_run(folder: str | Path, trust: Sequence[str] = ()) -> Any:
     """
     folder = Path(folder).expanduser()
     model = _built(read_config(folder, trust=trust).model, folder)
-    path, state = _read_weights(folder)
-    shapes, needed = ({name: tuple(w.shape) for name, w in weights.items()} for weights in (state, model.state_dict()))
-    if shapes != needed:
-        differing = sorted(name for name in shapes | needed if shapes.get(name) != needed.get(name))
-        wrong = ", ".join(
-            f"{name} {shapes.get(name, 'missing')} for {needed.get(name, 'none')}" for name in differing[:3]
-        )
+    path, state = _read_weights(folder, 1_000_000 + 3 * bytes_of(model))  # weights of 64 bits have twice the bytes
+    if wrong := differences(state, model):
         raise UserError(
             f"{path} does not fit the model of {folder}'s config in vaelab {metadata.version('vaelab')} ({wrong}): the "
             "config was changed, or another version wrote the run: see run.json"
         )
+    if broken := [name for name, weight in state.items() if not weight.isfinite().all()]:
+        raise UserError(f"{path} has numbers that are not finite, in {', '.join(broken[:3])}: this model is of no use")
     model.load_state_dict(state)
     return model.eval()
 
 
+def bytes_of(module: "nn.Module") -> int:
+    """The bytes of a module's weights and buffers."""
+    return sum(weight.nbytes for weight in module.state_dict().values())
+
+
+def differences(state: dict[str, Any], module: "nn.Module") -> str:
+    """The first three weights of a state dict that a module does not take, in words. Empty if all of them fit."""
+    found, needed = ({name: _form(weight) for name, weight in part.items()} for part in (state, module.state_dict()))
+    names = sorted(name for name in found | needed if found.get(name) != needed.get(name))
+    return ", ".join(f"{name} {found.get(name, 'missing')} for {needed.get(name, 'none')}" for name in names[:3])
+
+
+def _form(weight: "Tensor") -> str:
+    """The shape and the kind of numbers of a weight. A run with trainer.precision=64-true has weights of 64 bits."""
+    kind = str(weight.dtype).removeprefix("torch.").replace("float64", "float32")
+    return f"{tuple(weight.shape)}{'' if kind == 'float32' else f' of {kind}'}"
+
+
 def _built(part: DictConfig, folder: Path) -> Any:
     """The model or the data module of a run. Raises UserError for settings that it does not take."""
+    from vaelab.runs.memory import Fits
+
     try:
-        return hydra.utils.instantiate(part, _convert_="all", _partial_=False)
+        with Fits():
+            return hydra.utils.instantiate(part, _convert_="all", _partial_=False)
     except Exception as error:  # Hydra's own message hides the cause
-        why = " ".join(str(error.__cause__ or error).split())
+        why = error.__cause__ or error
         raise UserError(f"the config of {folder} cannot build {part._target_}: {why}") from error
 
 
-def _read_weights(folder: Path) -> "tuple[Path, dict[str, Tensor]]":
-    """The file of the weights, and the state dict in it. Nothing in the file is executed."""
+def _read_weights(folder: Path, most: int) -> "tuple[Path, dict[str, Tensor]]":
+    """The file of the weights, and the state dict in it. Nothing in the file is executed.
+
+    Raises UserError for a file of more than `most` bytes.
+    """
     import torch
 
     path = folder / "model.safetensors"
     if path.is_file():
+        check_size(path, most)
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
@@ -119,6 +147,7 @@ def _read_weights(folder: Path) -> "tuple[Path, dict[str, Tensor]]":
     path = folder / "weights.pt"
     if not path.is_file():
         raise UserError(f"{folder} is not finished, it has no weights.pt: python train.py resume={folder} continues it")
+    check_size(path, most)
     state = read_plain(path)
     named = isinstance(state, dict) and all(isinstance(name, str) for name in state)
     if not named or not all(isinstance(weight, torch.Tensor) for weight in state.values()):
@@ -144,23 +173,27 @@ def last_checkpoint(folder: Path, module: "VAEModule", cfg: DictConfig) -> tuple
             f"{folder} cannot be resumed: it has no checkpoints/last.ckpt (runs that are trained together, or for no "
             "epoch, have none)"
         )
+    for kept in (path, path.with_name("best.ckpt")):
+        if kept.is_file():
+            check_size(kept, 10_000_000 + 100 * bytes_of(module))  # some optimisers keep many gradients
     checkpoint = read_plain(path)
     try:
-        epoch = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
-        step, state = checkpoint["global_step"], checkpoint["state_dict"]
-        saved = {name: tuple(weight.shape) for name, weight in state.items()}
-    except (KeyError, TypeError, AttributeError) as error:
+        epoch = operator.index(checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
+        step, wrong = operator.index(checkpoint["global_step"]), differences(checkpoint["state_dict"], module)
+        callbacks, _ = dict(checkpoint["callbacks"]), checkpoint["vaelab"]["ranks"]
+        optimizers = checkpoint.get("optimizer_states")
+        wrong = wrong or _moments(optimizers or [], module)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path} is not a checkpoint of vaelab: {error}") from error
-    if saved != {name: tuple(weight.shape) for name, weight in module.state_dict().items()}:
-        raise UserError(f"{path} holds the weights of another model than {folder}/config.yaml describes")
-    optimizers = checkpoint.get("optimizer_states")
+    if wrong:
+        raise UserError(f"{path} holds the weights of another model than {folder}/config.yaml describes: {wrong}")
     stateless = cfg.optimizer._target_.endswith(".SGD") and not cfg.optimizer.get("momentum")
     if not optimizers or not (stateless or step == 0 or all(each.get("state") for each in optimizers)):
         raise UserError(f"{path} does not hold the state of the optimiser, without which the run would change")
-    for name, state in checkpoint["callbacks"].items():
+    for name, state in callbacks.items():
         if "EarlyStopping" in name and state.get("stopped_epoch") and (folder / "metrics.json").exists():
-            done = f"early stopping ended it in epoch {state['stopped_epoch'] + 1}"
-            raise UserError(f"{shown(folder)} is complete, {done}: start a new run with a larger patience")
+            why = f"early stopping ended it in epoch {state['stopped_epoch'] + 1}"
+            raise UserError(f"{shown(folder)} is complete, {why}: start a new run with a larger patience")
     epochs, steps = cfg.trainer.max_epochs, cfg.trainer.max_steps
     ends = {"max_epochs": (epoch, epochs), "max_steps": (step, steps)}
     for name, (done, most) in ends.items():
@@ -168,3 +201,14 @@ def last_checkpoint(folder: Path, module: "VAEModule", cfg: DictConfig) -> tuple
             what = f"all of its {done:,} {name.removeprefix('max_')}"
             raise UserError(f"{shown(folder)} is complete, {what}: set trainer.{name} above {done} to continue")
     return path, step + 1
+
+
+def _moments(optimizers: list[Any], module: "VAEModule") -> str:
+    """The first running mean of an optimiser's state that does not have the shape of its weight. Empty if all fit."""
+    weights = [weight for group in module.objective.parameter_groups(module.model) for weight in group["params"]]
+    for each in optimizers:
+        for index, state in each["state"].items():
+            for name in MOMENTS & state.keys():
+                if state[name] is not None and state[name].shape != weights[index].shape:
+                    return f"{name} {tuple(state[name].shape)} for {tuple(weights[index].shape)}"
+    return ""

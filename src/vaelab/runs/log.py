@@ -81,6 +81,8 @@ def announce(folder: Path, cfg: DictConfig, data: "ImageDataModule", module: "VA
     if modules := foreign(cfg):
         names = ",".join(modules)
         log.info("trust    classes outside vaelab: evaluate.py, generate.py and export.py need trust=[%s]", names)
+    if (modules_resumed := foreign(cfg, resuming=True)) != modules:
+        log.info("trust    callbacks or others outside vaelab: resume= needs trust=[%s]", ",".join(modules_resumed))
     for caveat in find_caveats(module.model, cfg):
         log.warning(boxed(caveat))
 

@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint, StochasticWeightAveraging, WeightAveraging
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from vaelab.errors import UserError
 from vaelab.files import read_plain, shown, write_atomically
 
 log = logging.getLogger(__name__)
@@ -26,14 +27,18 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     A file holds the state at the call of `save_checkpoint`. Two files may wait for the disk: the best and the last
     checkpoint of an epoch. A third save, a load and `teardown` wait for them, and raise the OSError of a failed write.
+
+    `only` is the folder of a resumed run. Other files are then neither written nor removed, and UserError is raised:
+    the state of a ModelCheckpoint in a checkpoint names files to remove, and a stranger may have written it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, only: Path | None = None) -> None:
+        self.only = only
         self._writer: ThreadPoolExecutor | None = None
         self._waiting: list[Future[None]] = []
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        path, content = Path(path), io.BytesIO()
+        path, content = self._inside(path), io.BytesIO()
         torch.save(checkpoint, content)
         self._wait(1)
         path.parent.mkdir(exist_ok=True)
@@ -47,7 +52,13 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def remove_checkpoint(self, path: Any) -> None:
         self._wait()
-        super().remove_checkpoint(path)
+        super().remove_checkpoint(self._inside(path))
+
+    def _inside(self, path: Any) -> Path:
+        """The path. Raises UserError if it lies outside of the only folder that may be changed."""
+        if self.only and not Path(path).resolve().is_relative_to(self.only.resolve()):
+            raise UserError(f"a callback would change {path}, but a resumed run changes only files in {self.only}")
+        return Path(path)
 
     def teardown(self) -> None:
         self._wait()
