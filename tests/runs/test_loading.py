@@ -216,6 +216,7 @@ ODD: dict[str, tuple[Callable[[torch.Tensor], Any], str]] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:.*Sparse invariant")
 @pytest.mark.parametrize("name", ODD)
 def test_weights_that_no_run_writes(run: Path, exported: Path, name: str) -> None:
     change, sentence = ODD[name]
