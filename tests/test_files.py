@@ -5,7 +5,6 @@ import io
 import os
 import resource
 import struct
-import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -82,20 +81,20 @@ def test_plain_data_come_back(tmp_path: Path) -> None:
 
 
 TENSORS = {
-    "larger than its data": torch.zeros(1).expand(10**12),
-    "overlapping": torch.zeros(10).as_strided((8, 8), (0, 1)),
-    "sparse": torch.sparse_coo_tensor(torch.zeros(1, 1, dtype=torch.long), torch.ones(1), (10**12,), check_invariants=False),
-    "without data": torch.zeros(10**12, device="meta"),
-    "nested": torch.nested.nested_tensor([torch.zeros(3), torch.zeros(2)]),
-    "quantised": torch.quantize_per_tensor(torch.zeros(3), 0.1, 0, torch.quint8),
+    "larger than its data": lambda: torch.zeros(1).expand(10**12),
+    "overlapping": lambda: torch.zeros(10).as_strided((8, 8), (0, 1)),
+    "sparse": lambda: torch.sparse_coo_tensor(torch.zeros(1, 1, dtype=torch.long), torch.ones(1), (10**12,)),
+    "without data": lambda: torch.zeros(10**12, device="meta"),
+    "nested": lambda: torch.nested.nested_tensor([torch.zeros(3), torch.zeros(2)]),
+    "quantised": lambda: torch.quantize_per_tensor(torch.zeros(3), 0.1, 0, torch.quint8),
 }
 
 
-@pytest.mark.filterwarnings("ignore:.*(prototype|deprecated)")
+@pytest.mark.filterwarnings("ignore:.*(prototype|deprecated|Sparse invariant)")
 @pytest.mark.parametrize("name", TENSORS)
 @pytest.mark.parametrize("wrap", [lambda tensor: {"a": tensor}, lambda tensor: [{"b": [({"c": tensor},)]}]])
 def test_a_tensor_that_is_not_dense(tmp_path: Path, name: str, wrap: Callable) -> None:
-    torch.save(wrap(TENSORS[name]), tmp_path / "file")
+    torch.save(wrap(TENSORS[name]()), tmp_path / "file")
     assert "holds" in refused(read_plain, tmp_path / "file")
 
 
@@ -128,11 +127,9 @@ def circle() -> list:
 
 @pytest.mark.parametrize("content", [nested(80), laughs(40), circle(), [0] * 300_000, dict.fromkeys(range(300_000), 0)])
 def test_more_values_than_any_file_of_a_run(tmp_path: Path, content: Any) -> None:
-    started = time.monotonic()
     assert "as no file of a run has" in refused(check_values, content, tmp_path)
     write_plain(tmp_path / "file", {"more": content})
     assert "as no file of a run has" in refused(read_plain, tmp_path / "file")
-    assert time.monotonic() - started < 5
 
 
 def test_values_are_counted_and_hidden_characters_found(tmp_path: Path) -> None:
@@ -147,10 +144,9 @@ def test_values_are_counted_and_hidden_characters_found(tmp_path: Path) -> None:
 
 
 def bounded(action: Callable[..., Any], *arguments: Any) -> str:
-    """The sentence of a refusal that takes at most two seconds and 300 MB."""
-    before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    """The sentence of a refusal that takes at most 300 MB."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     sentence = refused(action, *arguments)
-    assert time.monotonic() - started < 2
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # kB
     return sentence
 

@@ -167,9 +167,9 @@ def test_a_hostile_folder_is_refused(
     {**EVERYWHERE, **FOR_READERS, **FOR_RESUMING}[hostile](box / "run")
     before = content(box / "outside")
     for command in commands:
+        if hostile == "data elsewhere" and command in ("load_run", "export"):  # these read no data
+            continue
         if command == "load_run":
-            if hostile == "data elsewhere":  # only the model is loaded
-                continue
             with pytest.raises(ValueError, match=r"\A[^\n]+\Z") as error:
                 load_run("run")
             sentence = str(error.value)

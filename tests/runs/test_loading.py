@@ -216,6 +216,7 @@ ODD: dict[str, tuple[Callable[[torch.Tensor], Any], str]] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:.*Sparse invariant")
 @pytest.mark.parametrize("name", ODD)
 def test_weights_that_no_run_writes(run: Path, exported: Path, name: str) -> None:
     change, sentence = ODD[name]
@@ -318,6 +319,7 @@ def victim(run: Path, tmp_path: Path) -> Path:
     return run / "checkpoints" / ".." / ".." / "victim"
 
 
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
 def test_lightning_s_own_checkpoint_does_not_remove_a_folder_outside(run: Path, victim: Path) -> None:
     """Lightning adds a ModelCheckpoint if there is no other checkpoint, and restores its state."""
     config = OmegaConf.load(run / "config.yaml")

@@ -1,6 +1,5 @@
 """A model that cannot fit into the machine's memory is refused before it takes any memory."""
 
-import time
 from collections.abc import Callable
 
 import pytest
@@ -71,10 +70,8 @@ def test_sizes_that_torch_refuses_are_left_to_torch() -> None:
 )
 def test_a_run_that_cannot_fit_is_refused_at_once(config: Compose, override: str) -> None:
     cfg = config(*override.split())
-    started = time.monotonic()
     with pytest.raises(Exception, match=r"the model takes \d[\d.e+]* GB or more, but this machine has"):
         runs.build(cfg)
-    assert time.monotonic() - started < 5
 
 
 def test_a_million_layers(config: Compose) -> None:
