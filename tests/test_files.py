@@ -90,7 +90,7 @@ TENSORS = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:.*(prototype|deprecated|Sparse invariant)")
+@pytest.mark.filterwarnings("ignore:.*(prototype|deprecated|[Ss]parse)")
 @pytest.mark.parametrize("name", TENSORS)
 @pytest.mark.parametrize("wrap", [lambda tensor: {"a": tensor}, lambda tensor: [{"b": [({"c": tensor},)]}]])
 def test_a_tensor_that_is_not_dense(tmp_path: Path, name: str, wrap: Callable) -> None:
@@ -133,7 +133,7 @@ def test_more_values_than_any_file_of_a_run(tmp_path: Path, content: Any) -> Non
 
 
 def test_values_are_counted_and_hidden_characters_found(tmp_path: Path) -> None:
-    assert len(check_values({"a": [1, (2, {"b": "c"})]}, tmp_path)) == 8
+    assert len(check_values({"a": [1, (2, {"b": "c"})]}, tmp_path)) == 9
     assert check_values(laughs(3), tmp_path)
     for text in ("\x1b[31m", "a\nb", "\u202e", "\ud800"):
         for content in (text, [text], {text: 1}, {"a": ({"b": text},)}):

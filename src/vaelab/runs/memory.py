@@ -37,8 +37,8 @@ class Fits(TorchFunctionMode):
             if func is torch.empty:
                 self.weights, self.tensors = self.weights + asked, self.tensors + 1
             needed = max(self.weights, asked)
-            if needed > MEMORY:
-                sizes = f"{needed / 1e9:.6g} GB or more, but this machine has {MEMORY / 1e9:.3g} GB of memory"
+            if 2 * needed > MEMORY:  # the gradients, or the weights that are read, take as much again
+                sizes = f"{2 * needed / 1e9:.6g} GB or more, but this machine has {MEMORY / 1e9:.3g} GB of memory"
                 raise UserError(f"the model takes {sizes}: choose smaller sizes")
             if self.tensors > MOST_TENSORS:
                 raise UserError(f"the model has more than {MOST_TENSORS:,} weights and biases: choose fewer layers")
