@@ -212,7 +212,9 @@ def trial(
         if left:
             counts["leftover"] += left
             done.append(f"{left} processes are left")
-        if code == 0 or ("is complete" in run.said and (folder / "metrics.json").is_file()):
+        if code == 0 or "is complete" in run.said:
+            if not (folder / "metrics.json").is_file():
+                raise LostError(f"{', '.join(done)}: no metrics.json, but exit code {code}: {run.last_words}")
             return done
         if not struck:
             raise LostError(f"{', '.join(done)}: exit code {code}: {run.last_words}")

@@ -16,7 +16,7 @@ digits, in a process of its own that has imported torch already, with a limit of
     VAGUE        one sentence that names neither the setting nor the value, or has words of Python
     TRACEBACK    an error that is not a sentence
     NONSENSE     the run ends, but the value has another type than the default, is outside the documented range, or the
-                 weights are not finite
+                 weights are not finite, or a temporary file is left
     NO EFFECT    the run ends with the same weights and metrics as without the change
     LONG         the time limit ends a run that trains
     TIMEOUT      the time limit ends a run that has not begun to train
@@ -74,6 +74,7 @@ SMALL = (
 WHOLE = ("data", "model", "objective", "optimizer", "scheduler", "trainer", "callbacks")  # drawn equally often
 NUMBERS = ("-1", "0", "1", "2", "3", "7", "0.5", "-0.5", "1.5", "1e38", "1e-38", "1e300", "1e-300", 10**30, 10**6)
 QUOTED = r"'[^']*'|=\S+|\d\S*"  # the parts of a message that differ between tries with the same cause
+NUMBER = re.compile(r"-?[\d.]+(e-?\d+)?|-?inf|nan")
 VALUES = (
     "abc", "''", "'two words'", "é☃", "no/such/path", "null", "true", "false", "nan", "inf", "-inf", "-1", "0", "1",
     "2", "3", "0.5", "-0.5", "1.5", "1e38", "1e-38", "1e300", "1e-300", 10**30, -(10**30), "[]", "[1]", "[-1,2]",
@@ -214,8 +215,9 @@ def vague(message: str, changes: Sequence[str]) -> bool:
     """Whether a message names no changed setting and no value."""
     for change in changes:
         key, _, value = change.lstrip("+~").partition("=")
+        values = {" ".join(value.strip("'").split()), str(float(value)) if NUMBER.fullmatch(value) else ""} - {""}
         name = [part for part in re.split(r"[./@]", key) if not part.isdecimal()][-1]
-        if name in message or (value and value.strip("'") in message):
+        if name in message or any(value in message for value in values):
             return bool(re.search(PYTHON, message))
     return True
 
@@ -347,9 +349,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         o.folder, o.bases = Path(folder), {}
         write_digits(o.folder / "data")
-        tries: Iterable[tuple[list[str], list[str]]] = (
-            Draws(o.seed, lambda base: sound(base, o)) if o.changes is None else [([], o.changes)]
-        )
+        tries: Iterable[tuple[list[str], list[str]]] = Draws(o.seed, lambda base: sound(base, o))
+        if o.changes and sound([], o):
+            tries = [([], o.changes)]
         for base, changes in itertools.islice(tries, o.tries):
             if time.monotonic() > deadline:
                 break

@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from train import train
 from vaelab import runs
-from vaelab.training import Interrupted, checkpoints
+from vaelab.training import Interrupted, VAEModule, checkpoints
 
 
 def test_checkpoints_and_weights_are_plain_data(finished: Path) -> None:
@@ -58,6 +59,34 @@ def test_a_signal_in_the_last_step_lets_the_run_end(
     train(config(), tmp_path)
     assert metrics(tmp_path)["steps"] == 6
     assert "this was the last step, so only the test is left: the run goes on to its end" in caplog.text
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 1)])
+@pytest.mark.parametrize("stage", ["sanity_check", "validate", "test"])
+def test_a_signal_outside_the_training_steps_is_no_success(
+    config: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str, number: int, code: int
+) -> None:
+    """The code of the process is not zero, and the log says how to go on if there is a checkpoint."""
+
+    def stopped(self: VAEModule, *args: Any) -> None:
+        if stage == (self.trainer.state.stage if self.trainer.sanity_checking else self.trainer.state.fn):
+            os.kill(os.getpid(), number)
+        evaluate(self, *args)
+
+    evaluate = VAEModule._evaluate
+    with monkeypatch.context() as patch:
+        patch.setattr(VAEModule, "_evaluate", stopped)
+        with pytest.raises(SystemExit) as stop:
+            train(config("trainer.num_sanity_val_steps=2", "data.eval_batch_size=50"), tmp_path)
+    assert stop.value.code == code
+    assert not (tmp_path / "metrics.json").exists()
+    said = (tmp_path / "train.log").read_text()
+    assert ("continue from step 6 with: python train.py resume=" in said) == (stage != "sanity_check")
+    if stage != "sanity_check":
+        cfg = runs.saved_config(tmp_path)
+        cfg.resume = str(tmp_path)
+        train(cfg, tmp_path)
+        assert metrics(tmp_path)["steps"] == 6
 
 
 def test_a_signal_that_the_process_ignores_stays_ignored(

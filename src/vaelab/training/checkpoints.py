@@ -121,8 +121,8 @@ class LastCheckpoint(Checkpoint):
 
     SIGINT (Ctrl-C), SIGTERM, trainer.max_steps and trainer.max_time stop a run between two steps. A resumed run
     therefore continues bit for bit. After a signal, the checkpoint is written and Interrupted is raised. A second
-    signal stops the run at once. A signal that was ignored when the process started stays ignored: a shell's
-    background processes ignore Ctrl-C.
+    signal, or one outside the training steps, stops the run at once. A signal that was ignored when the process
+    started stays ignored: a shell's background processes ignore Ctrl-C.
     """
 
     def __init__(self) -> None:
@@ -192,11 +192,22 @@ class LastCheckpoint(Checkpoint):
             trainer.strategy.checkpoint_io.teardown()
         except OSError as error:  # it must not hide the exception that ended the run
             log.error("a checkpoint could not be written: %s", error)
+        if isinstance(exception, KeyboardInterrupt | SystemExit) and not isinstance(exception, Interrupted):
+            self._stopped_at_once(trainer, exception)
         if isinstance(exception, ArithmeticError | OSError):
             saved = self._file.is_file() if trainer.is_global_zero else self.path
             resume = f"continue with resume={shown(Path(trainer.default_root_dir))}"
             good = f"the last good checkpoint is {self._file}" if saved else "no checkpoint has been saved"
             log.error(f"{good}; {resume}" if saved and isinstance(exception, OSError) else good)
+
+    def _stopped_at_once(self, trainer: Any, exception: BaseException) -> None:
+        """Log how to go on after a signal outside the training steps, such as in the final test."""
+        if self.path:
+            where = shown(Path(trainer.default_root_dir))
+            log.info("stopped; continue from step %s with: python train.py resume=%s", f"{self.step:,}", where)
+        if isinstance(exception, SystemExit) and exception.code is None:
+            # Lightning raises this for SIGTERM. Without a code, the process would end as if the run were finished
+            exception.code = 128 + signal.SIGTERM
 
     def _restore_handlers(self) -> None:
         """Restore the previous signal handlers. Lightning restores its own ones later."""
