@@ -94,6 +94,13 @@ def test_the_command_on_the_card_is_of_any_machine(run: Path) -> None:
     assert "`python train.py experiment=vae_iwae_protocol seed=3`" in card
     assert "/home/me" not in card
 
+    record["starts"].append({**record["starts"][0], "overrides": ["resume=/home/me/x", "trainer.max_epochs=9"]})
+    (run / "run.json").write_text(json.dumps(record))
+    card = exports.card(run, config_of(), build(), GRAPHS)
+    last = "then `python train.py resume=RUN trainer.max_epochs=9`."
+    assert f"trained it with `python train.py experiment=vae_iwae_protocol seed=3`, {last}" in card
+    assert "/home/me" not in card
+
 
 HOSTILE = ("**bold** [a](http://b.c) <script>x</script> | # c `", "`` ` **bold** ``", "<img src=x>", "https://b.c |")
 

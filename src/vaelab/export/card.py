@@ -14,7 +14,7 @@ HUB = {
     **dict.fromkeys(("MNIST", "MNIST-5k", "BinarizedMNIST"), "ylecun/mnist"),
     "FashionMNIST": "zalando-datasets/fashion_mnist",
 }
-LOCAL = ("data.root=", "hydra.", "trainer.accelerator=")  # overrides for one machine only
+LOCAL = ("data.root=", "hydra.", "resume=", "trainer.accelerator=")  # overrides for one machine only
 CARD = """---
 library_name: vaelab
 tags: [autoencoder, onnx]{hub}
@@ -71,7 +71,7 @@ def card(run: Path, config: dict[str, Any], model: Any, made: dict[str, Graph]) 
     """The model card of a run as Markdown. `made` holds the ONNX graphs by file name. Text from a run is code."""
     metrics, evaluation, record = (read_json(run / f"{name}.json") for name in ("metrics", "evaluation", "run"))
     dataset = metrics.get("protocol", {}).get("dataset", config["data"]["dataset"])
-    typed = [word for start in record.get("starts", [])[:1] for word in start["overrides"]]
+    typed = [start["overrides"] for start in record.get("starts", [])] or [[]]  # of each start of the run
     channels, height, width = model.image_shape
     y, label = (", y", ', "label": y') if model.num_classes else ("", "")
     use = [f'onnxruntime.InferenceSession("decoder.onnx").run(["image"], {{"code": z{label}}})']
@@ -84,7 +84,10 @@ def card(run: Path, config: dict[str, Any], model: Any, made: dict[str, Graph]) 
         note += f" There is no encoder: {NO_MEAN}."
     more = f" `model.sample(16{y}).mean` makes new images." if model.prior else ""
     more += f" Labels y (B,) are whole numbers below {model.num_classes}." if label else ""
-    command = " ".join(["python train.py", *(word for word in typed if not word.startswith(LOCAL))])
+    commands = [
+        " ".join([f"python train.py{' resume=RUN' * (i > 0)}", *(word for word in words if not word.startswith(LOCAL))])
+        for i, words in enumerate(typed)
+    ]
     return CARD.format(
         trust=f", trust={foreign(config)}" if foreign(config) else "",
         hub=f"\ndatasets: [{HUB[dataset]}]" if dataset in HUB else "",
@@ -95,7 +98,7 @@ def card(run: Path, config: dict[str, Any], model: Any, made: dict[str, Graph]) 
         dim=model.latent_dim,
         parameters=sum(weight.numel() for weight in model.parameters()),
         version=metadata.version("vaelab"),
-        command=code(command),
+        command=", then ".join(map(code, commands)),
         pictures="\n\n".join(
             f"![{PICTURES[name]}]({name})\n*At the end of training: {PICTURES[name]}.*" for name in pictures(run)
         ),
