@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from vaelab import linear
-from vaelab.data import MNISTDataModule, files
+from vaelab.data import MNISTDataModule
 from vaelab.likelihoods import Gaussian
 from vaelab.models import VAE
 from vaelab.networks import MLPDecoder, MLPEncoder
@@ -122,7 +122,7 @@ def test_angle_between_planes(degrees: float) -> None:
 @pytest.fixture(scope="module")
 def full_mnist() -> tuple[Tensor, Tensor]:
     """All 60,000 training and 10,000 test images in [0, 1]."""
-    if not all((ROOT / "data" / "MNIST" / "raw" / name).is_file() for name in files.FILES):
+    if not all((ROOT / "data" / "MNIST" / "raw" / name).is_file() for name in MNISTDataModule.names):
         pytest.skip("the table is that of the full MNIST, which is not in data/MNIST/raw")
     md5 = OmegaConf.load(ROOT / "configs" / "data" / "mnist.yaml").md5
     data = MNISTDataModule(str(ROOT / "data"), val_size=0, binarization="none", allow_subset=False, md5=md5)

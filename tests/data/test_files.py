@@ -89,10 +89,13 @@ def test_a_folder_or_a_broken_link_in_the_place_of_a_file(data_root: Path, tmp_p
     path = tmp_path / "MNIST/raw/t10k-labels-idx1-ubyte"
     path.unlink()
     path.mkdir()
-    assert refused(ready, tmp_path) == f"{path} cannot be read: Is a directory"
+    assert refused(ready, tmp_path) == f"{path} cannot be read (Is a directory): put a readable file in its place"
     path.rmdir()
     path.symlink_to("nowhere")
-    assert refused(ready, tmp_path) == f"{path} cannot be read: No such file or directory"
+    assert (
+        refused(ready, tmp_path)
+        == f"{path} cannot be read (No such file or directory): put a readable file in its place"
+    )
 
 
 def test_addresses_of_other_data_sets() -> None:

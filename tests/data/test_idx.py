@@ -122,10 +122,10 @@ def test_an_archive_that_goes_on_is_not_unpacked(tmp_path: Path) -> None:
 def test_what_cannot_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / NAME
     path.mkdir()
-    assert refused(read_idx, path) == f"{path} cannot be read: Is a directory"
+    assert refused(read_idx, path) == f"{path} cannot be read (Is a directory): put a readable file in its place"
 
     def closed(self: Path, *_: object) -> None:
         raise PermissionError(13, "Permission denied", str(self))
 
     monkeypatch.setattr(Path, "open", closed)  # the superuser may read all files
-    assert refused(read_idx, path) == f"{path} cannot be read: Permission denied"
+    assert refused(read_idx, path) == f"{path} cannot be read (Permission denied): put a readable file in its place"

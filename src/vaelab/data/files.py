@@ -110,10 +110,9 @@ def download(folder: Path, source: str, names: Iterable[str]) -> str:
     if not answering:
         return "no mirror answers: " + ", ".join(mirrors)
     folder.mkdir(parents=True, exist_ok=True)
-    timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(30)
     with FileLock(folder / ".lock"), contextlib.ExitStack() as after:  # the processes of one machine share the folder
-        after.callback(socket.setdefaulttimeout, timeout)
+        after.callback(socket.setdefaulttimeout, socket.getdefaulttimeout())
+        socket.setdefaulttimeout(30)
         after.callback(shutil.rmtree, folder / ".download", ignore_errors=True)
         for archive in wanted:
             faults: list[str] = []

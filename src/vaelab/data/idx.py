@@ -41,7 +41,9 @@ def read_idx(path: Path | zipfile.Path, md5: str | None = None) -> Tensor:
     except (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile) as error:
         raise UserError(f"{path} is corrupt: its archive is damaged ({error}); {MEND}") from error
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+        raise UserError(
+            f"{path} cannot be read ({error.strerror or error}): put a readable file in its place"
+        ) from error
 
 
 class _CorruptError(Exception):
