@@ -12,6 +12,7 @@ from torch.distributions import Normal
 
 from vaelab import linear
 from vaelab.data import MNISTDataModule
+from vaelab.evaluation.latent import latent_statistics
 from vaelab.likelihoods import Gaussian
 from vaelab.models import VAE
 from vaelab.networks import MLPDecoder, MLPEncoder
@@ -158,3 +159,51 @@ def test_mnist(
     centred = test_images.flatten(1) - state["decoder.layers.0.bias"]
     error = (centred - centred @ basis @ basis.T).square().mean()
     assert float(error) == pytest.approx(test_error, abs=5e-7)
+
+
+# Collapse -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_spectrum_of_few_and_of_many_images(images: Tensor) -> None:
+    torch.testing.assert_close(linear.spectrum(images), EIGENVALUES, rtol=1e-4, atol=1e-5)
+    few = images[:7]
+    expected = torch.linalg.eigvalsh(torch.cov(few.flatten(1).double().T, correction=0)).flip(0)[:7]
+    torch.testing.assert_close(linear.spectrum(few), expected, rtol=1e-6, atol=1e-12)
+
+
+def test_units_kept_are_eigenvalues_above_the_noise() -> None:
+    assert [linear.units_kept(EIGENVALUES, noise) for noise in (5, 3, 1.5, 0.5, 0)] == [0, 1, 2, 3, 20]
+
+
+def test_units_kept_on_mnist(full_mnist: tuple[Tensor, Tensor]) -> None:
+    eigenvalues = linear.spectrum(full_mnist[0])
+    assert float(eigenvalues.sum()) == pytest.approx(52.73, abs=0.005)
+    counts = [linear.units_kept(eigenvalues, noise) for noise in (392, 5, 2, 1, 0.5, 0.25, 0.1, 0.05)]
+    assert counts == [0, 1, 6, 12, 23, 39, 69, 102]
+
+
+@pytest.mark.parametrize(("variance", "beta"), [(0.5, 1.0), (0.5, 3.0), (1.5, 1.0), (5.0, 1.0), (0.5, 10.0)])
+def test_a_trained_linear_vae_keeps_the_units_that_the_spectrum_foretells(
+    images: Tensor, variance: float, beta: float
+) -> None:
+    """Five units learn from random weights. Those that are kept have the closed form's scales and rates."""
+    linear_parts = partial(MLPEncoder, hidden=[]), partial(MLPDecoder, hidden=[])
+    likelihood = Gaussian(math.sqrt(variance), mean="identity")
+    vae = VAE(5, SHAPE, linear_parts[0], DiagonalGaussian, StandardNormal, linear_parts[1], likelihood)
+    objective = ELBO(beta=beta)
+    optimizer = torch.optim.Adam(vae.parameters(), lr=0.02)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 1500)
+    for _ in range(1500):
+        optimizer.zero_grad()
+        objective(vae, images)["loss"].mean().backward()
+        optimizer.step()
+        schedule.step()
+    found, noise = latent_statistics(vae.eval(), images), beta * variance
+    kept = linear.units_kept(EIGENVALUES, noise)
+    assert found.metrics["active_units"] == kept
+    columns = torch.linalg.svdvals(vae.decoder.layers[0].weight.double()).square()
+    torch.testing.assert_close(columns[:kept], EIGENVALUES[:kept] - noise, rtol=0.1, atol=0)
+    assert (columns[kept:] < 0.05).all()
+    rate = 0.5 * (EIGENVALUES[:kept] / noise).log().sum().item()
+    assert found.rates is not None
+    assert found.rates.sum().item() == pytest.approx(rate, abs=0.05)

@@ -64,6 +64,31 @@ def log_likelihood(images: Tensor, mean: Tensor, weight: Tensor, scale: Tensor) 
     return density.log_prob(images.flatten(1).double())
 
 
+def spectrum(images: Tensor) -> Tensor:
+    """The eigenvalues of the covariance of images (N, C, H, W) with n pixels, largest first, (min(N, n),) float64.
+
+    If there are fewer images than pixels, the other n - N eigenvalues are zero.
+    """
+    x = images.flatten(1)
+    if len(x) < x.shape[1]:
+        centred = x.double() - x.mean(0, dtype=torch.float64)
+        products = centred @ centred.T / len(x)  # it has the same eigenvalues, except for zeros
+    else:
+        _, products = _moments(x)
+    return torch.linalg.eigvalsh(products).flip(0).clamp(min=0)
+
+
+def units_kept(eigenvalues: Tensor, noise: float) -> int:
+    """The number of units that a linear VAE keeps at its optimum: the eigenvalues above noise = beta sigma^2.
+
+        p(x | z) = N(W z + mean, sigma^2 I) with a fixed sigma,   loss = distortion + beta rate
+        W = U_q (max(Lambda_q - beta sigma^2 I, 0))^(1/2),   rate of unit i = 1/2 log max(lambda_i / (beta sigma^2), 1)
+
+    All other units collapse, whatever the latent dimension is. Lucas et al. 2019, https://arxiv.org/abs/1911.02469
+    """
+    return int((eigenvalues > noise).sum())
+
+
 def principal_angle(a: Tensor, b: Tensor) -> float:
     """The largest principal angle, 0 to 90 degrees, between the column spaces of a (n, p) and b (n, q), of full rank.
 
@@ -83,13 +108,19 @@ def _principal_components(images: Tensor, latent_dim: int) -> tuple[Tensor, Tens
     pixels = x.shape[1]
     if type(latent_dim) is not int or not 0 < latent_dim < pixels:
         raise UserError(f"latent_dim={latent_dim}: a closed form needs fewer dimensions than the {pixels} pixels")
+    mean, covariance = _moments(x)
+    eigenvalues, vectors = torch.linalg.eigh(covariance)
+    return mean, eigenvalues.flip(0).clamp(min=0), vectors.flip(1)[:, :latent_dim]
+
+
+def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean (n,) and the covariance (n, n) of images (N, n), in float64."""
     mean = x.mean(0, dtype=torch.float64)
-    covariance = torch.zeros(pixels, pixels, dtype=torch.float64, device=x.device)
+    covariance = torch.zeros(x.shape[1], x.shape[1], dtype=torch.float64, device=x.device)
     for chunk in x.split(8192):  # because all of MNIST in float64 takes 376 MB
         centred = chunk - mean
         covariance.addmm_(centred.T, centred)
-    eigenvalues, vectors = torch.linalg.eigh(covariance / len(x))
-    return mean, eigenvalues.flip(0).clamp(min=0), vectors.flip(1)[:, :latent_dim]
+    return mean, covariance / len(x)
 
 
 def _state_dict(decoder: Tensor, mean: Tensor, weight: Tensor, log_variance: Tensor | None = None) -> dict[str, Tensor]:

@@ -3,16 +3,21 @@
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import Compose, metrics
+from hydra.utils import instantiate
 from torch import Tensor
 
 from train import train
 from vaelab import linear, runs
 from vaelab.data import MNISTDataModule
+from vaelab.likelihoods import Gaussian
+from vaelab.objectives import ELBO
 from vaelab.training import ClosedForm
+from vaelab.training.closed_forms import foretold_collapse
 
 WHOLE = ["trainer.limit_train_batches=null", "trainer.limit_test_batches=null", "data.val_size=0"]
 
@@ -114,3 +119,62 @@ def test_average_loss_needs_its_likelihood(config: Compose, tmp_path: Path) -> N
         train(config("+callbacks.average_loss._target_=vaelab.training.AverageLoss"), tmp_path)
     with pytest.raises(ValueError, match=r"which needs .* objective=elbo, beta 1 and no free bits"):
         train(config("experiment=tutorial", "data.val_size=0", "objective.beta=4"), tmp_path)
+
+
+# A collapse that is foreseen ------------------------------------------------------------------------------------------
+
+MEAN_ERROR = ["data.binarization=none", "model/likelihood=gaussian", "model.likelihood.scale=19.8"]  # sigma^2 = 392
+HEAVY_RATE = ["data.binarization=none", "model/likelihood=squared_error", "objective.beta=784"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "noise"),
+    [
+        (MEAN_ERROR, "392"),
+        (HEAVY_RATE, "392"),
+        ([*MEAN_ERROR, "objective=iwae"], "392"),
+        ([*MEAN_ERROR, "data.binarization=dynamic"], "392"),
+        ([*HEAVY_RATE[:2], "objective/beta=linear", "objective.beta.end=784"], "392"),
+        ([*MEAN_ERROR, "objective.free_bits=0.1"], None),
+        ([*MEAN_ERROR, "objective.beta=0"], None),
+        ([*MEAN_ERROR, "objective=mmd"], None),
+        (["experiment=tutorial"], None),
+        (["data.binarization=none", "model/likelihood=gaussian"], None),  # a learned scale
+        ([], None),
+    ],
+    ids=str,
+)
+def test_a_collapse_is_foretold_where_the_noise_exceeds_all_eigenvalues(
+    config: Compose, overrides: list[str], noise: str | None
+) -> None:
+    cfg = config(*overrides)
+    state = torch.get_rng_state()
+    data, module = instantiate(cfg.data, _convert_="all"), runs.build(cfg)
+    data.setup()
+    torch.set_rng_state(state)
+    sentence = foretold_collapse(module, data)
+    assert torch.equal(state, torch.get_rng_state())
+    if noise is None:
+        assert sentence is None
+        return
+    assert sentence is not None
+    assert f"beta * sigma^2 = {noise} is above the largest eigenvalue" in sentence
+    assert "from 500 training images" in sentence
+
+
+def test_the_sentence_stands_at_the_start_of_the_log(config: Compose, tmp_path: Path) -> None:
+    train(config(*MEAN_ERROR, "trainer.max_epochs=0"), tmp_path)
+    text = " ".join((tmp_path / "train.log").read_text().split())
+    assert "The code will almost certainly collapse" in text
+
+
+def test_the_threshold_is_the_largest_eigenvalue(data_root: Path) -> None:
+    data = MNISTDataModule(str(data_root), val_size=0, binarization="none")
+    data.setup()
+    x = data.images("train")[0].flatten(1).double()
+    largest = float(torch.linalg.eigvalsh(torch.cov(x.T, correction=0))[-1])
+    for factor, foretold in ((0.99, False), (1.01, True)):
+        likelihood = Gaussian(math.sqrt(largest * factor))
+        module = SimpleNamespace(model=SimpleNamespace(likelihood=likelihood), objective=ELBO())
+        sentence = foretold_collapse(module, data)
+        assert bool(sentence) is foretold

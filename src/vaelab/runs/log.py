@@ -64,11 +64,12 @@ def rank() -> int:
 
 
 def announce(folder: Path, cfg: DictConfig, data: "ImageDataModule", module: "VAEModule", trainer: Any) -> None:
-    """Log the first lines of a run: folder, data, model, length, threads and caveats."""
+    """Log the first lines of a run: folder, data, model, length, threads, caveats and a collapse that is foreseen."""
     import torch
 
     from vaelab.runs.caveats import boxed, find_caveats
     from vaelab.runs.config import foreign
+    from vaelab.training.closed_forms import foretold_collapse
 
     parameters = sum(parameter.numel() for parameter in module.model.parameters())
     kind, device = type(module.model).__name__, trainer.strategy.root_device
@@ -83,8 +84,9 @@ def announce(folder: Path, cfg: DictConfig, data: "ImageDataModule", module: "VA
         log.info("trust    classes outside vaelab: evaluate.py, generate.py and export.py need trust=[%s]", names)
     if (modules_resumed := foreign(cfg, resuming=True)) != modules:
         log.info("trust    callbacks or others outside vaelab: resume= needs trust=[%s]", ",".join(modules_resumed))
-    for caveat in find_caveats(module.model, cfg):
-        log.warning(boxed(caveat))
+    for caveat in (*find_caveats(module.model, cfg), foretold_collapse(module, data)):
+        if caveat:
+            log.warning(boxed(caveat))
 
 
 def length(cfg: DictConfig, trainer: Any, count: int) -> str:

@@ -1,4 +1,4 @@
-"""Callbacks that compare a run with a closed form: the tutorial's loss, and the optima of linear models."""
+"""Comparisons of a run with a closed form: the tutorial's loss, the optima of linear models, and their collapse."""
 
 import logging
 import math
@@ -10,11 +10,43 @@ from lightning.pytorch.callbacks import Callback
 from vaelab import checks, linear
 from vaelab.errors import UserError
 from vaelab.likelihoods import Gaussian
-from vaelab.objectives import ELBO
+from vaelab.noise import fixed_noise
+from vaelab.objectives import ELBO, IWAE
+from vaelab.objectives.objective import value_at
 from vaelab.priors import StandardNormal
 
 log = logging.getLogger(__name__)
+IMAGES = 1000  # that foretell a collapse; with more, the largest eigenvalue of MNIST changes by one per cent
 OPTIMA = {"pca": linear.pca, "ppca": linear.ppca}
+
+
+def foretold_collapse(module: Any, data: Any) -> str | None:
+    """A sentence if the settings of a run leave a linear VAE no unit on its training images, or None.
+
+    A unit is kept if an eigenvalue of the pixels' covariance is above beta sigma^2: see `linear.units_kept`. A Gaussian
+    likelihood of fixed sigma and the final beta of an ELBO count; in an importance-weighted bound, beta is 1. A
+    nonlinear decoder can keep a unit that a linear one loses, but not far below the threshold.
+    """
+    objective, scale = module.objective, _fixed_scale(module.model.likelihood)
+    if scale is None or not isinstance(objective, ELBO | IWAE):
+        return None
+    plain = isinstance(objective, ELBO)
+    if plain and objective.has_free_bits:
+        return None
+    noise = scale**2 * (float(value_at(objective.beta, None)) if plain else 1)
+    images = data.splits["train"][0]
+    few = images[:: max(1, len(images) // IMAGES)][:IMAGES].float() / 255
+    if data.binarization == "dynamic":
+        with fixed_noise(few.device):
+            few = few.bernoulli()
+    eigenvalues = linear.spectrum(few)
+    if linear.units_kept(eigenvalues, noise):
+        return None
+    return (
+        f"The code will almost certainly collapse: beta * sigma^2 = {noise:.3g} is above the largest eigenvalue of the "
+        f"pixels' covariance ({float(eigenvalues[0]):.3g}, from {len(few):,} training images), so a linear VAE keeps "
+        "no unit. Lower model.likelihood.scale or the weight beta of the rate."
+    )
 
 
 class AverageLoss(Callback):
@@ -27,10 +59,9 @@ class AverageLoss(Callback):
     """
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        objective, likelihood = pl_module.objective, pl_module.model.likelihood
-        fixed = isinstance(likelihood, Gaussian) and "log_scale" in dict(likelihood.named_buffers())
+        objective, scale = pl_module.objective, _fixed_scale(pl_module.model.likelihood)
         plain = isinstance(objective, ELBO) and objective.beta == 1 and not objective.free_bits
-        if not (fixed and plain and math.isclose(2 * likelihood.log_scale, -math.log(2), rel_tol=1e-5)):
+        if not (scale and plain and math.isclose(scale**2, 0.5, rel_tol=1e-5)):
             needed = "model/likelihood=gaussian with scale sqrt(1/2), objective=elbo, beta 1 and no free bits"
             raise UserError(f"callbacks.average_loss computes squared error + KL from nats, which needs {needed}")
 
@@ -92,6 +123,13 @@ class PrincipalAngle(Callback):
         angle = linear.principal_angle(weight.detach().cpu(), self._principal)
         pl_module.record({"train/principal_angle": angle})
         log.info("epoch %d: %.2f degrees from the subspace of PCA", trainer.current_epoch + 1, angle)
+
+
+def _fixed_scale(likelihood: Any) -> float | None:
+    """The scale of a Gaussian likelihood, if it is a given number."""
+    if isinstance(likelihood, Gaussian) and "log_scale" in dict(likelihood.named_buffers()):
+        return float(likelihood.log_scale.exp())
+    return None
 
 
 def _training_images(trainer: Any) -> torch.Tensor:
