@@ -149,6 +149,7 @@ def test_information_reaches_the_logarithm_of_the_number_of_images() -> None:
     model = gaussians(100 * numbers(64).view(64, 1), torch.full((64, 1), 0.1))
     metrics = latent_statistics(model, numbers(64)).metrics
     assert metrics["mutual_information"] == pytest.approx(math.log(64), abs=1e-5)
+    assert metrics["information_limit"] == math.log(64)
     assert metrics["mean_kl"] > 1000
 
 
@@ -302,4 +303,4 @@ def test_a_sphere_has_information_but_no_units() -> None:
     model = model_of(lambda n: PowerSpherical(mu[n], torch.full((len(n),), 1e6)), HypersphericalUniform(torch.zeros(3)))
     metrics = latent_statistics(model, numbers(4)).metrics
     assert metrics["mutual_information"] == pytest.approx(math.log(4), abs=1e-4)
-    assert set(metrics) == {"mean_kl", "mutual_information", "aggregate_kl"}
+    assert set(metrics) == {"mean_kl", "mutual_information", "information_limit", "aggregate_kl"}

@@ -40,6 +40,8 @@ def test_meanings_have_the_numbers_of_samples_and_images() -> None:
     assert texts["ais_bound"].endswith("lower bound of the same 60 images by AIS, 7 chains")
     assert texts["checked_bound_10x"].endswith("10 K = 50,000 samples")
     assert "IW bound - elbo, K = 5,000" in texts["inference_gap"]
+    for name in ("mutual_information", "information_limit", "aggregate_kl", "total_correlation"):
+        assert "N = 60 images" in texts[name]
 
 
 def test_the_columns_of_several_runs_call_the_bound_a_bound() -> None:

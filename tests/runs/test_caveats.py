@@ -12,7 +12,8 @@ from vaelab.runs.caveats import boxed, find_caveats
 
 GREY, BINARY = "entropy", "binary pixels"
 SUBSET, PRIOR, CODES, FEW, GAP = "MNIST-5k", "no prior", "autoencoder", "effective samples", "by AIS"
-ALL = (GREY, BINARY, SUBSET, PRIOR, CODES, FEW, GAP)
+LIMIT = "limit log N"
+ALL = (GREY, BINARY, SUBSET, PRIOR, CODES, FEW, GAP, LIMIT)
 
 
 def found(*overrides: str, used: str = "MNIST", metrics: Any = None) -> list[str]:
@@ -37,6 +38,8 @@ def found(*overrides: str, used: str = "MNIST", metrics: Any = None) -> list[str
         (["experiment=autoencoder"], {}, [CODES]),
         ([], {"metrics": {"low_ess_share": 0.01}}, []),
         ([], {"metrics": {"low_ess_share": 0.011}}, [FEW]),
+        ([], {"metrics": {"mutual_information": 8.2, "information_limit": 9.21}}, []),
+        ([], {"metrics": {"mutual_information": 8.22, "information_limit": 9.21}}, [LIMIT]),
         ([], {"metrics": {"drawn_gap": 0.5}}, []),
         ([], {"metrics": {"drawn_gap": 0.51}}, [GAP]),
     ],

@@ -162,6 +162,19 @@ def test_a_collapse_is_foretold_where_the_noise_exceeds_all_eigenvalues(
     assert "from 500 training images" in sentence
 
 
+def test_images_in_any_order_have_the_same_largest_eigenvalue(digits: tuple[Tensor, Tensor]) -> None:
+    """Neither the order by class nor the digits in turn, 0, 1, ..., 9, 0, ..., changes it by much."""
+    images, labels = digits
+    exact = float(linear.spectrum(images.float() / 255)[0])
+    module = SimpleNamespace(model=SimpleNamespace(likelihood=Gaussian(9.0)), objective=ELBO())
+    for order in (labels.argsort(stable=True), torch.arange(len(labels))):
+        data = SimpleNamespace(splits={"train": (images[order], labels)}, binarization="none")
+        sentence = foretold_collapse(module, data)
+        assert sentence is not None
+        found = float(sentence.split("covariance (")[1].split(",")[0])
+        assert found == pytest.approx(exact, rel=0.06)
+
+
 def test_the_sentence_stands_at_the_start_of_the_log(config: Compose, tmp_path: Path) -> None:
     train(config(*MEAN_ERROR, "trainer.max_epochs=0"), tmp_path)
     text = " ".join((tmp_path / "train.log").read_text().split())

@@ -4,9 +4,11 @@
 
 Hoffman & Johnson 2016, http://approximateinference.org/accepted/HoffmanJohnson2016.pdf; Chen et al. 2018,
 https://arxiv.org/abs/1802.04942. All terms are means over the same codes, so the first equation holds exactly. I(x; z)
-is the information in a code about its image. It is at most log N: 9.2 nats for 10,000 images. If the rate (the KL term)
-is far above log N, the posteriors hardly overlap. The rest of the rate then counts as KL and total correlation of q(z),
-because q(z) consists of N images only.
+is the information in a code about its image. It is at most log N: 9.2 nats for 10,000 images.
+
+N images stand for all images, which makes the estimates biased: by the convexity of KL, I(x; z) is too low on average,
+and KL(q(z) || p(z)) is too high by as much. The total correlation is too high, too. If I(x; z) is near log N, the
+posteriors hardly overlap, and the bias has no limit. A larger N makes it smaller.
 
 A unit d is active if Var_x E[z_d | x] > 0.01: Burda et al. 2016, https://arxiv.org/abs/1509.00519
 """
@@ -45,7 +47,7 @@ REMEDIES_WITHOUT_RATES = (
 class LatentStatistics(NamedTuple):
     """Statistics of the posteriors of N images. For a ladder, they are those of its top layer."""
 
-    metrics: dict[str, float]  # active_units, and in nats mean_kl, mutual_information, aggregate_kl, total_correlation
+    metrics: dict[str, float]  # active_units; in nats mean_kl, mutual_information and its limit, aggregate_kl, ...
     absent: dict[str, str]  # undefined metric -> reason; mutual_information stands for mean_kl and aggregate_kl, too
     codes: Tensor  # (N, D), E[z | x]
     variances: Tensor  # (D,), Var_x E[z | x]
@@ -110,6 +112,7 @@ def latent_statistics(
     else:
         absent["total_correlation"] = "the density of a single dimension is known for Gaussians only"
     metrics |= {name: term.cpu().double().mean().item() for name, term in terms.items()}
+    metrics["information_limit"] = math.log(len(x))
     return LatentStatistics(metrics, absent, codes, variances, rates, collapsed)
 
 

@@ -44,9 +44,10 @@ METRICS = {
     "latent space": {
         "active_units": "dimensions with a variance of the posterior mean above 0.01",
         "mean_kl": f"{NATS}, KL(q(z|x) || p(z)) at one sample per image: mutual_information + aggregate_kl",
-        "mutual_information": f"{NATS}, I(x; z) over these images, at most the log of their number",
-        "aggregate_kl": f"{NATS}, KL(q(z) || p(z)) of the aggregate posterior",
-        "total_correlation": f"{NATS}, KL(q(z) || prod_j q(z_j))",
+        "mutual_information": f"{NATS}, I(x; z) over N = {{test_images:,}} images, at most log N",
+        "information_limit": "nats, log N for N = {test_images:,} images",
+        "aggregate_kl": f"{NATS}, KL(q(z) || p(z)), q(z) of N = {{test_images:,}} images",
+        "total_correlation": f"{NATS}, KL(q(z) || prod_j q(z_j)), q(z) of N = {{test_images:,}} images",
     },
     "representation": {
         "linear_accuracy": "accuracy on test images of a logistic regression on codes",

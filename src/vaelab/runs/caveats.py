@@ -1,5 +1,6 @@
 """Caveats for readers of a run's metrics. The log, the tables and the model card print the same list."""
 
+import math
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ CLOSER = {  # the gains of closer bounds over the IW bound of the same images, t
     "refined_gain": "a q(z|x) refined for each image",
     "gain_10x": "a tenfold number of samples",
 }
+NEAR_LIMIT = 1.0  # nats below log N; a Gaussian channel of 10 dimensions is there if it carries log N nats
 MOST_GAP = 0.5  # nats between the bounds by annealed importance sampling that need no caveat
 
 
@@ -66,6 +68,12 @@ def find_caveats(
         found.append(
             f"{share:.0%} of the images have few effective samples, so the IW bound may be nats below their log p(x)"
             f"{gain}. A larger num_samples or ais=true gives closer bounds."
+        )
+    information, limit = measured.get("mutual_information", 0.0), measured.get("information_limit", math.inf)
+    if information > limit - NEAR_LIMIT:
+        found.append(
+            f"mutual_information, {information:.2f} nats, is near its limit log N = {limit:.2f}, so it is too low, and "
+            "aggregate_kl and total_correlation are too high, by an unknown amount: more test images raise the limit."
         )
     if (gap := measured.get("drawn_gap", 0.0)) > MOST_GAP:
         found.append(

@@ -35,10 +35,9 @@ def foretold_collapse(module: Any, data: Any) -> str | None:
         return None
     noise = scale**2 * (float(value_at(objective.beta, None)) if plain else 1)
     images = data.splits["train"][0]
-    few = images[:: max(1, len(images) // IMAGES)][:IMAGES].float() / 255
-    if data.binarization == "dynamic":
-        with fixed_noise(few.device):
-            few = few.bernoulli()
+    with fixed_noise(images.device):
+        few = images[torch.randperm(len(images))[:IMAGES]].float() / 255  # the first ones may be of one class
+        few = few.bernoulli() if data.binarization == "dynamic" else few
     eigenvalues = linear.spectrum(few)
     if linear.units_kept(eigenvalues, noise):
         return None
