@@ -1,5 +1,6 @@
 """Reproduce a published figure: `python reproduce.py row=NAME`; without a row, it lists all rows and verdicts."""
 
+import json
 import shlex
 import shutil
 import subprocess
@@ -47,7 +48,7 @@ def reproduce(cfg: DictConfig, _: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         runs.write_json(folder / f"{name}.json", record(name, row, folders))
     for path in folder.glob("*.json"):
-        records[path.stem] = runs.read_json(path)
+        records[path.stem] = json.loads(path.read_text())
     table = reproduction.table(rows, records)
     if chosen:
         (folder / "README.md").write_text(HEADER + table + "\n")

@@ -125,7 +125,7 @@ def _launch(task: Task, config_dir: Path, config_name: str, writes: bool) -> Non
     try:
         job()
     except (ValueError, TypeError) as error:
-        if started or isinstance(error, HydraException | OmegaConfBaseException):
+        if started or isinstance(error, UserError | HydraException | OmegaConfBaseException):
             raise
         raise UserError(f"Hydra cannot read the command line: {error}") from error
     except OSError as error:
