@@ -48,7 +48,12 @@ def widths(least: int = 0, **values: Any) -> None:
     """Check that all values are lists of whole numbers above zero, with at least `least` entries."""
 
     def fits(v: Any) -> bool:
-        return isinstance(v, Sequence) and not isinstance(v, str) and len(v) >= least and all(type(n) is int and n > 0 for n in v)
+        return (
+            isinstance(v, Sequence)
+            and not isinstance(v, str)
+            and len(v) >= least
+            and all(type(n) is int and n > 0 for n in v)
+        )
 
     _check(values, fits, "a list of whole numbers above zero is needed, such as [400]")
 

@@ -133,5 +133,7 @@ def needed(hint: Any) -> str:
     if origin in LISTS:
         fixed = origin is tuple and inner and Ellipsis not in inner
         return f"a list of {len(inner)} entries" if fixed else "a list"
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return WORDS[dict]
     word = "text" if origin in TEXTS else WORDS.get(origin)
     return word or "a group of settings with a _target_"
