@@ -115,7 +115,10 @@ def check_values(content: Any, path: Path) -> list[Any]:
 
 def read_text(path: Path, most: int) -> str:
     """Read a text in UTF-8. Raises UserError for a file of more than `most` bytes, which it does not read."""
-    return read_bytes(path, most).decode()
+    try:
+        return read_bytes(path, most).decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} cannot be read: it is not a text in UTF-8: {error}") from error
 
 
 def read_bytes(path: Path, most: int) -> bytes:

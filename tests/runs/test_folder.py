@@ -136,7 +136,8 @@ NO_JSON = {
 @pytest.mark.parametrize("content", NO_JSON)
 def test_a_file_that_is_not_json_is_named(tmp_path: Path, name: str, content: str) -> None:
     (tmp_path / name).write_bytes(NO_JSON[content])
-    assert f"{tmp_path}/{name} is not JSON: " in refused(runs.read_json, tmp_path / name)
+    sentence = refused(runs.read_json, tmp_path / name)
+    assert re.search(f"{tmp_path}/{name} (is not JSON: |cannot be read: it is not a text in UTF-8)", sentence)
 
 
 @pytest.mark.parametrize("name", ["metrics.json", "evaluation.json", "run.json"])
@@ -219,6 +220,16 @@ def test_a_picture_is_a_png_of_usual_size(finished: Path, tmp_path: Path) -> Non
     assert "samples.png is not a PNG picture" in refused(runs.read_pictures, run, "samples")
     os.truncate(path, 10**10)
     assert "samples.png has 10,000,000,000 bytes" in refused(runs.read_pictures, run, "samples")
+
+
+@pytest.mark.parametrize(("key", "value"), [("name", "a\tb"), ("data.root", "a\x1b[31m"), ("more", ["x" * 50_000])])
+def test_a_config_that_could_not_be_read_again_is_not_written(
+    config: Compose, tmp_path: Path, key: str, value: Any
+) -> None:
+    cfg = config()
+    OmegaConf.update(cfg, key, value, force_add=True)
+    assert f"{tmp_path}/config.yaml has " in refused(runs.record_start, tmp_path, cfg)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_record_of_a_start_has_no_hidden_characters(

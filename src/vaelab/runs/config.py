@@ -57,7 +57,7 @@ def read_config(folder: Path, resuming: bool = False, trust: Sequence[str] = ())
         raise UserError(f"{folder} is not a run: {why}; the folder of a run is needed, such as logs/RUN")
     check_links(folder)
     trust = [module for module in ([trust] if isinstance(trust, str) else trust) if module]
-    cfg = _load(path)
+    cfg = parse(read_text(path, MOST_BYTES), path)
     plain: Any = OmegaConf.to_container(cfg)
     wholes = [plain.get(part) for part in ("model", "data")] if isinstance(cfg, DictConfig) else [None]
     if not isinstance(cfg, DictConfig) or not all(isinstance(part, dict) and "_target_" in part for part in wholes):
@@ -83,17 +83,17 @@ def read_config(folder: Path, resuming: bool = False, trust: Sequence[str] = ())
     return cfg
 
 
-def _load(path: Path) -> DictConfig:
-    """Load a YAML file. Raises UserError before a small file takes much time or memory."""
+def parse(text: str, path: Path) -> DictConfig:
+    """The config in the text of a file. Raises UserError before a small text takes much time or memory."""
+    if len(text) > MOST_BYTES:
+        raise UserError(f"{path} has {len(text):,} characters, but a config has at most {MOST_BYTES:,}")
+    level = 0
     try:
-        text, level = read_text(path, MOST_BYTES), 0
         for event in yaml.parse(text, yaml.SafeLoader):
             level += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if isinstance(event, yaml.AliasEvent) or level > MOST_LEVELS:  # aliases could repeat a part a billion times
                 raise ValueError(f"it has an alias, or more than {MOST_LEVELS} levels")
         cfg: Any = OmegaConf.load(io.StringIO(text))
-    except UserError:
-        raise
     except Exception as error:  # from YAML or OmegaConf
         raise UserError(f"{path} cannot be read: {error}") from error
     check_values(OmegaConf.to_container(cfg), path)

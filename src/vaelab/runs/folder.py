@@ -31,6 +31,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from vaelab.errors import UserError
 from vaelab.files import check_values, png_size, read_bytes, read_text, write_atomically, write_plain
+from vaelab.runs.config import parse
 from vaelab.runs.log import log, rank, shown
 from vaelab.text import plain
 
@@ -74,11 +75,10 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         return {}
+    text = read_text(path, MOST_JSON)
     try:
-        content = json.loads(read_text(path, MOST_JSON), parse_constant=_refuse)
+        content = json.loads(text, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
-        if isinstance(error, UserError):
-            raise
         raise UserError(f"{path} is not JSON: {error}") from error
     check_values(content, path)
     if isinstance(content, dict) and path.name == "evaluation.json":
@@ -149,10 +149,15 @@ def held(folder: Path, new: bool) -> Iterator[None]:
 
 
 def record_start(folder: Path, cfg: DictConfig) -> None:
-    """Write config.yaml, and add this start to run.json: overrides, versions, git state, machine."""
+    """Write config.yaml, and add this start to run.json: overrides, versions, git state, machine.
+
+    Raises UserError for a config that could not be read again.
+    """
     if rank() > 0:
         return
-    write_atomically(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True).encode())
+    path, text = folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True)
+    parse(text, path)  # otherwise the run could not be read again
+    write_atomically(path, text.encode())
     path = folder / "run.json"
     starts = read_json(path).get("starts", [])
     overrides = [argument for argument in sys.argv[1:] if "=" in argument]
