@@ -382,3 +382,16 @@ def test_too_little_memory_is_said_in_one_sentence() -> None:
     assert str(cli.sentence(error.value)).startswith("the memory is not enough; use a smaller model")
     assert str(cli.sentence(MemoryError())).startswith("the memory is not enough")
     assert cli.sentence(RuntimeError("a bug")) is None
+
+
+def test_a_complete_run_that_goes_on_and_is_killed_before_its_test(command: Command) -> None:
+    """Its metrics are those of its first end, so it is not complete."""
+    run = command.folder / "run"
+    assert command(f"hydra.run.dir={run}", "callbacks.pictures.count=0")[0] is None
+    old = (run / "metrics.json").read_text()
+    assert command(f"resume={run}", "trainer.max_epochs=3", small=False)[0] is None
+    (run / "metrics.json").write_text(old)
+    assert command(f"resume={run}", small=False)[0] is None
+    assert json.loads((run / "metrics.json").read_text())["steps"] == 9
+    code, _ = command(f"resume={run}", small=False)
+    assert str(code).startswith("error: run is complete, all of its 3 epochs")

@@ -14,6 +14,7 @@ from vaelab import checks
 from vaelab.errors import UserError
 from vaelab.files import check_size, read_plain
 from vaelab.runs.config import check_root, read_config
+from vaelab.runs.folder import read_json
 from vaelab.runs.log import shown
 from vaelab.runs.preflight import check_data
 
@@ -171,7 +172,7 @@ def last_checkpoint(folder: Path, module: "VAEModule", cfg: DictConfig) -> tuple
     if not path.is_file():
         raise UserError(
             f"{folder} cannot be resumed: it has no checkpoints/last.ckpt (runs that are trained together, or for no "
-            "epoch, have none)"
+            "epoch, and those that were stopped before their first checkpoint, have none): start a new one"
         )
     for kept in (path, path.with_name("best.ckpt")):
         if kept.is_file():
@@ -190,14 +191,15 @@ def last_checkpoint(folder: Path, module: "VAEModule", cfg: DictConfig) -> tuple
     stateless = cfg.optimizer._target_.endswith(".SGD") and not cfg.optimizer.get("momentum")
     if not optimizers or not (stateless or step == 0 or all(each.get("state") for each in optimizers)):
         raise UserError(f"{path} does not hold the state of the optimiser, without which the run would change")
+    measured = read_json(folder / "metrics.json").get("steps") == step  # otherwise it was stopped before its test
     for name, state in callbacks.items():
-        if "EarlyStopping" in name and state.get("stopped_epoch") and (folder / "metrics.json").exists():
+        if "EarlyStopping" in name and state.get("stopped_epoch") and measured:
             why = f"early stopping ended it in epoch {state['stopped_epoch'] + 1}"
             raise UserError(f"{shown(folder)} is complete, {why}: start a new run with a larger patience")
     epochs, steps = cfg.trainer.max_epochs, cfg.trainer.max_steps
     ends = {"max_epochs": (epoch, epochs), "max_steps": (step, steps)}
     for name, (done, most) in ends.items():
-        if 0 < most <= done and (folder / "metrics.json").exists():
+        if 0 < most <= done and measured:
             what = f"all of its {done:,} {name.removeprefix('max_')}"
             raise UserError(f"{shown(folder)} is complete, {what}: set trainer.{name} above {done} to continue")
     return path, step + 1
