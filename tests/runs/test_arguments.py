@@ -6,10 +6,10 @@ from typing import Any, Literal, Optional
 
 import pytest
 import torch
-from conftest import ROOT, Compose, compose_config
+from conftest import Compose
 
 from vaelab.data import MNISTDataModule
-from vaelab.runs.arguments import accepts, arguments, check_arguments, check_groups, needed
+from vaelab.runs.arguments import accepts, arguments, check_arguments, needed
 
 NAN = float("nan")
 PART = {"_target_": "some.Class"}
@@ -50,20 +50,6 @@ def test_an_annotation_in_words() -> None:
     assert needed(tuple[float, float]) == "a list of 2 entries"
     assert needed(Sequence[int]) == "a list"
     assert needed(torch.nn.Module) == "a group of settings with a _target_"
-
-
-@pytest.mark.parametrize(
-    "option",
-    sorted(
-        f"{path.parent.relative_to(ROOT / 'configs')}={path.stem}"
-        for path in (ROOT / "configs").rglob("*.yaml")
-        if path.parent != ROOT / "configs" and not {"hydra", "row"} & {*path.parts}
-    ),
-)
-def test_no_option_of_the_project_is_refused(tmp_path: Any, option: str) -> None:
-    cfg = compose_config(tmp_path, option)
-    check_groups(cfg)
-    check_arguments(cfg)
 
 
 def test_an_interpolation_is_checked_by_its_value(config: Compose) -> None:
