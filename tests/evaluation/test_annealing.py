@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from layered import joint, ladder, vq_vae
 from oracle import LinearGaussian
 from torch import Tensor, nn
 
@@ -13,10 +14,9 @@ from vaelab import posteriors, priors
 from vaelab.errors import UserError
 from vaelab.evaluation import annealing
 from vaelab.evaluation.annealing import Annealing, check_model, lower_bound, sandwich
-from vaelab.joint import Joint
 from vaelab.likelihoods import Bernoulli
-from vaelab.models import VAE, VQVAE, LadderVAE
-from vaelab.networks import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
+from vaelab.models import VAE
+from vaelab.networks import MLPDecoder, MLPEncoder
 
 SHORT = Annealing(chains=3, temperatures=4, leapfrog=2)
 
@@ -182,23 +182,6 @@ def test_all_densities_on_vectors_are_annealed(parts: dict[str, Any], start: str
     vae = vae_with(**parts)
     _, lower, upper = sandwich(vae, 20, settings=Annealing(8, 60, 4, start))
     assert (upper - lower).mean().item() == pytest.approx(0, abs=0.3)
-
-
-def joint() -> VAE:
-    blocks: list[Any] = [posteriors.DiagonalGaussian, partial(posteriors.Categorical, num_categories=2)]
-    prior_blocks: list[Any] = [priors.StandardNormal, partial(priors.UniformCategorical, num_categories=2)]
-    sizes = {"dims": [2, 2]}
-    return vae_with(partial(Joint, blocks=blocks, **sizes), partial(Joint, blocks=prior_blocks, **sizes))
-
-
-def ladder() -> LadderVAE:
-    step = partial(MLPEncoder, hidden=[5])
-    return LadderVAE([2, 3], (1, 4, 4), MLPEncoder, step, priors.StandardNormal, MLPDecoder, Bernoulli())
-
-
-def vq_vae() -> VQVAE:
-    encoder, decoder = partial(ConvEncoder, hidden=[]), partial(ConvDecoder, hidden=[])
-    return VQVAE(3, 4, (1, 8, 8), encoder, decoder, Bernoulli())
 
 
 @pytest.mark.parametrize(

@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 import torch
+from layered import joint, ladder, vq_vae
 from oracle import LinearGaussian
 from torch import Tensor, nn
 from torch.distributions import Independent, MultivariateNormal, kl_divergence
 
 from vaelab import posteriors, priors
 from vaelab.evaluation.gaps import refine
-from vaelab.joint import Joint
 from vaelab.likelihoods import Bernoulli, Gaussian
-from vaelab.models import VAE, VQVAE, LadderVAE
-from vaelab.networks import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
+from vaelab.models import VAE
+from vaelab.networks import MLPDecoder, MLPEncoder
 
 
 def test_an_exact_posterior_leaves_no_gap() -> None:
@@ -112,23 +112,6 @@ class Laplace(posteriors.DiagonalGaussian):
     def forward(self, h: Tensor) -> Independent:
         q = super().forward(h)
         return Independent(torch.distributions.Laplace(q.mean, q.stddev), 1)
-
-
-def joint() -> VAE:
-    blocks: list[Any] = [posteriors.DiagonalGaussian, partial(posteriors.Categorical, num_categories=2)]
-    prior_blocks: list[Any] = [priors.StandardNormal, partial(priors.UniformCategorical, num_categories=2)]
-    sizes = {"dims": [2, 2]}
-    return vae_with(partial(Joint, blocks=blocks, **sizes), partial(Joint, blocks=prior_blocks, **sizes))
-
-
-def ladder() -> LadderVAE:
-    step = partial(MLPEncoder, hidden=[5])
-    return LadderVAE([2, 3], (1, 4, 4), MLPEncoder, step, priors.StandardNormal, MLPDecoder, Bernoulli())
-
-
-def vq_vae() -> VQVAE:
-    encoder, decoder = partial(ConvEncoder, hidden=[]), partial(ConvDecoder, hidden=[])
-    return VQVAE(3, 4, (1, 8, 8), encoder, decoder, Bernoulli())
 
 
 @pytest.mark.parametrize(
