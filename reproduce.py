@@ -41,7 +41,7 @@ def reproduce(cfg: DictConfig, _: Path) -> None:
         end = time.monotonic() + 60 * cfg.minutes if cfg.minutes else None
         folders = [Path(cfg.folder) / name / f"seed-{seed}" for seed in row["seeds"]]
         for seed, run in zip(row["seeds"], folders, strict=True):
-            train(run, [*row["overrides"], f"seed={seed}", f"data.root={cfg.data.root}"], end)
+            train(run, [*row["overrides"], *cfg.settings, f"seed={seed}", f"data.root={cfg.data.root}"], end)
         if row["evaluation"]:
             several = f"run=[{','.join(map(str, folders))}]" if len(folders) > 1 else f"run={folders[0]}"
             start("evaluate.py", [several, *row["evaluation"], f"data.root={cfg.data.root}"], end)

@@ -32,9 +32,10 @@ def build(together: bool, count: int, hidden: int, x: Tensor) -> tuple[Callable[
         own = [f"objective.beta={i}", f"optimizer.lr={1e-3 / i}", f"model.encoder.hidden=[{hidden}]"]
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
             cfg = compose("train", [*own, f"model.decoder.hidden=[{hidden}]"])
-        members.append(runs.build(cfg, Member).to(x.device))
+        members.append(runs.build(cfg, Member))
+    module = Together(members).to(x.device)  # it rehearses on the CPU, as in a sweep
     optimizers = [build_optimizer(member.optimizer, member.model, member.objective) for member in members]
-    batch, module = (x, torch.zeros(len(x))), Together(members)
+    batch = (x, torch.zeros(len(x)))
     module.stack = Stack(members)
     if together:
         module.stack.share(members)

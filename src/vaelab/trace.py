@@ -52,6 +52,14 @@ class Latent(NamedTuple):
             pair = f"KL({type(self.q).__name__} || {type(self.p).__name__})"
             raise NotOfferedError(f"{pair} has no closed form here: kl=sample estimates it") from None
 
+    def sample_prior(self, count: int) -> Tensor:
+        """Samples of p without a gradient, (count, D) for a prior that depends on no other layer.
+
+        They come from `rsample` where p has it. `Normal.sample` looks at values on the CPU, which a CUDA graph forbids.
+        """
+        with torch.no_grad():
+            return self.p.rsample(Size((count,))) if self.p.has_rsample else self.p.sample(Size((count,)))
+
     def gaussians(self) -> tuple[Normal, Normal]:
         """The factors of q and p, Normals that broadcast to (K, B, D). Raises PartsError if there are none."""
         densities: Any = (self.q, self.p)

@@ -103,7 +103,7 @@ class AdversarialAutoencoder(_Adversarial):
         latent = only_latent(trace, self)
         terms = defined_terms(trace, x)
         z = latent.z[0]  # (B, D)
-        own = self.discriminate(latent.p.sample(Size((len(z),))), z.detach())
+        own = self.discriminate(latent.sample_prior(len(z)), z.detach())
         generator = F.softplus(-self.verdict(z))
         loss = terms["distortion"] + self.weight * generator + own - own.detach()
         return {"loss": loss, **terms, "generator": generator, "discriminator": own}

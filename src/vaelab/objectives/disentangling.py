@@ -95,7 +95,8 @@ class DIP(Objective):
     def terms(self, trace: Trace, x: Tensor, step: Tensor | None) -> dict[str, Tensor]:
         q, _ = only_latent(trace, self).gaussians()
         with torch.autocast(x.device.type, enabled=False):  # keeps this matrix product in float32
-            covariance = torch.atleast_2d(torch.cov(q.mean.T, correction=0))  # (D, D)
+            centred = q.mean - q.mean.mean(0)  # (B, D)
+            covariance = centred.T @ centred / len(centred)  # (D, D); torch.cov cannot be part of a CUDA graph
         if self.kind == "II":
             covariance = covariance + torch.diag(q.variance.mean(0))
         variances = covariance.diagonal()

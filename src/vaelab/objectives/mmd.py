@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch import Size, Tensor
+from torch import Tensor
 
 from vaelab import checks
 from vaelab.errors import UserError
@@ -74,7 +74,7 @@ class MMD(Objective):
         latent = only_latent(trace, self)
         z = latent.z[0]  # (B, D)
         bandwidth = self.bandwidth if self.has_bandwidth else 2.0 * z.shape[-1]
-        distance = mmd(z, latent.p.sample(Size((len(z),))), self.kernel, bandwidth)
+        distance = mmd(z, latent.sample_prior(len(z)), self.kernel, bandwidth)
         terms = defined_terms(trace, x)
         loss = terms["distortion"]
         if self.has_rate:

@@ -170,9 +170,24 @@ def record_start(folder: Path, cfg: DictConfig) -> None:
         "git": _git_state(),
         "python": platform.python_version(),
         "versions": {dist.name: dist.version for dist in metadata.distributions() if dist.name in PACKAGES},
-        "machine": {"system": platform.platform(), "cpus": os.cpu_count()},
+        "machine": {"system": platform.platform(), "processor": _processor(), "cpus": os.cpu_count()},
     }
     write_json(path, {"starts": [*starts, start]})
+
+
+def _processor() -> str:
+    """The name of the CPU, which only Linux's /proc/cpuinfo holds in full."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def _named(device: Any) -> str:
+    """The device with the name of its GPU, such as cuda:0 (NVIDIA H200)."""
+    import torch
+
+    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
 
 
 def _git_state() -> dict[str, Any] | None:
@@ -216,7 +231,7 @@ def finish(
         "epochs": trainer.current_epoch,
         "steps": trainer.global_step,
         "fit_seconds": seconds,
-        "device": str(trainer.strategy.root_device),
+        "device": _named(trainer.strategy.root_device),
         "best_checkpoint": "checkpoints/best.ckpt" if weights != "last" else None,
     }
     write_json(folder / "metrics.json", content)

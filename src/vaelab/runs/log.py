@@ -33,6 +33,7 @@ def start_log(*folders: Path) -> None:
     warnings.filterwarnings("ignore", "The number of training batches", module="lightning")
     warnings.filterwarnings("ignore", "Checkpoint directory .* exists", module="lightning")
     warnings.filterwarnings("ignore", "It is recommended to use .*sync_dist=True", module="lightning")
+    warnings.filterwarnings("ignore", "The AccumulateGrad node's stream does not match")
     warnings.filterwarnings("ignore", "You called .self.log.*no logger configured", module="lightning")
     if rank() > 0:
         logger.setLevel(logging.ERROR)
@@ -43,7 +44,7 @@ def start_log(*folders: Path) -> None:
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         logger.addHandler(file)
     logger.setLevel(logging.INFO)
-    for banners in ("utilities.rank_zero", "trainer"):  # messages of callbacks and profilers stay
+    for banners in ("utilities.rank_zero", "trainer", "accelerators.cuda"):  # messages of callbacks and profilers stay
         logging.getLogger(f"lightning.pytorch.{banners}").setLevel(logging.WARNING)
 
 
