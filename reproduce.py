@@ -85,18 +85,19 @@ def start(script: str, arguments: list[str], end: float | None) -> None:
 
 
 def record(name: str, row: dict[str, Any], folders: list[Path]) -> dict[str, Any]:
-    """What was measured, by seed, with the commands, versions, hardware and seconds of each run."""
+    """What was measured, by seed, with seconds and device, and each start's settings, versions and hardware."""
     from vaelab import runs
     from vaelab.evaluation import reproduction
 
     each = []
     for seed, run in zip(row["seeds"], folders, strict=True):
-        metrics, first = runs.read_json(run / "metrics.json"), runs.read_json(run / "run.json")["starts"][0]
+        metrics, started = runs.read_json(run / "metrics.json"), runs.read_json(run / "run.json")["starts"]
         measured = runs.read_json(run / "evaluation.json") if row["evaluation"] else metrics
         value = measured["metrics"][row["metric"]] if row["evaluation"] else metrics["test"][row["metric"]]
-        facts = {key: first[key] for key in ("time", "git", "python", "versions", "machine")}
+        facts = ("time", "overrides", "git", "python", "versions", "machine")
+        starts = [{key: one[key] for key in facts} for one in started]  # the first, and those that continued it
         kept = {key: metrics[key] for key in ("epochs", "steps", "fit_seconds", "device")}
-        each.append({"seed": seed, "value": value, "overrides": first["overrides"], **kept, **facts})
+        each.append({"seed": seed, "value": value, **kept, "starts": starts})
     result = reproduction.compare(row, [one["value"] for one in each])
     return {"command": f"python reproduce.py row={name}", **row, "result": result, "runs": each}
 

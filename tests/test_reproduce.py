@@ -23,7 +23,7 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_row_from_nothing_to_its_verdict(tmp_path: Path) -> None:
-    done = run(tmp_path, "row=grey_bernoulli", "row.seeds=[0,1]", SMALL, "settings=[trainer.log_every_n_steps=2]")
+    done = run(tmp_path, "row=grey_bernoulli", "row.seeds=[0,1]", SMALL, 'settings=["trainer.log_every_n_steps=2"]')
     assert not done.returncode, done.stderr
     record = json.loads((tmp_path / "records" / "grey_bernoulli.json").read_text())
     tested = [
@@ -34,9 +34,9 @@ def test_a_row_from_nothing_to_its_verdict(tmp_path: Path) -> None:
     assert record["runs"][0]["value"] != record["runs"][1]["value"]
     assert record["result"] == compare(record, [each["value"] for each in record["runs"]])
     assert record["result"]["verdict"].startswith("missed by ")
-    assert record["runs"][0]["versions"]["torch"]
+    assert record["runs"][0]["starts"][0]["versions"]["torch"]
     assert record["runs"][0]["steps"] == 3
-    assert "trainer.log_every_n_steps=2" in record["runs"][0]["overrides"]
+    assert "trainer.log_every_n_steps=2" in record["runs"][0]["starts"][0]["overrides"]
     assert "| `grey_bernoulli` |" in (tmp_path / "records" / "README.md").read_text()
 
     shutil.rmtree(tmp_path / "runs" / "grey_bernoulli" / "seed-1")
