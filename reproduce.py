@@ -41,7 +41,10 @@ def reproduce(cfg: DictConfig, _: Path) -> None:
         end = time.monotonic() + 60 * cfg.minutes if cfg.minutes else None
         folders = [Path(cfg.folder) / name / f"seed-{seed}" for seed in row["seeds"]]
         for seed, run in zip(row["seeds"], folders, strict=True):
-            train(run, [*row["overrides"], *cfg.settings, f"seed={seed}", f"data.root={cfg.data.root}"], end)
+            if "script" not in row:
+                train(run, [*row["overrides"], *cfg.settings, f"seed={seed}", f"data.root={cfg.data.root}"], end)
+            elif not (run / "measured.json").is_file():
+                start(row["script"], [*shlex.split(row["options"]), f"--seed={seed}", f"--out={run}"], end)
         if row["evaluation"]:
             several = f"run=[{','.join(map(str, folders))}]" if len(folders) > 1 else f"run={folders[0]}"
             start("evaluate.py", [several, *row["evaluation"], f"data.root={cfg.data.root}"], end)
@@ -91,7 +94,9 @@ def record(name: str, row: dict[str, Any], folders: list[Path]) -> dict[str, Any
 
     each = []
     for seed, run in zip(row["seeds"], folders, strict=True):
-        metrics, started = runs.read_json(run / "metrics.json"), runs.read_json(run / "run.json")["starts"]
+        path = run / "measured.json"  # what a script measured
+        metrics = json.loads(path.read_text()) if "script" in row else runs.read_json(run / "metrics.json")
+        started = runs.read_json(run / "run.json")["starts"]
         measured = runs.read_json(run / "evaluation.json") if row["evaluation"] else metrics
         value = measured["metrics"][row["metric"]] if row["evaluation"] else metrics["test"][row["metric"]]
         facts = ("time", "overrides", "git", "python", "versions", "machine")

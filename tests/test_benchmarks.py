@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from benchmarks import family, faults, loops, overrides, speed, together
+from benchmarks import family, faults, loops, overrides, snr, speed, together
 
 
 def metrics(**test: float) -> dict:
@@ -193,3 +193,27 @@ def test_malformed_settings_are_tried_and_counted(tmp_path: Path) -> None:
     assert len((tmp_path / "tries.txt").read_text().split("\n    ")) == 5
     done = subprocess.run([*script, "--try", "model.latent_dim=[1]"], capture_output=True, text=True, check=True)
     assert "| refused | 1 |" in done.stdout
+
+
+def test_the_ratio_of_draws_with_a_known_signal_and_of_pure_noise() -> None:
+    noise = torch.randn(100_000, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert snr.ratio(noise + 0.3) == pytest.approx(0.3, abs=0.005)  # |g| / sqrt(tr C) = 2 * 0.3 / 2
+    assert snr.ratio(noise) < 0.01
+    assert snr.slope([1, 10, 100], [0.2, 0.02, 0.002]) == pytest.approx(-1)
+
+
+def test_more_samples_help_the_gradients_of_the_decoder_and_of_dreg_but_harm_iwae_s_encoder() -> None:
+    found = snr.measure([1, 64], 4000, 0.1, seed=0)
+    assert snr.slope([1, 64], found["iwae decoder"]) == pytest.approx(0.5, abs=0.05)
+    assert snr.slope([1, 64], found["iwae encoder"]) < -0.3
+    assert snr.slope([1, 64], found["dreg encoder"]) > 0.2
+
+
+def test_the_gradient_of_a_bias_is_that_of_its_layer_s_output() -> None:
+    module, x = snr.build("iwae", 3, 0.1), torch.randn(1, 1, 4, 5)
+    torch.manual_seed(0)
+    each = snr.gradients(module, x)
+    torch.manual_seed(0)
+    module.objective(module.model, x, None, None)["loss"].sum().backward()
+    torch.testing.assert_close(each["encoder"][0], module.model.posterior.linear.bias.grad[: snr.DIM])
+    torch.testing.assert_close(each["decoder"][0], module.model.decoder.layers[0].bias.grad)
