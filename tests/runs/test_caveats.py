@@ -65,6 +65,8 @@ def test_few_effective_samples_are_compared_with_the_closest_bound() -> None:
     assert "a tenfold number of samples raises its mean by 0.25 nats. A larger num_samples" in texts[0][0]
     assert "40% of the images" in texts[1][0]
     assert "annealed importance sampling raises its mean by 1.25 nats" in texts[1][0]
+    (text,) = found(metrics={**gains, "refined_gain": -0.4})  # refined on too few images, or from too few samples
+    assert "a tenfold number of samples raises its mean by 0.25 nats" in text
 
 
 def test_a_frame_holds_the_text() -> None:

@@ -62,7 +62,9 @@ def find_caveats(
     measured = metrics or {}
     if (share := measured.get("low_ess_share", 0.0)) > MOST_LOW_ESS:
         gains = [
-            f"{what} raises its mean by {measured[key]:.2f} nats" for key, what in CLOSER.items() if key in measured
+            f"{what} raises its mean by {measured[key]:.2f} nats"
+            for key, what in CLOSER.items()
+            if measured.get(key, 0) > 0
         ]
         gain = f": on the first images, {gains[0]}" if gains else ""
         found.append(
