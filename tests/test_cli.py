@@ -34,6 +34,7 @@ from vaelab.data import files
             "data.num_classes=5",
             "MNIST/raw/train-labels-idx1-ubyte: labels up to 9, but data.num_classes=5 has labels up",
         ),
+        ("data.used=[a=b]", "data.used=[a=b]: Hydra cannot read this; some values need a second pair of quotes: 'na"),
         ("data.batch_size=0", "data: batch_size=0: a whole number, at least 1, is needed"),
         ("data.val_size=600", "data.val_size=600 and data.train_size=None do not fit into the 600 training images"),
         ("objective.beta=-1", "beta=-1: a number, at least zero, is needed"),

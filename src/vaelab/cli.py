@@ -17,7 +17,7 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, InstantiationException, MissingConfigException
+from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from hydra.utils import to_absolute_path
 from omegaconf import DictConfig, OmegaConf
@@ -165,6 +165,8 @@ def _sentence(error: BaseException) -> str | None:
     unknown = _unknown_key(error) or _unknown_key(cause)
     if unknown:
         return unknown
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: Hydra cannot read this; some values need a second pair of quotes: 'name=\"a=b\"'"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
         options = error.options or []
