@@ -97,7 +97,8 @@ def options() -> dict[str, list[str]]:
     groups: dict[str, list[str]] = {}
     for path in sorted(CONFIGS.glob("*/**/*.yaml")):
         groups.setdefault(str(path.parent.relative_to(CONFIGS)), []).append(path.stem)
-    return {group: names for group, names in groups.items() if not group.startswith("hydra")}
+    others = ("hydra", "row")  # Hydra's own groups, and that of reproduce.py
+    return {group: names for group, names in groups.items() if not group.startswith(others)}
 
 
 class Draws:
