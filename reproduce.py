@@ -49,7 +49,8 @@ def reproduce(cfg: DictConfig, _: Path) -> None:
             several = f"run=[{','.join(map(str, folders))}]" if len(folders) > 1 else f"run={folders[0]}"
             start("evaluate.py", [several, *row["evaluation"], f"data.root={cfg.data.root}"], end)
         folder.mkdir(parents=True, exist_ok=True)
-        runs.write_json(folder / f"{name}.json", record(name, row, folders))
+        whole = {**row, "seeds": rows[name]["seeds"]}  # row.seeds=[0] trains one of them
+        runs.write_json(folder / f"{name}.json", record(name, whole, dict(zip(row["seeds"], folders, strict=True))))
     for path in folder.glob("*.json"):
         records[path.stem] = json.loads(path.read_text())
     table = reproduction.table(rows, records)
@@ -87,13 +88,13 @@ def start(script: str, arguments: list[str], end: float | None) -> None:
         sys.exit(f"stopped, because {script} ended with {code}")
 
 
-def record(name: str, row: dict[str, Any], folders: list[Path]) -> dict[str, Any]:
+def record(name: str, row: dict[str, Any], folders: dict[int, Path]) -> dict[str, Any]:
     """What was measured, by seed, with seconds and device, and each start's settings, versions and hardware."""
     from vaelab import runs
     from vaelab.evaluation import reproduction
 
     each = []
-    for seed, run in zip(row["seeds"], folders, strict=True):
+    for seed, run in folders.items():
         path = run / "measured.json"  # what a script measured
         metrics = json.loads(path.read_text()) if "script" in row else runs.read_json(run / "metrics.json")
         started = runs.read_json(run / "run.json")["starts"]

@@ -34,6 +34,7 @@ def test_a_row_from_nothing_to_its_verdict(tmp_path: Path) -> None:
     assert record["runs"][0]["value"] != record["runs"][1]["value"]
     assert record["result"] == compare(record, [each["value"] for each in record["runs"]])
     assert record["result"]["verdict"].startswith("missed by ")
+    assert record["result"]["verdict"].endswith(" (2 of 3 seeds)")
     assert record["runs"][0]["starts"][0]["versions"]["torch"]
     assert record["runs"][0]["steps"] == 3
     assert "trainer.log_every_n_steps=2" in record["runs"][0]["starts"][0]["overrides"]

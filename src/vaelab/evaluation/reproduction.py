@@ -47,7 +47,12 @@ def line(name: str, row: Mapping[str, Any], record: Mapping[str, Any] | None) ->
 
 
 def table(rows: Mapping[str, Mapping[str, Any]], records: Mapping[str, Mapping[str, Any]]) -> str:
-    """A Markdown table of all rows: published, measured mean and standard deviation, difference, verdict, cost."""
+    """A Markdown table of all rows: published, measured mean and standard deviation, difference, verdict, cost.
+
+    Below it stands what was tried for the rows that have an entry `tried`.
+    """
     cells = [list(COLUMNS), *(line(name, row, records.get(name)) for name, row in rows.items())]
     lines = [f"| {' | '.join(each)} |" for each in cells]
-    return "\n".join([lines[0], "|---" * len(COLUMNS) + "|", *lines[1:]])
+    tried = [f"* `{name}`: {row['tried']}" for name, row in rows.items() if "tried" in row]
+    notes = ["", "What was tried where a figure is missed:", "", *tried] if tried else []
+    return "\n".join([lines[0], "|---" * len(COLUMNS) + "|", *lines[1:], *notes])
