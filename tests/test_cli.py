@@ -66,8 +66,8 @@ from vaelab.data import files
         ("latent_dim=2", "there is no setting latent_dim; did you mean model.latent_dim?"),
         ("objective.free_bits=abc", "objective.free_bits=abc: a number is needed"),
         ("model.prior.scale=abc", "model.prior.scale=abc: a number is needed"),
-        ("model.encoder.hidden=400", "model.encoder.hidden=400: a list is needed"),
-        ("data.image_shape=28", "data.image_shape=28: a list is needed"),
+        ("model.encoder.hidden=400", "model.encoder.hidden=400: a list, each entry a whole number, is needed"),
+        ("data.image_shape=28", "data.image_shape=28: a list, each entry a whole number, is needed"),
         ("callbacks.pictures.count=abc", "callbacks.pictures.count=abc: a whole number is needed"),
         ("+trainer.callbacks=[]", "trainer.callbacks is set elsewhere: callbacks.NAME._target_=..."),
         ("+callbacks.mine.patience=3", "callbacks.mine is not a callback: callbacks.mine._target_ must name a class"),
@@ -111,6 +111,24 @@ def test_wrong_input_gets_one_sentence(command: Command, argument: str, sentence
     assert sentence in code
     assert "\n" not in code
     assert "Traceback" not in printed
+    assert not list(command.folder.glob("logs/*"))
+
+
+@pytest.mark.parametrize(
+    ("option", "change", "sentence"),
+    [
+        ("optimizer=sgd", "optimizer.momentum=7", "optimizer.momentum=7: a number from zero to one is needed"),
+        (
+            "scheduler=iwae",
+            "scheduler.scheduler.milestones=[1,abc]",
+            "scheduler.scheduler.milestones=[1, 'abc']: a list, each entry a whole number, is needed",
+        ),
+        ("scheduler=plateau", "scheduler.scheduler.patience=0.5", "patience=0.5: a whole number is needed"),
+    ],
+)
+def test_wrong_input_to_another_option(command: Command, option: str, change: str, sentence: str) -> None:
+    code, _ = command(option, change)
+    assert sentence in str(code)
     assert not list(command.folder.glob("logs/*"))
 
 

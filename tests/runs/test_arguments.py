@@ -48,7 +48,8 @@ def test_a_class_outside_may_take_what_its_annotation_does_not_say() -> None:
 def test_an_annotation_in_words() -> None:
     assert needed(int | None) == "a whole number or null"
     assert needed(tuple[float, float]) == "a list of 2 entries"
-    assert needed(Sequence[int]) == "a list"
+    assert needed(Sequence[int]) == "a list, each entry a whole number,"
+    assert needed(list) == "a list"
     assert needed(torch.nn.Module) == "a group of settings with a _target_"
 
 

@@ -3,6 +3,7 @@
 import collections.abc
 import inspect
 import os
+import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -26,6 +27,7 @@ WORDS = {
     dict: "a group of settings",
 }
 PACKAGES = ("vaelab.", "torch.optim.", "lightning.pytorch.")  # their annotations name what a class takes
+KNOWN = {**vars(typing), **vars(collections.abc)}  # names that torch imports for type checks only
 LISTS = (list, tuple, set, collections.abc.Sequence, collections.abc.Iterable, collections.abc.Collection)
 TEXTS = (str, Path, os.PathLike)
 
@@ -77,16 +79,24 @@ def arguments(target: Any) -> tuple[dict[str, Any], bool]:
     taken: dict[str, Any] = {}
     bases = inspect.getmro(target)[:-1] if isinstance(target, type) else ()
     for each in [base for base in bases if "__init__" in vars(base)] or [target]:
-        try:
-            parameters = inspect.signature(each, eval_str=True).parameters.values()
-        except NameError:  # an annotation names a class that is imported only for type checks
-            parameters = inspect.signature(each).parameters.values()
+        parameters = inspect.signature(each).parameters.values()
+        module = sys.modules.get(each.__module__)
         for one in parameters:
             if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY):
-                taken.setdefault(one.name, Any if one.annotation is one.empty else one.annotation)
+                taken.setdefault(one.name, _read(one.annotation, {**KNOWN, **(vars(module) if module else {})}))
         if not any(one.kind is one.VAR_KEYWORD for one in parameters):
             return taken, False
     return taken, True
+
+
+def _read(annotation: Any, names: dict[str, Any]) -> Any:
+    """An annotation of a parameter. It stays a text if it names a class that is imported only for type checks."""
+    if annotation is inspect.Parameter.empty:
+        return Any
+    try:
+        return typing.get_type_hints(types.SimpleNamespace(__annotations__={"it": annotation}), names)["it"]
+    except NameError:
+        return annotation
 
 
 def accepts(hint: Any, value: Any, strict: bool = True) -> bool:
@@ -132,7 +142,9 @@ def needed(hint: Any) -> str:
         return " or ".join(map(str, inner))
     if origin in LISTS:
         fixed = origin is tuple and inner and Ellipsis not in inner
-        return f"a list of {len(inner)} entries" if fixed else "a list"
+        if fixed:
+            return f"a list of {len(inner)} entries"
+        return f"a list, each entry {needed(inner[0])}," if inner and inner[0] in WORDS else "a list"
     if isinstance(origin, type) and issubclass(origin, Mapping):
         return WORDS[dict]
     word = "text" if origin in TEXTS else WORDS.get(origin)

@@ -71,6 +71,8 @@ def check_config(cfg: DictConfig) -> None:
         checks.positive(**{"trainer.gradient_clip_val": cfg.trainer.gradient_clip_val})
     if "lr" in cfg.optimizer:
         checks.positive(**{"optimizer.lr": cfg.optimizer.lr})
+    if "momentum" in cfg.optimizer:
+        checks.share(**{"optimizer.momentum": cfg.optimizer.momentum})
     if str(cfg.trainer.precision) not in ("32", "16", "64", "bf16"):  # Lightning's short forms
         checks.one_of(PRECISIONS, **{"trainer.precision": cfg.trainer.precision})
     gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
