@@ -12,15 +12,16 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from vaelab import cli
+from vaelab.errors import UserError
 
 ROOT = Path(__file__).parent
 ROWS = ROOT / "configs" / "row"
 HEADER = """# Reproduced figures
 
 `python reproduce.py row=NAME` trains, measures and compares a row of this table. `python reproduce.py` lists all rows.
-The published figures are log-likelihoods, ELBOs or losses in nats per test image. The verdict is computed: *reproduced*
-means that the mean over all seeds of the row is within its tolerance. The file of a row holds its commands, versions,
-seeds, hardware and seconds; `configs/row/` holds its protocol and its source.
+The figures are log-likelihoods, ELBOs or losses in nats per test image, if a row does not name another quantity. The
+verdict is computed: *reproduced* means that the mean over all seeds of the row is within its tolerance. The file of a
+row holds its commands, versions, seeds, hardware and seconds; `configs/row/` holds its protocol and its source.
 
 """
 
@@ -49,8 +50,8 @@ def reproduce(cfg: DictConfig, _: Path) -> None:
             several = f"run=[{','.join(map(str, folders))}]" if len(folders) > 1 else f"run={folders[0]}"
             start("evaluate.py", [several, *row["evaluation"], f"data.root={cfg.data.root}"], end)
         folder.mkdir(parents=True, exist_ok=True)
-        whole = {**row, "seeds": rows[name]["seeds"]}  # row.seeds=[0] trains one of them
-        runs.write_json(folder / f"{name}.json", record(name, whole, dict(zip(row["seeds"], folders, strict=True))))
+        whole = {**row, **{key: rows[name][key] for key in ("seeds", "published", "tolerance")}}
+        runs.write_json(folder / f"{name}.json", record(name, whole, Path(cfg.folder) / name))
     for path in folder.glob("*.json"):
         records[path.stem] = json.loads(path.read_text())
     table = reproduction.table(rows, records)
@@ -62,13 +63,27 @@ def reproduce(cfg: DictConfig, _: Path) -> None:
 
 
 def train(run: Path, overrides: list[str], end: float | None) -> None:
-    """Train a run, or continue it. A finished run is left as it is."""
+    """Train a run, or continue it. A finished run is left as it is.
+
+    Raises UserError for a run with other settings, apart from those that only choose where it computes.
+    """
+    from vaelab import runs
+
+    started = runs.read_json(run / "run.json").get("starts")
+    if started and (other := _settings(started[0]["overrides"]) ^ _settings(overrides)):
+        raise UserError(f"{run} has other settings ({', '.join(sorted(other))}): move it away, or set folder=...")
     if (run / "metrics.json").is_file():
         return
     resumed = (run / "checkpoints" / "last.ckpt").is_file()
-    if not resumed:
-        shutil.rmtree(run, ignore_errors=True)  # a start that was stopped before its first checkpoint
+    if not resumed and run.is_dir():
+        with runs.held(run, new=False):  # raises UserError if another process trains it
+            shutil.rmtree(run)  # a start that was stopped before its first checkpoint
     start("train.py", [f"resume={run}"] if resumed else [*overrides, f"hydra.run.dir={run}"], end)
+
+
+def _settings(overrides: list[str]) -> set[str]:
+    where = ("trainer=", "trainer.accelerator=", "data.root=", "hydra.")
+    return {override for override in overrides if not override.startswith(where)}
 
 
 def start(script: str, arguments: list[str], end: float | None) -> None:
@@ -88,22 +103,32 @@ def start(script: str, arguments: list[str], end: float | None) -> None:
         sys.exit(f"stopped, because {script} ended with {code}")
 
 
-def record(name: str, row: dict[str, Any], folders: dict[int, Path]) -> dict[str, Any]:
-    """What was measured, by seed, with seconds and device, and each start's settings, versions and hardware."""
+def record(name: str, row: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """What was measured, by seed, with seconds and device, and each start's settings, versions and hardware.
+
+    It holds all seeds that are finished. Raises UserError for an evaluation with other settings than the row's.
+    """
     from vaelab import runs
     from vaelab.evaluation import reproduction
 
     each = []
-    for seed, run in folders.items():
-        path = run / "measured.json"  # what a script measured
-        metrics = json.loads(path.read_text()) if "script" in row else runs.read_json(run / "metrics.json")
-        started = runs.read_json(run / "run.json")["starts"]
-        measured = runs.read_json(run / "evaluation.json") if row["evaluation"] else metrics
-        value = measured["metrics"][row["metric"]] if row["evaluation"] else metrics["test"][row["metric"]]
+    for seed in row["seeds"]:
+        run = folder / f"seed-{seed}"
+        path = run / ("measured.json" if "script" in row else "metrics.json")
+        if not path.is_file():
+            continue
+        metrics = json.loads(path.read_text()) if "script" in row else runs.read_json(path)
+        value, protocol = metrics["test"].get(row["metric"]), metrics.get("protocol")
+        if row["evaluation"]:
+            evaluation = runs.read_json(run / "evaluation.json")
+            value, protocol = evaluation["metrics"][row["metric"]], evaluation["protocol"]
+            wanted = dict(setting.split("=") for setting in row["evaluation"])
+            if protocol.get("ais") or any(str(protocol.get(key)) != size for key, size in wanted.items()):
+                raise UserError(f"{run}/evaluation.json was measured with other settings than {wanted}: move it away")
         facts = ("time", "overrides", "git", "python", "versions", "machine")
-        starts = [{key: one[key] for key in facts} for one in started]  # the first, and those that continued it
+        starts = [{key: one[key] for key in facts} for one in runs.read_json(run / "run.json")["starts"]]
         kept = {key: metrics[key] for key in ("epochs", "steps", "fit_seconds", "device")}
-        each.append({"seed": seed, "value": value, **kept, "starts": starts})
+        each.append({"seed": seed, "value": value, "protocol": protocol, **kept, "starts": starts})
     result = reproduction.compare(row, [one["value"] for one in each])
     return {"command": f"python reproduce.py row={name}", **row, "result": result, "runs": each}
 

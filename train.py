@@ -40,7 +40,7 @@ def train(cfg: DictConfig, folder: Path) -> float:
     runs.check_schedules(cfg, module.objective, data, callbacks)
 
     logger = runs.build_logger(cfg, folder, step)
-    extras = {"logger": logger, "callbacks": callbacks, "plugins": [AtomicCheckpointIO(folder if cfg.resume else None)]}
+    extras = {"logger": logger, "callbacks": callbacks, "plugins": [AtomicCheckpointIO(folder, only=bool(cfg.resume))]}
     trainer = instantiate(cfg.trainer, _convert_="all", default_root_dir=folder, **extras)
 
     tune(trainer.strategy.root_device, trainer.num_devices)

@@ -45,5 +45,8 @@ def test_least_values_and_options() -> None:
 
 
 def test_numbers_that_could_overflow() -> None:
+    checks.whole(0, checks.SEEDS, seed=2**32 - 1)
+    with pytest.raises(ValueError, match=r"seed=4294967296: a whole number of at most 4,294,967,295"):
+        checks.whole(0, checks.SEEDS, seed=2**32)
     with pytest.raises(ValueError, match=r"size=10{30}: a whole number of at most 1,000,000,000"):
         checks.whole(size=10**30)

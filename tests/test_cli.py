@@ -325,7 +325,7 @@ def test_a_schedule_longer_than_the_run(command: Command, arguments: list[str]) 
     whole = "trainer.limit_train_batches=null"
     code, _ = command(*schedule, *arguments, whole)
     assert str(code).startswith("error: objective.beta reaches its end after 20 optimiser steps, but the run takes ")
-    assert str(code).endswith("set steps=20, or a smaller objective.beta.steps")
+    assert str(code).endswith("must allow as many), or a smaller objective.beta.steps")
     assert not list(command.folder.glob("logs/*"))
     assert command("objective/beta=linear", "objective.beta.steps=20", *arguments)[0] is None
 

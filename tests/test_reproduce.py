@@ -10,7 +10,9 @@ import pytest
 from conftest import ROOT
 
 import reproduce
+from vaelab.errors import UserError
 from vaelab.evaluation.reproduction import compare
+from vaelab.runs import held, write_json
 
 SHORT = ("data=mnist_5k", "trainer.max_steps=3", "trainer.accelerator=cpu", "callbacks.pictures.count=0")
 SMALL = f"row.overrides={json.dumps(SHORT)}"
@@ -41,7 +43,7 @@ def test_a_row_from_nothing_to_its_verdict(tmp_path: Path) -> None:
     assert "| `grey_bernoulli` |" in (tmp_path / "records" / "README.md").read_text()
 
     shutil.rmtree(tmp_path / "runs" / "grey_bernoulli" / "seed-1")
-    done = run(tmp_path, "row=grey_bernoulli", "row.seeds=[0,1]", SMALL)
+    done = run(tmp_path, "row=grey_bernoulli", "row.seeds=[0,1]", SMALL, 'settings=["trainer.log_every_n_steps=2"]')
     assert done.stdout.count("python train.py") == 1
     assert "seed=1" in done.stdout
     assert json.loads((tmp_path / "records" / "grey_bernoulli.json").read_text())["result"] == record["result"]
@@ -67,6 +69,45 @@ def test_an_interrupted_run_is_resumed_and_a_start_without_a_checkpoint_is_repea
     fresh = ["seed=3", f"hydra.run.dir={tmp_path / 'b'}"]
     assert started == [("train.py", [f"resume={tmp_path / 'a'}"]), ("train.py", fresh)]
     assert not (tmp_path / "b").exists()
+
+
+def test_a_run_with_other_settings_or_of_another_process_is_left_alone(tmp_path: Path) -> None:
+    """Settings that only choose where a run computes may differ."""
+    given = ["seed=3", "trainer.max_epochs=1", "trainer=gpu_fast", "data.root=elsewhere"]
+    write_json(tmp_path / "run.json", {"starts": [{"overrides": given}]})
+    (tmp_path / "metrics.json").touch()
+    reproduce.train(tmp_path, ["seed=3", "trainer.max_epochs=1", "data.root=data"], None)
+    with pytest.raises(UserError, match=r"has other settings \(trainer.max_epochs=1, trainer.max_epochs=300\)"):
+        reproduce.train(tmp_path, ["seed=3", "trainer.max_epochs=300", "data.root=data"], None)
+
+    (tmp_path / "live").mkdir()
+    with held(tmp_path / "live", new=True), pytest.raises(UserError, match="in use"):
+        reproduce.train(tmp_path / "live", ["seed=3"], None)
+
+
+def test_an_evaluation_of_another_protocol_is_not_recorded(tmp_path: Path) -> None:
+    facts = ("time", "git", "python", "versions", "machine")
+    run = tmp_path / "seed-0"
+    run.mkdir()
+    write_json(run / "run.json", {"starts": [{"overrides": [], **dict.fromkeys(facts)}]})
+    protocol = {"dataset": "MNIST", "images": {"train": 1, "test": 1}, "binarization": {"test": "none"}}
+    ended = {"epochs": 1, "steps": 1, "fit_seconds": 1.0, "device": "cpu", "unit": "nats"}
+    write_json(run / "metrics.json", {"protocol": protocol, "test": {"elbo": -100.0}, **ended})
+    row = {"evaluation": ["num_samples=200"], "metric": "log_likelihood", "seeds": [0, 1, 2]}
+    row |= {"published": -90.0, "tolerance": 0.5}
+    for more, refused in (({"num_samples": 200}, False), ({"num_samples": 5000}, True), ({"ais": {}}, True)):
+        measured = {"num_samples": 200, "test_images": 1, "ais": None, **more}
+        if "ais" in more:
+            measured["ais"] = {"chains": 16}
+        values = {"metrics": {"log_likelihood": -90.2}, "standard_errors": {}, "caveats": []}
+        write_json(run / "evaluation.json", {"protocol": measured, **values})
+        if refused:
+            with pytest.raises(UserError, match="was measured with other settings"):
+                reproduce.record("vae", row, tmp_path)
+        else:
+            found = reproduce.record("vae", row, tmp_path)
+            assert found["result"]["verdict"] == "within 0.5 (1 of 3 seeds)"
+            assert found["runs"][0]["protocol"] == measured
 
 
 def test_a_row_that_does_not_exist(tmp_path: Path) -> None:

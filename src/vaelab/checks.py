@@ -6,13 +6,14 @@ from typing import Any
 
 from vaelab.errors import UserError
 
-LARGEST = 10**9  # no setting has a use above it, and larger numbers can overflow
+LARGEST = 10**9  # no other setting has a use above it, and larger numbers can overflow
+SEEDS = 2**32 - 1  # the largest seed
 
 
-def whole(least: int = 1, **values: Any) -> None:
-    """Check that all values are whole numbers, at least `least` and at most LARGEST."""
+def whole(least: int = 1, most: int = LARGEST, **values: Any) -> None:
+    """Check that all values are whole numbers, at least `least` and at most `most`."""
     _check(values, lambda v: type(v) is int and v >= least, f"a whole number, at least {least}, is needed")
-    _check(values, lambda v: v <= LARGEST, f"a whole number of at most {LARGEST:,} is needed")
+    _check(values, lambda v: v <= most, f"a whole number of at most {most:,} is needed")
 
 
 def finite(**values: Any) -> None:

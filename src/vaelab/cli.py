@@ -10,6 +10,7 @@ import os
 import re
 import secrets
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -109,8 +110,10 @@ def _launch(task: Task, config_dir: Path, config_name: str, writes: bool) -> Non
         nonlocal started
         started = True
         folder = Path(HydraConfig.get().runtime.output_dir).absolute()
-        if writes and HydraConfig.get().job.chdir:  # a relative path keeps its meaning
-            cfg.data.root = to_absolute_path(cfg.data.root)
+        if (
+            writes and HydraConfig.get().job.chdir and isinstance(cfg.data.root, str)
+        ):  # a relative path keeps its meaning
+            cfg.data.root = to_absolute_path(str(Path(cfg.data.root).expanduser()))
         try:
             with (
                 _sentences(go_on=HydraConfig.get().mode == RunMode.MULTIRUN),
@@ -125,14 +128,20 @@ def _launch(task: Task, config_dir: Path, config_name: str, writes: bool) -> Non
     try:
         job()
     except (ValueError, TypeError) as error:
-        if started or isinstance(error, UserError | HydraException | OmegaConfBaseException):
+        if started or _in_a_sweep(error) or isinstance(error, UserError | HydraException | OmegaConfBaseException):
             raise
         raise UserError(f"Hydra cannot read the command line: {error}") from error
     except OSError as error:
-        if started or isinstance(error, HydraException):
+        if started or _in_a_sweep(error) or isinstance(error, HydraException):
             raise
         why = f"the run's folder {error.filename} cannot be created: {error.strerror}"
         raise UserError(f"{why}; hydra.run.dir=FOLDER chooses another folder") from error
+
+
+def _in_a_sweep(error: BaseException) -> bool:
+    """Whether an error comes from runs that train together, which do not call the task."""
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(frame.f_globals.get("__name__") == "vaelab.extensions.sweep" for frame, _ in frames)
 
 
 def _resume(task: Task, folder: str) -> None:

@@ -361,6 +361,9 @@ def test_data_are_not_downloaded_to_a_place_that_only_a_config_names(run: Path, 
     for action in (resume, lambda folder: runs.open_run(str(folder))):
         assert f"{outside}/MNIST, where the run found its data, does not exist" in refused(action, run)
     assert load_run(run).latent_dim
+    emnist = {"_target_": "vaelab.data.EMNISTDataModule", "dataset": "EMNIST-letters", "used": "EMNIST-letters"}
+    with pytest.raises(ValueError, match="elsewhere/EMNIST, where the run found its data, does not exist"):
+        runs.check_root(OmegaConf.create({**emnist, "root": str(outside)}))
     assert runs.saved_config(run, [f"data.root={outside}"]).data.root == str(outside)
     put("data.root", "elsewhere")(config)  # in the working directory
     (run / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
@@ -419,6 +422,14 @@ def test_trust_is_for_what_a_module_defines_itself(own: Path, target: str) -> No
     (own / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
     sentence = refused(lambda: load_run(own, trust=["own_nets"]))
     assert f"names {target}, which {target.rpartition('.')[0]} does not define: it is not run" in sentence
+
+
+def test_a_trusted_module_that_is_not_there_is_named(own: Path) -> None:
+    config = config_of(own)
+    put("model.more", {"_target_": "elsewhere_nets.Thing", **TOUCH})(config)
+    (own / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
+    sentence = refused(lambda: load_run(own, trust=["own_nets", "elsewhere_nets"]))
+    assert "names elsewhere_nets.Thing, which cannot be imported: No module named 'elsewhere_nets'" in sentence
 
 
 @pytest.mark.usefixtures("planted")

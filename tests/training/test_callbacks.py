@@ -34,6 +34,7 @@ def test_a_run_without_a_bar_speaks_each_minute(
     lines = [record.getMessage() for record in caplog.records if "goes on" in record.getMessage()]
     assert sum(line.startswith("epoch 1, step ") and "training goes on" in line for line in lines) >= 3
     assert any("train/loss" in line for line in lines)
+    assert any(line.startswith("epoch 1, ") and "test goes on" in line for line in lines)  # not epoch 2
 
 
 def test_numbers_of_pictures_are_checked() -> None:

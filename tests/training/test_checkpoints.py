@@ -1,6 +1,7 @@
 """Checkpoints hold the right weights, also after a signal, on a full disk and on a slow disk."""
 
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -149,7 +150,7 @@ def test_a_resumed_run_writes_and_removes_only_its_own_files(tmp_path: Path, pla
     (run / "checkpoints").mkdir(parents=True)
     (run / "link").symlink_to("..")
     victim.write_text("precious")
-    plugin = checkpoints.AtomicCheckpointIO(run)
+    plugin = checkpoints.AtomicCheckpointIO(run, only=True)
     for action in (plugin.remove_checkpoint, lambda path: plugin.save_checkpoint({}, path)):
         assert "a resumed run changes only files in" in refused(action, str(run / place))
     plugin.teardown()
@@ -157,5 +158,14 @@ def test_a_resumed_run_writes_and_removes_only_its_own_files(tmp_path: Path, pla
     plugin.save_checkpoint({"a": 1}, run / "checkpoints" / "more.ckpt")
     plugin.remove_checkpoint(run / "checkpoints" / "more.ckpt")
     assert not list((run / "checkpoints").iterdir())
-    checkpoints.AtomicCheckpointIO().remove_checkpoint(victim)  # a new run may write anywhere
+    plugin = checkpoints.AtomicCheckpointIO(run)  # a new run may write anywhere
+    plugin.remove_checkpoint(victim)
     assert not victim.exists()
+    plugin.save_checkpoint({"a": 1}, tmp_path / "new" / "folders" / "mine.ckpt")
+    plugin.teardown()
+    assert (tmp_path / "new" / "folders" / "mine.ckpt").is_file()
+    plugin.save_checkpoint({"a": 1}, run / "more" / "mine.ckpt")
+    plugin.teardown()
+    shutil.rmtree(run)
+    with pytest.raises(FileNotFoundError):  # the folder of the run is not made anew
+        plugin.save_checkpoint({"a": 1}, run / "checkpoints" / "last.ckpt")

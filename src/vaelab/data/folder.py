@@ -93,7 +93,9 @@ def write_codes(model: Any, data: Any, folder: str | Path, path: Path, invert: b
     codes = torch.cat([model.encode(batch.to(device).float().div(255)).float().cpu() for batch in batches])
     protocol = {
         "trained_on": data.name,
-        "binarization": "static(0)" if data.binarization == PUBLISHED else data.protocol["binarization"]["test"],
+        "binarization": f"static({data.binarization_seed})"
+        if data.binarization == PUBLISHED
+        else data.protocol["binarization"]["test"],
         "vaelab": metadata.version("vaelab"),
     }
     content = io.BytesIO()

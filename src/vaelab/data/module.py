@@ -1,5 +1,6 @@
 """Images in memory as a LightningDataModule, with splits and binarisation. Each data set is a subclass."""
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -86,7 +87,8 @@ class ImageDataModule(L.LightningDataModule):
         train = 1 if train_size is None else train_size
         checks.whole(batch_size=batch_size, eval_batch_size=eval_batch_size, train_size=train)
         checks.whole(num_classes=1 if num_classes is None else num_classes)
-        checks.whole(0, val_size=val_size, binarization_seed=binarization_seed, seed=seed)
+        checks.whole(0, val_size=val_size)
+        checks.whole(0, checks.SEEDS, binarization_seed=binarization_seed, seed=seed)
         if isinstance(image_shape, int | str) or [type(size) for size in image_shape] != 3 * [int]:
             raise UserError(f"image_shape={image_shape}: three whole numbers are needed, such as [1,28,28]")
         self.root, self.dataset, self.image_shape = Path(root).expanduser(), dataset, tuple(image_shape)
@@ -126,6 +128,8 @@ class ImageDataModule(L.LightningDataModule):
             return
         self.prepare_data()
         self.name, train, test, val = self.read()
+        if not re.fullmatch(r"[\w-]+", self.name):
+            raise UserError(f"{self.name!r}: the name of a data set has letters, digits, _ and - only")
         if self.used not in (None, self.name):
             raise UserError(
                 f"this run was trained on {self.used}, but data.root={self.root} now gives {self.name}: set data.root "

@@ -65,7 +65,7 @@ def protocol(
     images = len(data.splits["test"][1])
     checks.whole(num_samples=num_samples)
     checks.whole(2, num_images=images if num_images is None else num_images)  # a standard error needs two
-    checks.whole(0, seed=seed)
+    checks.whole(0, checks.SEEDS, seed=seed)
     checks.whole(2, **{f"sizes.{name}": size for name, size in sizes._asdict().items()})
     if num_images is not None and num_images > images:
         raise UserError(f"num_images={num_images}, but {data.name} has {images:,} test images")
@@ -165,7 +165,7 @@ def _densities(
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The metrics that need p(x, z) and q(z | x), with one value per image, and the reasons for those that are absent.
 
-    A metric has shape (N,), or (sizes.refined,) if it needs the refinement.
+    A metric has shape (N,), (sizes.refined,) if it needs the refinement, or (sizes.checked,) if it compares K and 10 K.
     """
     try:
         with _bar("log p(x)", len(x), "image") as bar:

@@ -61,7 +61,8 @@ METRICS = {
     },
 }
 LABELS = {"log_likelihood": "IW bound"}  # in tables, because this metric is not log p(x) itself
-OF_A_SEED = ("seed", "data.seed", "data.root", "resume")  # settings in which runs of several seeds may differ
+# Settings in which runs of several seeds may differ: data.used names the data set, whatever was asked for
+OF_A_SEED = ("seed", "data.seed", "data.root", "data.dataset", "resume")
 COLUMNS = (
     *("log_likelihood", "exact_log_likelihood", "bits_per_dim", "elbo", "rate", "distortion", "squared_error"),
     *("active_units", "linear_accuracy", "knn_accuracy"),

@@ -108,7 +108,8 @@ def check_schedules(cfg: DictConfig, objective: Any, data: "ImageDataModule", ca
             key = "objective." + re.sub(r"_(\d+)$", r".\1", name)
             raise UserError(
                 f"{key} reaches its end after {length:,} optimiser steps, but the run takes {steps:,}, so it would be "
-                f"tested with another objective than it ends with: set steps={length}, or a smaller {key}.steps"
+                f"tested with another objective than it ends with: set steps={length} (trainer.max_epochs and "
+                f"trainer.max_steps must allow as many), or a smaller {key}.steps"
             )
 
 

@@ -146,10 +146,10 @@ def check_root(data: DictConfig) -> None:
 
     The data module would download them to this place. Places in the working directory are fine.
     """
-    name = data.get("used") or data.dataset
-    folder = Path(data.root).expanduser() / name
+    name = str(data.get("used") or data.dataset)
+    folder = Path(data.root).expanduser() / name.partition("-")[0]  # EMNIST-letters is in the folder of EMNIST
     there = folder.is_dir() or folder.resolve().is_relative_to(Path.cwd())
-    if str(data._target_).endswith(".MNISTDataModule") and name != "MNIST-5k" and not there:
+    if str(data._target_).endswith("MNISTDataModule") and name != "MNIST-5k" and not there:
         raise UserError(f"{folder}, where the run found its data, does not exist: data.root=... names their folder")
 
 
@@ -175,7 +175,7 @@ def _refusal(key: str, target: Any, trust: Sequence[str] = ()) -> str:
 
     Only modules of these packages are imported. A name that a trusted module has only imported is refused.
     """
-    found, read = None, key.split(".")[0] in READ
+    found, missing, read = None, "", key.split(".")[0] in READ
     own = OWN.get(key, ("vaelab",) if read else ("vaelab", *TORCH))
     module, _, name = target.rpartition(".") if isinstance(target, str) else ("", "", "")
     if _within(module, ("vaelab", *TORCH, "lightning.pytorch", *trust)):
@@ -184,11 +184,14 @@ def _refusal(key: str, target: Any, trust: Sequence[str] = ()) -> str:
         except ModuleNotFoundError as error:
             if not f"{module}.".startswith(f"{error.name}."):  # a bug in a module that exists
                 raise
+            missing = str(error) * any(f"{trusted}.".startswith(f"{error.name}.") for trusted in trust)
     home = str(getattr(found, "__module__", ""))
     listed = not read and _within(home, ("lightning.pytorch",)) and getattr(found, "__name__", "") in LIGHTNING
     if (isinstance(found, type) and (_within(home, own) or listed)) or _within(home, trust):
         return ""
     if _within(module, trust):
+        if missing:
+            return f"which cannot be imported: {missing}"
         return f"which {module} does not define: it is not run"
     mend = f"; trust=[{module}] allows it, if you trust its author" if module else ""
     return f"which is not a class of {', '.join(own)}: it is not run{mend}"

@@ -185,7 +185,8 @@ def last_checkpoint(folder: Path, module: "VAEModule", cfg: DictConfig) -> tuple
         optimizers = checkpoint.get("optimizer_states")
         wrong = wrong or _moments(optimizers or [], module)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{path} is not a checkpoint of vaelab: {error}") from error
+        kind = "of this version of vaelab" if isinstance(checkpoint, dict) and "vaelab" in checkpoint else "of vaelab"
+        raise UserError(f"{path} is not a checkpoint {kind}: {error}") from error
     if wrong:
         raise UserError(f"{path} holds the weights of another model than {folder}/config.yaml describes: {wrong}")
     stateless = cfg.optimizer._target_.endswith(".SGD") and not cfg.optimizer.get("momentum")

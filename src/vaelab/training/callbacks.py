@@ -75,7 +75,8 @@ class Progress(ProgressBar):
             self._log(trainer, f"{doing} goes on; {_losses(module.metrics.latest)}".removesuffix("; "))
 
     def _log(self, trainer: Any, text: str) -> None:
-        log.info("epoch %d, step %s: %s", trainer.current_epoch + 1, f"{trainer.global_step:,}", text)
+        epoch = trainer.current_epoch + (trainer.state.fn == "fit")  # afterwards it counts the finished epochs
+        log.info("epoch %d, step %s: %s", epoch, f"{trainer.global_step:,}", text)
         self._spoke = time.monotonic()
 
     def _redraw(self, trainer: Any, module: Any) -> None:

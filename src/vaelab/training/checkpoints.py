@@ -28,12 +28,13 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     A file holds the state at the call of `save_checkpoint`. Two files may wait for the disk: the best and the last
     checkpoint of an epoch. A third save, a load and `teardown` wait for them, and raise the OSError of a failed write.
 
-    `only` is the folder of a resumed run. Other files are then neither written nor removed, and UserError is raised:
-    the state of a ModelCheckpoint in a checkpoint names files to remove, and a stranger may have written it.
+    `folder` is the folder of the run, which is not made anew if somebody deletes it. With `only`, for a resumed run,
+    other files are neither written nor removed, and UserError is raised: the state of a ModelCheckpoint in a checkpoint
+    names files to remove, and a stranger may have written it.
     """
 
-    def __init__(self, only: Path | None = None) -> None:
-        self.only = only
+    def __init__(self, folder: Path, only: bool = False) -> None:
+        self.folder, self.only = folder, folder if only else None
         self._writer: ThreadPoolExecutor | None = None
         self._waiting: list[Future[None]] = []
 
@@ -41,7 +42,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         path, content = self._inside(path), io.BytesIO()
         torch.save(checkpoint, content)
         self._wait(1)
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(exist_ok=True, parents=self.folder not in path.parents)
         self._writer = self._writer or ThreadPoolExecutor(1)
         self._waiting.append(self._writer.submit(write_atomically, path, content.getbuffer()))
 
@@ -131,8 +132,10 @@ class LastCheckpoint(Checkpoint):
         self._signal: int | None = None
         self._handlers: dict[int, Any] = {}
 
-    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         self._file = Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         self._signal = None
         for signum in (signal.SIGINT, signal.SIGTERM):
             if signal.getsignal(signum) is not signal.SIG_IGN:

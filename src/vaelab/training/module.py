@@ -167,7 +167,8 @@ class VAEModule(L.LightningModule):
         self._tuning = stage == "fit"  # steps before on_fit_start belong to a tuner's search
         for stopping in self.trainer.early_stopping_callbacks:
             stopping.monitor = self.monitor if stopping.monitor == "auto" else stopping.monitor
-            self._expect(stopping.monitor, "an EarlyStopping callback")
+            if self._tuning:
+                self._expect(stopping.monitor, "an EarlyStopping callback")
         if self._tuning and self.compiled:
             log.info("compiling, so the first steps take longer")
             torch.compiler.reset()  # earlier runs of a sweep count for torch's limit of compilations
