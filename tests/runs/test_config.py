@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from train import train
 from vaelab import load_run, runs
-from vaelab.runs.config import LIGHTNING
+from vaelab.runs.config import LIGHTNING, check_root
 
 MARKER = "payload_ran"
 
@@ -363,7 +363,7 @@ def test_data_are_not_downloaded_to_a_place_that_only_a_config_names(run: Path, 
     assert load_run(run).latent_dim
     emnist = {"_target_": "vaelab.data.EMNISTDataModule", "dataset": "EMNIST-letters", "used": "EMNIST-letters"}
     with pytest.raises(ValueError, match="elsewhere/EMNIST, where the run found its data, does not exist"):
-        runs.check_root(OmegaConf.create({**emnist, "root": str(outside)}))
+        check_root(OmegaConf.create({**emnist, "root": str(outside)}))
     assert runs.saved_config(run, [f"data.root={outside}"]).data.root == str(outside)
     put("data.root", "elsewhere")(config)  # in the working directory
     (run / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
