@@ -56,8 +56,8 @@ def train(cfg: DictConfig, folder: Path) -> float:
     kept = (best.kind, best.step) if best else ("last", trainer.global_step)  # if nothing was validated
     measure(trainer, module, data, best.path if best else last.path if last else checkpoint)
 
-    runs.finish(folder, module, data.protocol, trainer, seconds, kept)
     tensorboard.add_hyperparameters(logger, cfg, module.metrics.latest, trainer.global_step)
+    runs.finish(folder, module, data.protocol, trainer, seconds, kept)  # metrics.json comes last: the run is complete
     for caveat in runs.find_caveats(module.model, cfg):
         log.warning(caveat)
     log.info("pictures %s/pictures; curves: tensorboard --logdir logs", runs.shown(folder))

@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from train import train
 from vaelab import runs
-from vaelab.training import Interrupted
+from vaelab.training import Interrupted, tensorboard
 
 
 def test_validation_has_the_training_s_objective_at_its_final_weight(config: Compose, tmp_path: Path) -> None:
@@ -175,6 +175,22 @@ def test_stopped_and_resumed_equals_uninterrupted(
             values = [(event.step, pytest.approx(event.value, rel=1e-6)) for event in expected.Scalars(tag)]
             assert [(event.step, event.value) for event in points.Scalars(tag)] == values
     assert len(json.loads((parts / "run.json").read_text())["starts"]) == 2
+
+
+def test_a_run_that_is_stopped_before_its_last_curves_is_not_complete(
+    config: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise resuming would refuse it, and the row of the HParams tab would be missing for ever."""
+    with monkeypatch.context() as patch:
+        patch.setattr(tensorboard, "add_hyperparameters", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            train(config("trainer.max_epochs=1"), tmp_path)
+    cfg = runs.saved_config(tmp_path)
+    cfg.resume = str(tmp_path)
+    train(cfg, tmp_path)
+    assert metrics(tmp_path)["epochs"] == 1
+    board = EventAccumulator(str(tmp_path)).Reload()
+    assert "best/val_loss" in board.Tags()["scalars"]
 
 
 def test_resuming_with_more_epochs_equals_a_longer_run(config: Compose, tmp_path: Path) -> None:
