@@ -38,7 +38,7 @@ def reproduce(cfg: DictConfig, _: Path) -> None:
         path.stem: OmegaConf.to_container(OmegaConf.load(path)) for path in sorted(ROWS.glob("*.yaml"))
     }
     if chosen:
-        name, row = HydraConfig.get().runtime.choices["row"], OmegaConf.to_container(cfg.row)
+        name, row = HydraConfig.get().runtime.choices["row"], OmegaConf.to_container(cfg.row, resolve=True)
         end = time.monotonic() + 60 * cfg.minutes if cfg.minutes else None
         folders = [Path(cfg.folder) / name / f"seed-{seed}" for seed in row["seeds"]]
         for seed, run in zip(row["seeds"], folders, strict=True):

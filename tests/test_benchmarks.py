@@ -8,8 +8,10 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from torch.utils.tensorboard import SummaryWriter
 
 from benchmarks import family, faults, loops, overrides, snr, speed, together
@@ -217,3 +219,12 @@ def test_the_gradient_of_a_bias_is_that_of_its_layer_s_output() -> None:
     module.objective(module.model, x, None, None)["loss"].sum().backward()
     torch.testing.assert_close(each["encoder"][0], module.model.posterior.linear.bias.grad[: snr.DIM])
     torch.testing.assert_close(each["decoder"][0], module.model.decoder.layers[0].bias.grad)
+
+
+def test_the_spectrum_of_the_digits_of_a_folder(data_root: Path, digits: tuple, tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "benchmarks/spectrum.py"), "--noise", "392", "1", f"--root={data_root}"]
+    done = subprocess.run([*command, f"--out={tmp_path}"], capture_output=True, text=True, check=True)
+    images = digits[0][:600].flatten(1).numpy() / 255
+    count = int((np.linalg.eigvalsh(np.cov(images, rowvar=False, bias=True)) > 1).sum())
+    assert f"beta sigma^2 = 392: 0 units\nbeta sigma^2 = 1: {count} units" in done.stdout
+    assert json.loads((tmp_path / "measured.json").read_text())["test"] == {"units at 392": 0, "units at 1": count}

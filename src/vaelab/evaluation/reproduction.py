@@ -37,7 +37,7 @@ def line(name: str, row: Mapping[str, Any], record: Mapping[str, Any] | None) ->
     """The cells of a row in the table, in the order of COLUMNS. Without a record, the row has not been run."""
     found = record["result"] if record else {"verdict": "not run"}
     spread = f" ± {found['standard_deviation']:.2f}" if "standard_deviation" in found else ""
-    digits = 3 if row["tolerance"] < 0.01 else 2
+    digits = 0 if not row["tolerance"] else 3 if row["tolerance"] < 0.01 else 2  # counts have no tolerance
     published = "–" if row["published"] is None else f"{row['published']:.{digits}f}"
     measured = f"{found['mean']:.{digits}f}{spread}" if "mean" in found else "–"
     difference = f"{found['difference']:+.{digits}f}" if "difference" in found else "–"
