@@ -32,7 +32,7 @@ def build(name: str) -> NotebookNode:
     code = blocks((FOLDER / "source" / "cells.py").read_text(encoding="utf-8"), r"^# %% (.*)$")
     if name.endswith("zh-CN"):
         code["setup"] = code["setup"].replace('speak("en")', 'speak("zh")')
-        source = re.sub(f"(?<={HAN})\n(?={HAN})", "", source)  # a line break would be shown as a space
+        source = re.sub(f"(?<={HAN})\n *(?={HAN})", "", source)  # a line break would be shown as a space
     cells = []
     for mark, text in blocks(source, "^<!-- (.*) -->$").items():
         kind, identity = mark.split()

@@ -52,7 +52,7 @@ CHINESE = {
     "The directions that span it": "张成平面的两个方向",
     "change of a pixel": "像素的变化",
     "Twelve training digits and their codes on a line: no error at all": "十二个训练数字及其在直线上的编码：毫无误差",
-    "What lies between them, and behind the last": "它们之间以及最后一个之后的点",
+    "What lies between them, and beyond the last": "它们之间以及最后一个之后的点",
     "Codes of 500 test digits; the dashed disc holds 95% of N(0, I)": "500 个测试数字的编码；虚线圆含 N(0, I) 的 95%",
     "What the decoder makes of z; holes are red": "解码器由 z 画出的图像；红色为空洞",
     "test digits": "测试数字",
@@ -88,7 +88,9 @@ CHINESE = {
     "{:2} numbers: squared error {:.3f}, discarded eigenvalues {:.3f}, squared error of test digits {:.3f}": (
         "{:2} 个数：平方误差 {:.3f}，舍弃的特征值之和 {:.3f}，测试数字的平方误差 {:.3f}"
     ),
-    "largest principal angle: {:.1f} degrees before training, {:.2f} after": "最大主角：训练前 {:.1f} 度，后 {:.2f} 度",
+    "largest principal angle: {:.1f} degrees before training, {:.2f} after": (
+        "最大主角：训练前 {:.1f} 度，训练后 {:.2f} 度"
+    ),
     "squared error of test digits: {:.2f}, with PCA {:.2f}": "测试数字的平方误差：{:.2f}，PCA 为 {:.2f}",
     "the autoencoder's directions: lengths {:.2f} and {:.2f}, {:.0f} degrees apart": (
         "自编码器的两个方向：长度 {:.2f} 和 {:.2f}，夹角 {:.0f} 度"

@@ -30,7 +30,11 @@ if TYPE_CHECKING:
 FOLDER = Path(__file__).parents[1] / "notebooks"
 ENGLISH, CHINESE = "from_pca_to_vae", "from_pca_to_vae.zh-CN"
 DRAWINGS = ("bottleneck", "selection_and_extraction", "lossless_and_lossy", "ae_and_vae", "reparameterisation")
-SHORT = "whole = train\ntrain = lambda model, objective, x, epochs, rate: whole(model, objective, x[:500], 1, rate)"
+SHORT = """
+whole = train
+train = lambda model, objective, x, epochs, rate: whole(model, objective, x[:500], 1, rate)
+torch.testing.assert_close = lambda *_, **__: None
+"""
 
 
 def module(name: str) -> ModuleType:
@@ -98,7 +102,7 @@ def test_the_english_notebook_runs_and_leaves_what_was_committed() -> None:
 
 
 def test_the_chinese_notebook_runs_without_a_missing_glyph() -> None:
-    """Its code is the English one, so the models are trained for a moment only, and asserts are off."""
+    """Its code is the English one, so the models are trained for a moment only, and nothing is asserted."""
     notebook = build.build(CHINESE)
     place = [cell.id for cell in notebook.cells].index("linear-autoencoder") + 1
     notebook.cells.insert(place, new_code_cell(SHORT))

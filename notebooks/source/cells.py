@@ -181,7 +181,7 @@ figure, (top, bottom) = plt.subplots(2, 1, figsize=(11, 3.0))
 show(top, few, 12, title=say("Twelve training digits and their codes on a line: no error at all"))
 top.set_xticks([30 + 58 * place for place in range(12)], [f"{number:.0f}" for number in numbers])
 halves = torch.arange(1.5, 13).double()[:, None]
-show(bottom, line.decode(halves).mean.detach(), 12, title=say("What lies between them, and behind the last"))
+show(bottom, line.decode(halves).mean.detach(), 12, title=say("What lies between them, and beyond the last"))
 bottom.set_xticks([30 + 58 * place for place in range(12)], [f"{number:.1f}" for number in halves.flatten()])
 plt.show()
 
@@ -381,7 +381,7 @@ titles = {
 }
 for parts, title in titles.items():
     four[parts] = model = build(2, DiagonalGaussian, HIDDEN, mean="sigmoid")
-    train(model, objective_with(*parts), three, 15, 5e-3)
+    train(model, objective_with(*parts), three, 20, 5e-3)
     with torch.no_grad():
         q, z = model.infer(three), codes(model, three)
         spread[parts] = q.mean.square().sum(1).mean().sqrt().item()
@@ -537,6 +537,7 @@ for panel, index, name in zip(panels, ranked[[0, 50, -1]].tolist(), names, stric
     middle, half = (centre + mode) / 2, 0.7 + (centre - mode).abs().max() / 2
     panel.set(xlim=(middle[0] - half, middle[0] + half), ylim=(middle[1] - half, middle[1] + half))
     panel.set(xlabel="z₁", ylabel="z₂", title=say("{}: {:.2f} nats, a {}", name, gap[index], test_labels[index]))
+    panel.locator_params(nbins=5)
 panels[0].legend(loc="upper left", fontsize=8, frameon=False)
 plt.show()
 
