@@ -129,7 +129,7 @@ def ae_and_vae(say: Say) -> Figure:
     figure, axes = paper(10, 4.2)
     for y, name, loss in ((3.2, say("autoencoder"), "‖x − x̂‖²"),
                           (1.1, say("variational\nautoencoder"), "‖x − x̂‖² + KL")):  # fmt: skip
-        text(axes, 0.65, y, name, weight="bold")
+        text(axes, 0.65, y, name, fontsize=11)
         box(axes, 1.75, y, "x", GREY, 0.5)
         funnel(axes, 3.0, y, say("encoder"), GREEN)
         funnel(axes, 7.0, y, say("decoder"), ROSE, opens=True)
@@ -160,7 +160,7 @@ def reparameterisation(say: Say) -> Figure:
         (0.1, say("z is drawn inside the network")),
         (5.1, say("z is computed; only the noise is drawn")),
     ):
-        text(axes, left + 2.4, 4.15, title, weight="bold")
+        text(axes, left + 2.4, 4.15, title, fontsize=11)
         inside = left + 1.55 if left > 1 else left
         corner = (inside, 0.55) if left > 1 else (left, 0.55)
         frame = {"boxstyle": "round,pad=0,rounding_size=0.1", "fill": False, "edgecolor": GREY, "linestyle": "--"}
@@ -185,7 +185,7 @@ def reparameterisation(say: Say) -> Figure:
             arrow(axes, (left + 1.2, 2.6), (centre - 0.85, 2.6))
             text(axes, left + 0.65, 2.05, say("outside: one\nmore input"), fontsize=9)
         else:
-            text(axes, centre + 0.09, 2.18, "✕", color=ROSE, fontsize=14, weight="bold")
+            text(axes, centre + 0.09, 2.18, "✕", color=ROSE, fontsize=14)
             text(axes, left + 1.0, 2.6, say("a draw has\nno derivative"), fontsize=9)
     text(
         axes, 5.0, 0.25, say("black: forwards; red: the gradient, backwards; dashed: what backpropagation has to pass")

@@ -180,5 +180,6 @@ def chinese_font() -> str | None:
         for path in (path for path in paths if path.name.lower().startswith(name)):
             if needed <= font_manager.get_font(path).get_charmap().keys():
                 font_manager.fontManager.addfont(path)
-                return font_manager.FontProperties(fname=path).get_name()
+                names = [font.name for font in font_manager.fontManager.ttflist if font.fname == str(path)]
+                return min(names, key=lambda name: not name.endswith("SC"))  # simplified Chinese, if the file has more
     return None

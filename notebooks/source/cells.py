@@ -226,7 +226,9 @@ def where_and_what(model, mean, scale, steps=13):
     for digit, colour in enumerate(COLOURS):
         left.scatter(*z[test_labels == digit].T, s=9, linewidths=0, color=colour)
         box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": colour}
-        left.annotate(digit, z[test_labels == digit].median(0).values.tolist(), weight="bold", bbox=box)
+        left.annotate(
+            digit, z[test_labels == digit].median(0).values.tolist(), family="DejaVu Sans", weight="bold", bbox=box
+        )
     left.add_patch(Circle((0, 0), RADIUS, fill=False, linestyle="--", linewidth=1.5))
     left.set(xlabel="z₁", ylabel="z₂", title=say("Codes of 500 test digits; the dashed disc holds 95% of N(0, I)"))
     left.set_aspect("equal", adjustable="datalim")
