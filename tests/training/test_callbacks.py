@@ -5,7 +5,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from conftest import Compose, checkpoint, equal, refused
+from conftest import ROOT, Compose, checkpoint, equal, refused
+from omegaconf import OmegaConf
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -49,3 +50,27 @@ def test_pictures_do_not_change_the_training(config: Compose, tmp_path: Path) ->
         (tmp_path / name).mkdir()
         train(config(f"callbacks.pictures.count={count}"), tmp_path / name)
     assert equal(checkpoint(tmp_path / "few")["state_dict"], checkpoint(tmp_path / "many")["state_dict"])
+
+
+def test_pictures_of_each_time_are_kept(config: Compose, tmp_path: Path) -> None:
+    """Four epochs and two pictures beside the first; a run that goes on does not change what is there."""
+    changes = ("trainer.limit_train_batches=3", "callbacks.pictures.count=2", "callbacks.pictures.keep=true")
+    train(config("trainer.max_epochs=4", *changes), tmp_path)
+    pictures = tmp_path / "pictures"
+    kept = {path.parent.name: path.read_bytes() for path in sorted(pictures.glob("epoch_*/samples.png"))}
+    assert list(kept) == ["epoch_000", "epoch_002", "epoch_004"]
+    assert len({*kept.values()}) == 3
+    assert kept["epoch_004"] == (pictures / "samples.png").read_bytes()
+    assert {path.name for path in (pictures / "epoch_000").iterdir()} == {path.name for path in pictures.glob("*.png")}
+    (pictures / "epoch_004" / "samples.png").write_bytes(b"as it was")
+    longer = config("trainer.max_epochs=6", *changes)
+    longer.resume = str(tmp_path)
+    train(longer, tmp_path)
+    assert (pictures / "epoch_004" / "samples.png").read_bytes() == b"as it was"
+    assert (pictures / "epoch_006" / "samples.png").exists()
+
+
+def test_the_tutorial_keeps_its_pictures_each_ten_epochs() -> None:
+    settings = OmegaConf.load(ROOT / "configs" / "experiment" / "tutorial.yaml")
+    assert settings.trainer.max_epochs / settings.callbacks.pictures.count == 10
+    assert settings.callbacks.pictures.keep

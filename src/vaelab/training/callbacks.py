@@ -2,6 +2,7 @@
 
 import logging
 import math
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -99,28 +100,41 @@ class Pictures(Callback):
 
     The pictures are images beside their reconstructions and, if the model has a prior, samples at fixed noise. A model
     with two latent dimensions also gets the decoded manifold and the codes, coloured by class. TensorBoard gets all
-    pictures, and the folder pictures/ of the run holds the latest PNG of each. Raises UserError for a number out of its
-    range.
+    pictures, and the folder pictures/ of the run holds the latest PNG of each. With `keep`, those of each time stay,
+    too, in pictures/epoch_NNN/, after NNN epochs. Raises UserError for a number out of its range.
     """
 
-    def __init__(self, count: int = 20, num_reconstructions: int = 32, num_samples: int = 64) -> None:
+    def __init__(
+        self, count: int = 20, num_reconstructions: int = 32, num_samples: int = 64, keep: bool = False
+    ) -> None:
         checks.whole(0, count=count)
         checks.whole(num_reconstructions=num_reconstructions, num_samples=num_samples)
-        self.count, self.num_reconstructions, self.num_samples = count, num_reconstructions, num_samples
+        checks.one_of((True, False), keep=keep)
+        self.count, self.keep = count, keep
+        self.num_reconstructions, self.num_samples = num_reconstructions, num_samples
         self._drawn = -1
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        due = int(self.count * trainer.global_step / pl_module.total_steps)
-        if due > self._drawn and trainer.is_global_zero:
-            self._drawn = due
-            self.draw(trainer, pl_module)
+        self._draw_if_due(trainer, pl_module, trainer.current_epoch + 1)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        self.on_train_epoch_end(trainer, pl_module)
+        self._draw_if_due(trainer, pl_module, trainer.current_epoch)
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
         if self._drawn < 0 and trainer.is_global_zero:  # there was no step to take
             self.draw(trainer, pl_module)
+
+    def _draw_if_due(self, trainer: Any, module: Any, epochs: int) -> None:
+        due = int(self.count * trainer.global_step / module.total_steps)
+        if due > self._drawn and trainer.is_global_zero:
+            self._drawn = due
+            self.draw(trainer, module)
+            folder = Path(trainer.default_root_dir) / "pictures"
+            kept = folder / f"epoch_{epochs:03}"
+            if self.keep and not kept.exists():  # a run that goes on draws once more where it stopped
+                kept.mkdir()
+                for path in folder.glob("*.png"):
+                    shutil.copyfile(path, kept / path.name)
 
     def draw(self, trainer: Any, module: Any) -> None:
         """Draw all pictures now and write them."""
