@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from sphinx.application import Sphinx
 
@@ -48,7 +47,7 @@ def write(folder: Path) -> None:
 
 
 def header(path: Path) -> dict[str, str]:
-    """The sentences at the head of an experiment's file: `what`, `expected`, `time` and `notes`."""
+    """The sentences at the head of an experiment's file: `what`, `expected`, `time` and, line by line, `notes`."""
     found = {"what": "", "expected": "", "time": "", "notes": ""}
     key, before = "what", ""
     for line in path.read_text().splitlines():
@@ -61,7 +60,7 @@ def header(path: Path) -> dict[str, str]:
         if keyed:
             key, text = keyed[1].lower(), text[keyed.end() :]
         elif before.endswith((".", ")")) or ADDRESS.fullmatch(before.split()[-1] if before else ""):
-            key = "notes"
+            key, text = "notes", f"\n{text}"
         found[key] = f"{found[key]} {text}".strip()
         before = text
     return found
@@ -69,12 +68,10 @@ def header(path: Path) -> dict[str, str]:
 
 def prose(text: str) -> str:
     """Plain text as Markdown: addresses are links, settings are code, and no character has a meaning of its own."""
-    pieces = re.split(rf"({ADDRESS.pattern})|((?<![\w`])[\w./]+=[\w./\[\],]*[\w\]])", text)
-    made = []
-    for plain, address, setting in zip(pieces[::3], [*pieces[1::3], None], [*pieces[2::3], None], strict=True):
-        made.append(re.sub(r"([\\*_|<>\[\]$`])", r"\\\1", plain))
-        made.append(f"<{address}>" if address else f"`{setting}`" if setting else "")
-    return "".join(made)
+    pieces = re.split(rf"({ADDRESS.pattern}|`[^`|]+`|(?<![\w`])[\w./]+=[\w./\[\],]*[\w\]])", text)
+    plain = [re.sub(r"([\\*_|<>\[\]$`])", r"\\\1", piece) for piece in pieces[::2]]
+    kept = [f"<{piece}>" if "://" in piece else f"`{piece.strip('`')}`" for piece in pieces[1::2]]
+    return "".join(text for pair in zip(plain, [*kept, ""], strict=True) for text in pair)
 
 
 def methods(docs: Path) -> dict[str, str]:
@@ -100,7 +97,6 @@ def methods(docs: Path) -> dict[str, str]:
 def method(path: Path, said: dict[str, str], picture: Path, rows: dict[str, Any], records: dict[str, Any]) -> str:
     """The page of one experiment."""
     name, text = path.stem, path.read_text()
-    cfg = composed(name)
     changes = "".join(line for line in text.splitlines(keepends=True) if not line.startswith("#"))
     command = f"python train.py experiment={name}"
     shown = [f"![Samples and reconstructions of {name}](../../methods/pictures/{name}.png)"]
@@ -110,26 +106,40 @@ def method(path: Path, said: dict[str, str], picture: Path, rows: dict[str, Any]
             f"`logs/RUN/pictures/`. Save such a picture as `docs/methods/pictures/{name}.png`, and this page shows it.",
         ]
     lines = [f"# {name}", "", prose(said["what"]), "", "```bash", command, "```", ""]
-    lines += ["## What is optimised", "", *equation(cfg.objective["_target_"]), ""]
-    lines += ["## What changes against the plain VAE", "", f"These are the settings of `configs/experiment/{name}.yaml`."]
+    lines += ["## What is optimised", "", *equation(objective_of(name)), ""]
+    lines += [
+        "## What changes against the plain VAE",
+        "",
+        f"These are the settings of `configs/experiment/{name}.yaml`.",
+    ]
     if "- iwae_protocol" in changes:
         lines += ["It starts from the settings of [iwae_protocol](iwae_protocol.md)."]
     lines += ["", "```yaml", changes.rstrip(), "```", ""]
-    lines += [prose(said["notes"]), ""] if said["notes"] else []
-    lines += ["## Expected, and its cost", "", f"* Expected: {prose(said['expected'])}", f"* Time: {prose(said['time'])}", ""]
+    lines += [*(f"* {prose(note.strip())}" for note in said["notes"].splitlines()), ""] if said["notes"] else []
+    lines += [
+        "## Expected, and its cost",
+        "",
+        f"* Expected: {prose(said['expected'])}",
+        f"* Time: {prose(said['time'])}",
+        "",
+    ]
     if rows:
         lines += ["Rows of the [reproductions](../../reproductions/README.md) that train it:", ""]
         lines += [reproduction.table(rows, records), ""]
     return "\n".join([*lines, "## Pictures", "", *shown, ""])
 
 
-def composed(name: str) -> Any:
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return compose("train", [f"experiment={name}"])
+def objective_of(name: str) -> str:
+    """The option of an experiment's objective: its own, or that of the experiment that it starts from, or `elbo`."""
+    defaults = yaml.safe_load((EXPERIMENTS / f"{name}.yaml").read_text()).get("defaults", [])
+    own = [entry["override /objective"] for entry in defaults if "override /objective" in entry]
+    bases = [entry for entry in defaults if isinstance(entry, str) and entry != "_self_"]
+    return own[0] if own else objective_of(bases[0]) if bases else "elbo"
 
 
-def equation(target: str) -> list[str]:
-    """The first paragraph of an objective's docstring, and a link to the whole."""
+def equation(option: str) -> list[str]:
+    """The first paragraph of the docstring of an objective, and a link to the whole."""
+    target = yaml.safe_load((CONFIGS / "objective" / f"{option}.yaml").read_text())["_target_"]
     module, name = target.rsplit(".", 1)
     objective = getattr(importlib.import_module(module), name)
     first = (inspect.getdoc(objective) or "").split("\n\n")[0].splitlines()
