@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import OmegaConf
 from sphinx.application import Sphinx
 
 from vaelab.evaluation import reproduction
@@ -77,13 +76,13 @@ def prose(text: str) -> str:
 def methods(docs: Path) -> dict[str, str]:
     """A page for each experiment, and their table."""
     files = sorted(EXPERIMENTS.glob("*.yaml"))
-    rows = {path.stem: OmegaConf.load(path) for path in sorted(ROWS.glob("*.yaml"))}
+    rows = {path.stem: yaml.safe_load(path.read_text()) for path in sorted(ROWS.glob("*.yaml"))}
     records = {path.stem: json.loads(path.read_text()) for path in (docs / "reproductions").glob("*.json")}
     pages, lines = {}, ["| `experiment=` | what it is | expected |", "|---|---|---|"]
     for path in files:
         name, said = path.stem, header(path)
         picture = docs / "methods" / "pictures" / f"{name}.png"
-        of_it = {row: rows[row] for row in rows if f"experiment={name}" in rows[row].get("overrides", [])}
+        of_it = {row: rows[row] for row in rows if f"experiment={name}" in (rows[row].get("overrides") or [])}
         pages[f"methods/{name}.md"] = method(path, said, picture, of_it, records)
         shown = f" ![](../methods/pictures/{name}.png)" if picture.exists() else ""
         lines.append(f"| [`{name}`](methods/{name}.md){shown} | {prose(said['what'])} | {prose(said['expected'])} |")
@@ -240,8 +239,9 @@ def api() -> dict[str, str]:
     return pages
 
 
-def as_text(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+def as_text(*event: Any) -> None:
     """Docstrings are plain text: only lists, code in single quotes and indented equations have a meaning."""
+    lines: list[str] = event[-1]
     made: list[str] = []
     block = False
     for line in lines:
