@@ -183,7 +183,7 @@ def option(path: Path) -> list[str]:
     rows = list(keys(yaml.compose(text), text))
     if not rows:
         return said
-    return [*said, "| key | default | |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows), ""]
+    return [*said, "| key | default | meaning |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows), ""]
 
 
 def keys(node: Any, text: str, prefix: str = "") -> Iterator[tuple[str, str, str]]:
