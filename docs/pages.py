@@ -84,7 +84,8 @@ def methods(docs: Path) -> dict[str, str]:
         picture = docs / "methods" / "pictures" / f"{name}.png"
         of_it = {row: rows[row] for row in rows if f"experiment={name}" in (rows[row].get("overrides") or [])}
         pages[f"methods/{name}.md"] = method(path, said, picture, of_it, records)
-        shown = f" ![](../methods/pictures/{name}.png)" if picture.exists() else ""
+        alt = f"Samples and reconstructions of {name}"
+        shown = f" ![{alt}](../methods/pictures/{name}.png)" if picture.exists() else ""
         lines.append(f"| [`{name}`](methods/{name}.md){shown} | {prose(said['what'])} | {prose(said['expected'])} |")
     pages["methods.md"] = "\n".join(
         ["# All methods", "", "This table is made from the files of `configs/experiment/`.", "", *lines, "",
