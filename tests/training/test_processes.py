@@ -23,13 +23,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from train import train
 from vaelab import runs
 
-README = (ROOT / "README.md").read_text()
+PAGE = (ROOT / "docs" / "how-to" / "devices.md").read_text()
 LAUNCHERS = {"python": [], "srun": [], "torchrun": ["-m", "torch.distributed.run"]}
 
 
 def promised(start: str, **replaced: str) -> list[str]:
-    """The README's command that starts with this text, changed to use this Python and the CPU."""
-    line = re.search(rf"^{start}[^#\n]*", README, re.M)[0]  # type: ignore[index]
+    """The command of the documentation that starts with this text, changed to use this Python and the CPU."""
+    line = re.search(rf"^{start}[^#\n]*", PAGE, re.M)[0]  # type: ignore[index]
     for old, new in {"HOST": "127.0.0.1", "node=4": "node=1", "devices=4": "devices=1", **replaced}.items():
         line = line.replace(old, new)
     words = [part for word in line.split() for part in LAUNCHERS.get(word, [word])]

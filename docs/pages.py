@@ -1,0 +1,268 @@
+"""Pages that are made from the code: methods, settings and the API. Sphinx runs this before it reads the other pages.
+
+They are written to docs/generated, which git ignores. Their sources are the headers of configs/experiment, the
+comments of configs/, and the docstrings of src/vaelab.
+"""
+
+import importlib
+import inspect
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from sphinx.application import Sphinx
+
+from vaelab.evaluation import reproduction
+
+ROOT = Path(__file__).parent.parent
+CONFIGS, EXPERIMENTS, ROWS = ROOT / "configs", ROOT / "configs" / "experiment", ROOT / "configs" / "row"
+SCRIPTS = ("train", "evaluate", "generate", "export", "reproduce")
+ADDRESS = re.compile(r"https?://[^\s,)]+[^\s,).;:]")
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    app.connect("builder-inited", lambda app: write(Path(app.srcdir) / "generated"))
+    app.connect("autodoc-process-docstring", as_text)
+    return {"parallel_read_safe": True}
+
+
+def write(folder: Path) -> None:
+    """Write all pages. A page that has not changed is left alone, so that Sphinx does not read it again."""
+    pages = {**methods(folder.parent), **settings(), **api()}
+    for old in folder.rglob("*.md"):
+        if str(old.relative_to(folder)) not in pages:
+            old.unlink()
+    for name, text in pages.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists() or path.read_text() != text:
+            path.write_text(text)
+
+
+# Methods
+
+
+def header(path: Path) -> dict[str, str]:
+    """The sentences at the head of an experiment's file: `what`, `expected`, `time` and, line by line, `notes`."""
+    found = {"what": "", "expected": "", "time": "", "notes": ""}
+    key, before = "what", ""
+    for line in path.read_text().splitlines():
+        if not line.startswith("#"):
+            break
+        text = line.removeprefix("#").strip()
+        if text.startswith("@package"):
+            continue
+        keyed = re.match(r"(Expected|Time): ", text)
+        if keyed:
+            key, text = keyed[1].lower(), text[keyed.end() :]
+        elif before.endswith((".", ")")) or ADDRESS.fullmatch(before.split()[-1] if before else ""):
+            key, text = "notes", f"\n{text}"
+        found[key] = f"{found[key]} {text}".strip()
+        before = text
+    return found
+
+
+def prose(text: str) -> str:
+    """Plain text as Markdown: addresses are links, settings are code, and no character has a meaning of its own."""
+    pieces = re.split(rf"({ADDRESS.pattern}|`[^`|]+`|(?<![\w`])[\w./]+=[\w./\[\],]*[\w\]])", text)
+    plain = [re.sub(r"([\\*_|<>\[\]$`])", r"\\\1", piece) for piece in pieces[::2]]
+    kept = [f"<{piece}>" if "://" in piece else f"`{piece.strip('`')}`" for piece in pieces[1::2]]
+    return "".join(text for pair in zip(plain, [*kept, ""], strict=True) for text in pair)
+
+
+def methods(docs: Path) -> dict[str, str]:
+    """A page for each experiment, and their table."""
+    files = sorted(EXPERIMENTS.glob("*.yaml"))
+    rows = {path.stem: yaml.safe_load(path.read_text()) for path in sorted(ROWS.glob("*.yaml"))}
+    records = {path.stem: json.loads(path.read_text()) for path in (docs / "reproductions").glob("*.json")}
+    pages, lines = {}, ["| `experiment=` | what it is | expected |", "|---|---|---|"]
+    for path in files:
+        name, said = path.stem, header(path)
+        picture = docs / "methods" / "pictures" / f"{name}.png"
+        of_it = {row: rows[row] for row in rows if f"experiment={name}" in (rows[row].get("overrides") or [])}
+        pages[f"methods/{name}.md"] = method(path, said, picture, of_it, records)
+        alt = f"Samples and reconstructions of {name}"
+        shown = f" ![{alt}](../methods/pictures/{name}.png)" if picture.exists() else ""
+        lines.append(f"| [`{name}`](methods/{name}.md){shown} | {prose(said['what'])} | {prose(said['expected'])} |")
+    pages["methods.md"] = "\n".join(
+        ["# All methods", "", "This table is made from the files of `configs/experiment/`.", "", *lines, "",
+         "```{toctree}", ":hidden:", "", *(f"methods/{path.stem}" for path in files), "```", ""]
+    )  # fmt: skip
+    return pages
+
+
+def method(path: Path, said: dict[str, str], picture: Path, rows: dict[str, Any], records: dict[str, Any]) -> str:
+    """The page of one experiment."""
+    name, text = path.stem, path.read_text()
+    changes = "".join(line for line in text.splitlines(keepends=True) if not line.startswith("#"))
+    command = f"python train.py experiment={name}"
+    shown = [f"![Samples and reconstructions of {name}](../../methods/pictures/{name}.png)"]
+    if not picture.exists():
+        shown = [
+            f"No picture of a recorded run is here yet. `{command}` draws its samples and reconstructions in",
+            f"`logs/RUN/pictures/`. Save such a picture as `docs/methods/pictures/{name}.png`, and this page shows it.",
+        ]
+    lines = [f"# {name}", "", prose(said["what"]), "", "```bash", command, "```", ""]
+    lines += ["## What is optimised", "", *equation(objective_of(name)), ""]
+    lines += [
+        "## What changes against the plain VAE",
+        "",
+        f"These are the settings of `configs/experiment/{name}.yaml`.",
+    ]
+    if "- iwae_protocol" in changes:
+        lines += ["It starts from the settings of [iwae_protocol](iwae_protocol.md)."]
+    lines += ["", "```yaml", changes.rstrip(), "```", ""]
+    lines += [*(f"* {prose(note.strip())}" for note in said["notes"].splitlines()), ""] if said["notes"] else []
+    lines += [
+        "## Expected, and its cost",
+        "",
+        f"* Expected: {prose(said['expected'])}",
+        f"* Time: {prose(said['time'])}",
+        "",
+    ]
+    if rows:
+        lines += ["Rows of the [reproductions](../../reproductions/README.md) that train it:", ""]
+        lines += [reproduction.table(rows, records), ""]
+    return "\n".join([*lines, "## Pictures", "", *shown, ""])
+
+
+def objective_of(name: str) -> str:
+    """The option of an experiment's objective: its own, or that of the experiment that it starts from, or `elbo`."""
+    defaults = yaml.safe_load((EXPERIMENTS / f"{name}.yaml").read_text()).get("defaults", [])
+    own = [entry["override /objective"] for entry in defaults if "override /objective" in entry]
+    bases = [entry for entry in defaults if isinstance(entry, str) and entry != "_self_"]
+    return own[0] if own else objective_of(bases[0]) if bases else "elbo"
+
+
+def equation(option: str) -> list[str]:
+    """The first paragraph of the docstring of an objective, and a link to the whole."""
+    target = yaml.safe_load((CONFIGS / "objective" / f"{option}.yaml").read_text())["_target_"]
+    module, name = target.rsplit(".", 1)
+    objective = getattr(importlib.import_module(module), name)
+    first = (inspect.getdoc(objective) or "").split("\n\n")[0].splitlines()
+    role = f"{{py:class}}`{name} <{objective.__module__}.{name}>`"
+    return ["```text", *first, "```", "", f"The class is {role}."]
+
+
+# Settings
+
+
+def settings() -> dict[str, str]:
+    """A page of each group of options, and of the settings of each script."""
+    groups = sorted({path.parent for path in CONFIGS.rglob("*.yaml")} - {CONFIGS})
+    shown = [group for group in groups if group.relative_to(CONFIGS).parts[0] not in ("experiment", "row", "hydra")]
+    pages = {}
+    for script in SCRIPTS:
+        pages[f"settings/{script}.md"] = "\n".join([f"# {script}.py", "", *option(CONFIGS / f"{script}.yaml")])
+    for group in shown:
+        name = group.relative_to(CONFIGS).as_posix()
+        lines = [f"# {name}", "", f"Options of `python train.py {name}=...`:", ""]
+        for path in sorted(group.glob("*.yaml")):
+            lines += [f"## {name}={path.stem}", "", *option(path)]
+        pages[f"settings/{name.replace('/', '-')}.md"] = "\n".join(lines)
+    names = [name.removesuffix(".md") for name in pages]
+    pages["settings.md"] = "\n".join(
+        ["# All settings", "", "The pages are made from the files of `configs/` and their comments.", "",
+         "```{toctree}", "", *names, "```", ""]
+    )  # fmt: skip
+    return pages
+
+
+def option(path: Path) -> list[str]:
+    """A YAML file as Markdown: the comment at its head, and a table of keys, defaults and comments."""
+    text = path.read_text()
+    lines = text.splitlines()
+    head = []
+    for line in lines:
+        if not line.startswith("#"):
+            break
+        head.append(line.removeprefix("#").strip())
+    said = [prose(" ".join(line for line in head if not line.startswith("@package"))), ""]
+    rows = list(keys(yaml.compose(text), text))
+    if not rows:
+        return said
+    return [*said, "| key | default | meaning |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows), ""]
+
+
+def keys(node: Any, text: str, prefix: str = "") -> Iterator[tuple[str, str, str]]:
+    """(key, default, comment) of each entry of a YAML node, as cells of a table. Keys have dots between levels."""
+    if not isinstance(node, yaml.MappingNode):
+        return
+    for key, value in node.value:
+        name = f"{prefix}{key.value}"
+        line = text.splitlines()[key.start_mark.line]
+        comment = prose(line.split(" #", 1)[1].strip()) if " #" in line else ""
+        if name == "hydra":
+            continue
+        entries = value.value if isinstance(value, yaml.SequenceNode) else []
+        if isinstance(value, yaml.MappingNode) and value.value:
+            if comment and not value.flow_style:
+                yield f"`{name}`", "", comment
+            yield from keys(value, text, f"{name}.")
+        elif any(isinstance(entry, yaml.MappingNode) for entry in entries) and name != "defaults":
+            yield f"`{name}`", "", comment
+            for i, entry in enumerate(entries):
+                yield from keys(entry, text, f"{name}.{i}.")
+        elif name == "defaults":
+            for entry in entries:
+                row = text.splitlines()[entry.start_mark.line].strip().removeprefix("- ")
+                written, _, after = row.partition(" #")
+                yield "`defaults`", f"`{written.strip()}`", prose(after.strip())
+        else:
+            written = text[value.start_mark.index : value.end_mark.index]
+            yield f"`{name}`", f"`{written}`" if written else "", comment
+
+
+# The API
+
+
+def api() -> dict[str, str]:
+    """A page for each module of src/vaelab, or for each package with all of its modules."""
+    package = ROOT / "src" / "vaelab"
+    modules: dict[str, list[str]] = {}
+    for path in sorted(package.rglob("*.py")):
+        parts = [part for part in path.relative_to(package).with_suffix("").parts if part != "__init__"]
+        modules.setdefault(parts[0] if parts else "vaelab", []).append(".".join(["vaelab", *parts]))
+    pages = {}
+    for name, members in modules.items():
+        lines = [f"# {members[0]}", ""]
+        for member in members:
+            lines += [f"## {member}", ""] if len(members) > 1 and member != members[0] else []
+            lines += ["```{eval-rst}", f".. automodule:: {member}", "   :members:", "   :ignore-module-all:", "```", ""]
+        pages[f"api/{name}.md"] = "\n".join(lines)
+    pages["api.md"] = "\n".join(
+        ["# The API", "", "The pages are made from the docstrings of `src/vaelab`.", "",
+         "```{toctree}", "", *(page.removesuffix(".md") for page in pages), "```", ""]
+    )  # fmt: skip
+    return pages
+
+
+def as_text(*event: Any) -> None:
+    """Docstrings are plain text: only lists, code in single quotes and indented equations have a meaning."""
+    lines: list[str] = event[-1]
+    made: list[str] = []
+    block = False
+    for line in lines:
+        indented = line.startswith("    ")
+        if indented and not block and (not made or not made[-1]):
+            made += ["::", ""]
+            block = True
+        block = block and (indented or not line)
+        if block or re.match(r"\|.*\|$", line):
+            made.append(line if block else f"| {escaped(line)}")
+            continue
+        bullet = re.match(r"\s*(\* |$)", line)
+        start = bullet[0] if bullet else ""
+        made.append(start + escaped(line.removeprefix(start)))
+    lines[:] = made
+
+
+def escaped(line: str) -> str:
+    """A line of plain text as reStructuredText. Addresses become links by themselves."""
+    pieces = re.split(rf"(`[^`]+`|{ADDRESS.pattern})", line)
+    made = [re.sub(r"([\\*|_`])", r"\\\1", piece) for piece in pieces[::2]]
+    kept = [f"`{piece}`" if piece.startswith("`") else piece for piece in pieces[1::2]]
+    return "".join(text for pair in zip(made, [*kept, ""], strict=True) for text in pair)

@@ -1,0 +1,269 @@
+"""The documentation: its site builds without a warning, its links lead somewhere, and its commands and code run."""
+
+import importlib
+import itertools
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from types import ModuleType
+
+import documents
+import pages
+import pytest
+import torch
+from conftest import ROOT, Command, compose_config
+from documents import PAGES
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from PIL import Image
+
+from train import train
+from vaelab.evaluation.report import METRICS
+
+ADDED = [  # (page, section) with a class to add and the YAML file that names it
+    (page, section)
+    for page, text in PAGES.items()
+    for section in documents.sections(text)
+    if page != "README.md" and any(block.startswith("class") for block in documents.blocks(section, "python"))
+]
+YAML = r"`(configs/\S+/(\w+)\.yaml)`:\n\n```yaml\n(.*?)```"
+NEW = {match[2] for _, section in ADDED for match in re.finditer(YAML, section, re.S)}  # options that do not exist yet
+SCRIPTS = ("evaluate", "generate", "export")
+LATER = [(script, words) for script in SCRIPTS for words in documents.arguments(f"python {script}.py")]
+TRAINING = [
+    words
+    for words in documents.arguments("python train.py")
+    if "trainer=ddp" not in words  # training/test_processes.py runs these
+    and not NEW & {word.partition("=")[2] for word in words}  # test_added_part_trains runs these
+]
+ELSEWHERE = (  # commands that other tests run, that .ci/run runs, or that need a network or a person
+    r"git clone |cd vae-lab$|python3 -m venv \.venv$|\. \.venv/bin/activate$|pip install |pytest$|jupyter lab ",
+    r"tensorboard --logdir logs$|sphinx-build -W -b html docs docs/_build$",
+    r"torchrun |srun |#!/bin/bash$|#SBATCH |python train.py trainer=ddp",
+    r"python reproduce.py row=|python benchmarks/(together|speed|evaluation|family)\.py",
+)
+
+
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    """A link to a page or a heading that does not exist is a warning, too. External addresses are not fetched."""
+    built = subprocess.run(
+        [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", "-d", tmp_path / "cache",
+         ROOT / "docs", tmp_path / "site"],
+        capture_output=True, text=True, cwd=ROOT,
+    )  # fmt: skip
+    assert built.returncode == 0, built.stderr
+    site = tmp_path / "site"
+    for name in ("iwae", "vq_vae"):
+        method = (site / "generated" / "methods" / f"{name}.html").read_text()
+        assert "What is optimised" in method
+    objectives = (site / "generated" / "api" / "objectives.html").read_text()
+    assert 'id="vaelab.objectives.elbo.ELBO"' in objectives
+    assert "loss = distortion + beta * rate" in objectives
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *list(PAGES)[1:]])
+def test_links_lead_to_files_and_headings(name: str) -> None:
+    """As on a code host, where the pages are read without Sphinx."""
+    text = re.sub(r"^```.*?^```$", "", (ROOT / name).read_text(), flags=re.S | re.M)
+    targets = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'<img src="([^"]+)"', text)
+    for target in targets:
+        if "://" in target:
+            continue
+        path, _, anchor = target.partition("#")
+        file = (ROOT / name).parent / path if path else ROOT / name
+        assert file.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", file.read_text(), re.M)
+            assert anchor in {re.sub(r"[^\w -]", "", line.lower()).replace(" ", "-") for line in headings}, target
+
+
+def test_each_command_is_run_by_a_test() -> None:
+    run = {shlex.join(["python", "train.py", *words]) for words in TRAINING}
+    run |= {shlex.join(["python", f"{script}.py", *words]) for script, words in LATER}
+    for page, text in PAGES.items():
+        for line in documents.commands(text):
+            known = any(re.match(pattern, line) for pattern in ELSEWHERE)
+            new = NEW & {word.partition("=")[2] for word in shlex.split(line, comments=line.startswith("#"))}
+            assert known or new or shlex.join(shlex.split(line)) in run, f"{page}: {line}"
+    rows = [words[0].removeprefix("row=") for words in documents.arguments("python reproduce.py")]
+    assert all((ROOT / "configs" / "row" / f"{row}.yaml").is_file() for row in rows)
+
+
+@pytest.mark.parametrize("words", TRAINING, ids=" ".join)
+def test_training_commands(command: Command, words: list[str]) -> None:
+    short = [re.sub(r"^trainer.max_epochs=\d+$", "trainer.max_epochs=2", word) for word in words]
+    if any(word.startswith("resume=") for word in words):
+        assert command()[0] is None
+        (run,) = (command.folder / "logs").iterdir()
+        limits = [word for word in short if word.startswith("resume=")] + ["trainer.max_epochs=3"]
+        code, printed = command(*(word.replace("logs/RUN", f"logs/{run.name}") for word in limits), small=False)
+        assert code is None, printed
+        return
+    trains = not any(word.startswith("--") for word in words)
+    accumulates = any("accumulate_grad_batches" in word for word in words)  # which takes a longer epoch
+    more = ["trainer.limit_train_batches=4"] if accumulates else []
+    code, printed = command(*short, *more, small=trains)
+    if {"trainer.accelerator=gpu", "trainer=gpu_fast"} & {*words} and not torch.cuda.is_available():
+        assert "finds no GPU on this machine" in str(code)
+    else:
+        assert code in (None, 0), printed
+        values = [word.partition("=")[2] for word in words]
+        runs = 1 if "-m" not in words else len(list(itertools.product(*(v.split(",") for v in values if "[" not in v))))
+        assert len(list(command.folder.glob("logs/**/metrics.json"))) == (runs if trains else 0)
+
+
+@pytest.fixture(scope="module")
+def finished(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs with the names of the pages, and codes of two dimensions so that all pictures can be drawn."""
+    folder = tmp_path_factory.mktemp("docs")
+    for name, overrides in {"RUN": [], "B": ["seed=1"], "AE": ["experiment=autoencoder"]}.items():
+        (folder / "logs" / name).mkdir(parents=True)
+        train(compose_config(data_root, "model.latent_dim=2", *overrides), folder / "logs" / name)
+    for name in ("A", "C", "VAE"):
+        shutil.copytree(folder / "logs" / "RUN", folder / "logs" / name)
+    (folder / "FOLDER").mkdir()
+    Image.new("L", (28, 28)).save(folder / "FOLDER" / "digit.png")
+    (folder / "mynets.py").touch()
+    return folder
+
+
+@pytest.mark.parametrize(("script", "words"), LATER, ids=[f"{script} {' '.join(words)}" for script, words in LATER])
+def test_commands_for_a_finished_run(
+    script: str, words: list[str], finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    settings = words
+    if script == "evaluate":
+        short = ["num_samples=3", "num_images=60", "sizes.steps=2", "sizes.refined_samples=2"]
+        short += ["annealing.temperatures=2"]
+        settings = [word for word in settings if not word.startswith("num_")] + short
+    monkeypatch.chdir(finished)
+    monkeypatch.syspath_prepend(finished)
+    monkeypatch.setattr(sys, "argv", [f"{script}.py", *words])
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        cfg = compose(script, settings)
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
+    getattr(importlib.import_module(script), script)(cfg, Path())
+    assert capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} != before  # the command wrote a file
+
+
+def test_tensorboard_serves_the_run(command: Command) -> None:
+    assert command("model.latent_dim=2", "trainer.log_every_n_steps=1")[0] is None
+    (run,) = (command.folder / "logs").iterdir()
+    tool = str(Path(sys.executable).with_name("tensorboard"))
+    with subprocess.Popen(
+        [tool, "--logdir", "logs", "--port", "0"],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=command.folder,
+    ) as server:  # fmt: skip
+        try:
+            address = next(match[0] for line in server.stdout if (match := re.search(r"http://\S+", line)))
+            deadline = time.monotonic() + 60
+            tags: dict = {}
+            while "train/loss" not in tags.get(run.name, {}) and time.monotonic() < deadline:
+                time.sleep(0.5)
+                with urllib.request.urlopen(f"{address}data/plugin/scalars/tags") as reply:
+                    tags = json.load(reply)
+            assert {"train/loss", "val/elbo", "test/rate", "train/lr"} <= set(tags[run.name])
+            with urllib.request.urlopen(f"{address}data/plugin/images/tags") as reply:
+                assert set(json.load(reply)[run.name]) == {"reconstructions", "samples", "manifold", "codes"}
+        finally:
+            server.terminate()
+
+
+CODE = dict.fromkeys(block for text in PAGES.values() for block in documents.blocks(text, "python"))
+WANTED = {  # a part of each block that runs alone -> what it prints, or a name that it defines
+    "log_weight(x).shape": "torch.Size([5, 16])",
+    "load_run": "model",
+    "EventAccumulator": "6 ",
+    "weights_only=True": "'decoder.layers.0.weight': (400, 2)",
+}
+
+
+@pytest.mark.parametrize(
+    "code", [code for code in CODE if not code.startswith(("class", "    "))], ids=lambda code: code.split("\n")[0]
+)
+def test_python_code(code: str, finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.chdir(finished)
+    names: dict = {}
+    exec(code, names)
+    (wanted,) = (wanted for part, wanted in WANTED.items() if part in code)
+    if wanted == "model":
+        assert names["model"].encode(torch.zeros(3, 1, 28, 28)).shape == (3, 2)
+    else:
+        assert wanted in capsys.readouterr().out
+
+
+def test_excerpts_are_those_of_the_files() -> None:
+    excerpts = [code for code in CODE if code.startswith("    ")]
+    module = (ROOT / "src" / "vaelab" / "training" / "module.py").read_text()
+    assert len(excerpts) == 1
+    assert all(code in module for code in excerpts)
+    (shown,) = [block for block in documents.blocks(PAGES["docs/concepts/parts.md"], "yaml") if block.startswith("#")]
+    name, *lines = shown.splitlines()
+    real = [line.split("#")[0].strip() for line in (ROOT / name.split()[1]).read_text().splitlines()]
+    assert all(line.split("#")[0].strip() in real for line in lines)
+
+
+@pytest.mark.parametrize("section", [section for _, section in ADDED], ids=lambda section: section.split("\n")[0])
+def test_added_part_trains(data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, section: str) -> None:
+    """The class goes into its file, the YAML file into configs/, and the commands of the section train it."""
+    (code,) = documents.blocks(section, "python")
+    name, path = re.search(r"class (\w+)", code)[1], re.search(r"`src/(vaelab/\S+)\.py`", section)[1]  # type: ignore[index]
+    module: ModuleType = importlib.import_module(path.replace("/", "."))
+    monkeypatch.setattr(module, name, None, raising=False)
+    exec(code, vars(module))
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    (yaml,) = re.finditer(YAML, section, re.S)
+    (tmp_path / yaml[1]).write_text(yaml[3])
+    lines = [shlex.split(line.removeprefix("python train.py")) for line in documents.commands(section)]
+    assert lines
+    for i, words in enumerate(lines):
+        chosen = [re.sub(r"=.*,", "=", word) for word in words if word != "-m"]  # the last value of a sweep
+        own = any(word.startswith("data=") for word in words)
+        settings = [] if own else [f"data.root={data_root}", "data.md5=null", "data.val_size=100"]
+        with initialize_config_dir(str(tmp_path / "configs"), version_base="1.3"):
+            cfg = compose("train", [*settings, "trainer=debug", "callbacks.pictures=null", *chosen])
+        (tmp_path / str(i)).mkdir()
+        train(cfg, tmp_path / str(i))
+        assert json.loads((tmp_path / str(i) / "metrics.json").read_text())["test"]["rate"] > 0
+
+
+def test_all_metrics_have_a_meaning() -> None:
+    page = PAGES["docs/reference/metrics.md"]
+    assert not {name for section in METRICS.values() for name in section if f"| `{name}` |" not in page}
+
+
+def leaves(node: object, prefix: str = "") -> list[str]:
+    """The dotted keys of a config, except for Hydra's own."""
+    if isinstance(node, DictConfig) and len(node):
+        return [key for name in node for key in leaves(node._get_node(name), f"{prefix}{name}.")]
+    if isinstance(node, ListConfig) and any(isinstance(node._get_node(i), DictConfig) for i in range(len(node))):
+        return [key for i in range(len(node)) for key in leaves(node._get_node(i), f"{prefix}{i}.")]
+    return [prefix.removesuffix(".")]
+
+
+def test_the_settings_have_each_key_of_each_file() -> None:
+    made = pages.settings()
+    for path in sorted((ROOT / "configs").rglob("*.yaml")):
+        group = path.parent.relative_to(ROOT / "configs").as_posix()
+        if group.split("/")[0] in ("experiment", "row", "hydra"):
+            continue
+        page = made[f"settings/{path.stem if group == '.' else group.replace('/', '-')}.md"]
+        part = page if group == "." else page.split(f"## {group}={path.stem}\n")[1].split("\n## ")[0]
+        cfg = OmegaConf.load(path)
+        keys = [key for key in leaves(cfg) if not key.startswith(("defaults", "hydra"))]
+        assert [key for key in keys if key and f"| `{key}` |" not in part] == [], path
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_header_of_an_experiment_is_read(path: Path) -> None:
+    said = pages.header(path)
+    assert all(said[key] for key in ("what", "expected", "time"))
+    words = " ".join(line[1:].strip() for line in path.read_text().splitlines() if re.match(r"#(?! @package)", line))
+    assert sorted(" ".join(said.values()).split()) == sorted(re.sub(r"(Expected|Time): ", "", words).split())
