@@ -23,6 +23,25 @@ def test_the_promised_commands_stand_there_word_for_word() -> None:
     assert "pip install -e '.[dev]' && pytest" in first_screen
 
 
+def test_the_chinese_readme_is_in_step() -> None:
+    """The same commands, code, headings, links and tables."""
+    chinese = (ROOT / "README.zh-CN.md").read_text()
+    assert documents.commands(chinese) == documents.commands(README)
+    for language in ("python", "yaml"):
+        assert documents.blocks(chinese, language) == documents.blocks(README, language)
+    for pattern in (r"^(#+) ", r"^\|( `[^`]+`)"):  # levels of headings; first cells
+        assert re.findall(pattern, chinese, re.M) == re.findall(pattern, README, re.M)
+    tables = [[line.count(" | ") for line in text.splitlines() if line.startswith("|")] for text in (chinese, README)]
+    assert tables[0] == tables[1]
+    links = [
+        {link for link in re.findall(r"\]\(([^)]+)\)", text) if not link.startswith("README")}
+        for text in (chinese, README)
+    ]
+    assert links[0] == links[1]
+    rows = [re.search(r"<!-- rows -->\n(.*?)<!-- /rows -->", text, re.S)[1] for text in (chinese, README)]  # type: ignore[index]
+    assert rows[0].splitlines()[1:] == rows[1].splitlines()[1:]
+
+
 def test_it_is_short() -> None:
     assert len(README.splitlines()) <= 250
 
