@@ -35,7 +35,7 @@ def test_a_row_from_nothing_to_its_verdict(tmp_path: Path) -> None:
     assert [each["value"] for each in record["runs"]] == [metrics["test"]["loss"] for metrics in tested]
     assert record["runs"][0]["value"] != record["runs"][1]["value"]
     assert record["result"] == compare(record, [each["value"] for each in record["runs"]])
-    assert record["result"]["verdict"].startswith("missed by ")
+    assert record["result"]["verdict"].startswith("differs by ")
     assert record["result"]["verdict"].endswith(" (2 of 3 seeds)")
     assert record["runs"][0]["starts"][0]["versions"]["torch"]
     assert record["runs"][0]["steps"] == 3
@@ -49,7 +49,7 @@ def test_a_row_from_nothing_to_its_verdict(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "records" / "grey_bernoulli.json").read_text())["result"] == record["result"]
 
     listed = run(tmp_path).stdout.splitlines()
-    assert [line for line in listed if "`grey_bernoulli`" in line and "missed by" in line]
+    assert [line for line in listed if "`grey_bernoulli`" in line and "differs by" in line]
     assert [line for line in listed if "`vae_static`" in line and "not run" in line]
 
 

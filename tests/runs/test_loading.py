@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import re
+import signal
 import sys
 import zipfile
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Compose, refused
+from conftest import Compose, refused, stop_at
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import OmegaConf
@@ -176,6 +177,21 @@ def test_a_checkpoint_without_the_optimiser_s_state(run: Path, states: Any) -> N
     assert "does not hold the state of the optimiser" in refused(resume, run)
 
 
+def test_a_stopped_run_refuses_an_end_before_its_epoch_and_keeps_its_config(
+    config: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_at(monkeypatch, 8, lambda: os.kill(os.getpid(), signal.SIGTERM))  # in the third epoch
+    with pytest.raises(SystemExit):
+        train(config("trainer.max_epochs=9"), tmp_path)
+    before = (tmp_path / "config.yaml").read_text()
+    for end in ("trainer.max_epochs=1", "trainer.max_steps=1"):
+        sentence = refused(resume, tmp_path, "trainer.max_epochs=9", end)
+        assert re.search(r"has done \d+ (epochs|steps) already, more than trainer.max_(epochs|steps)=1", sentence)
+        assert (tmp_path / "config.yaml").read_text() == before
+    resume(tmp_path, "trainer.max_epochs=3")
+    assert json.loads((tmp_path / "metrics.json").read_text())["epochs"] == 3
+
+
 def test_a_run_that_stopped_early_is_complete(config: Compose, tmp_path: Path) -> None:
     folder = tmp_path / "early"
     folder.mkdir()
@@ -273,9 +289,9 @@ def moments(content: dict) -> dict:
 
 
 BROKEN: dict[str, tuple[Callable[[dict], Any], str]] = {
-    "no vaelab": (lambda c: c.pop("vaelab"), "is not a checkpoint of vaelab"),
-    "no callbacks": (lambda c: c.pop("callbacks"), "is not a checkpoint of vaelab"),
-    "step": (lambda c: c.update(global_step="2"), "is not a checkpoint of vaelab"),
+    "no vaelab": (lambda c: c.pop("vaelab"), "is not a checkpoint of "),
+    "no callbacks": (lambda c: c.pop("callbacks"), "is not a checkpoint of "),
+    "step": (lambda c: c.update(global_step="2"), "is not a checkpoint of "),
     "epoch": (lambda c: c["loops"]["fit_loop"]["epoch_progress"]["current"].update(processed=None), "not a checkpoint"),
     "weights": (lambda c: c["state_dict"].update({f"model.{B}": torch.zeros(8, dtype=torch.int8)}), "of int8 for (8,)"),
     "moment": (lambda c: moments(c).update(exp_avg=torch.zeros(7)), "exp_avg (7,) for (8, 784)"),

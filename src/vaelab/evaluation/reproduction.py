@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-COLUMNS = ("row", "what", "published", "measured", "difference", "verdict", "cost")
+COLUMNS = ("row", "what", "reference", "measured", "difference", "verdict", "cost")
 
 
 def compare(row: Mapping[str, Any], values: Sequence[float]) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def compare(row: Mapping[str, Any], values: Sequence[float]) -> dict[str, Any]:
     result["difference"] = mean - row["published"]
     far = abs(result["difference"]) > row["tolerance"]
     if far:
-        result["verdict"] = f"missed by {abs(result['difference']):.3g}{runs}"
+        result["verdict"] = f"differs by {abs(result['difference']):.3g}{runs}"
     else:
         result["verdict"] = f"within {row['tolerance']:g}{runs}" if missing else "reproduced"
     return result
@@ -52,5 +52,5 @@ def table(rows: Mapping[str, Mapping[str, Any]], records: Mapping[str, Mapping[s
     cells = [list(COLUMNS), *(line(name, row, records.get(name)) for name, row in rows.items())]
     lines = [f"| {' | '.join(each)} |" for each in cells]
     tried = [f"* `{name}`: {row['tried']}" for name, row in rows.items() if "tried" in row]
-    notes = ["", "What was tried where a figure is missed:", "", *tried] if tried else []
+    notes = ["", "What was tried where a figure differs:", "", *tried] if tried else []
     return "\n".join([lines[0], "|---" * len(COLUMNS) + "|", *lines[1:], *notes])

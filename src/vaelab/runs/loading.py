@@ -200,6 +200,9 @@ def last_checkpoint(folder: Path, module: "VAEModule", cfg: DictConfig) -> tuple
     epochs, steps = cfg.trainer.max_epochs, cfg.trainer.max_steps
     ends = {"max_epochs": (epoch, epochs), "max_steps": (step, steps)}
     for name, (done, most) in ends.items():
+        if 0 < most < done and not measured:
+            what = f"has done {done:,} {name.removeprefix('max_')} already, more than trainer.{name}={most}"
+            raise UserError(f"{shown(folder)} {what}: set it to {done} or more, or leave it out")
         if 0 < most <= done and measured:
             what = f"all of its {done:,} {name.removeprefix('max_')}"
             raise UserError(f"{shown(folder)} is complete, {what}: set trainer.{name} above {done} to continue")
