@@ -149,7 +149,8 @@ def check_root(data: DictConfig) -> None:
     name = str(data.get("used") or data.dataset)
     folder = Path(data.root).expanduser() / name.partition("-")[0]  # EMNIST-letters is in the folder of EMNIST
     there = folder.is_dir() or folder.resolve().is_relative_to(Path.cwd())
-    if str(data._target_).endswith("MNISTDataModule") and name != "MNIST-5k" and not there:
+    downloads = str(data._target_).endswith((".MNISTDataModule", ".EMNISTDataModule", ".QMNISTDataModule"))
+    if downloads and name != "MNIST-5k" and not there:
         raise UserError(f"{folder}, where the run found its data, does not exist: data.root=... names their folder")
 
 
