@@ -49,11 +49,11 @@ def committed(name: str) -> NotebookNode:
     return nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
 
 
-def execute(notebook: NotebookNode, **environment: str) -> NotebookNode:
+def execute(notebook: NotebookNode) -> NotebookNode:
     """Run a notebook in a fresh kernel and return it; CellExecutionError names the cell that fails."""
     resources = {"metadata": {"path": str(FOLDER)}}
     client = NotebookClient(notebook, timeout=300, record_timing=False, coalesce_streams=True, resources=resources)
-    client.execute(env=os.environ | {"OMP_NUM_THREADS": "1"} | environment)
+    client.execute(env=os.environ | {"OMP_NUM_THREADS": "1"})
     notebook.metadata = build.METADATA  # a run records the version of Python
     return notebook
 
