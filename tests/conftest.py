@@ -37,6 +37,12 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     return 0 if any(".py" in argument for argument in config.args) else None
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start the longest tests first, so that no worker is left with one at the end."""
+    longest = ("test_notebooks.py::test_the_english", "test_processes.py", "test_docs.py::test_the_site")
+    items.sort(key=lambda item: not any(name in item.nodeid for name in longest))
+
+
 def write_idx(path: Path, array: np.ndarray) -> str:
     """Write an IDX file, of 32-bit integers if its name ends in "int" and otherwise of bytes, and return its md5."""
     path.parent.mkdir(parents=True, exist_ok=True)
