@@ -92,8 +92,7 @@ def test_option(
     folder.mkdir()
     trains(config(*overrides, "trainer.max_epochs=1"), folder)
     assert all(moved.values()), [name for name in moved if not moved[name]]
-    if not option.startswith(("data=", "model/likelihood=", "model/network=", "model/posterior=")):  # weights alone
-        resumes(folder, epochs=2)
+    resumes(folder, epochs=2)
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
