@@ -82,6 +82,7 @@ def train(run: Path, overrides: list[str], end: float | None) -> None:
 
 
 def _settings(overrides: list[str]) -> set[str]:
+    """The overrides that change what a run computes, not where."""
     where = ("trainer=", "trainer.accelerator=", "data.root=", "hydra.")
     return {override for override in overrides if not override.startswith(where)}
 
@@ -115,7 +116,7 @@ def record(name: str, row: dict[str, Any], folder: Path) -> dict[str, Any]:
     for seed in row["seeds"]:
         run = folder / f"seed-{seed}"
         path = run / ("measured.json" if "script" in row else "metrics.json")
-        if not path.is_file():
+        if not path.is_file() or (row["evaluation"] and not (run / "evaluation.json").is_file()):
             continue
         metrics = json.loads(path.read_text()) if "script" in row else runs.read_json(path)
         value, protocol = metrics["test"].get(row["metric"]), metrics.get("protocol")

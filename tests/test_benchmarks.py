@@ -190,9 +190,9 @@ def test_a_sentence_names_the_setting_or_the_value() -> None:
 
 def test_malformed_settings_are_tried_and_counted(tmp_path: Path) -> None:
     script = [sys.executable, str(Path(overrides.__file__)), "--out", str(tmp_path / "tries.txt")]
-    done = subprocess.run([*script, "--tries", "2", "--seed", "1"], capture_output=True, text=True, check=True)
-    assert "2 tries, seed 1" in done.stdout
-    assert len((tmp_path / "tries.txt").read_text().split("\n    ")) == 3
+    done = subprocess.run([*script, "--tries", "4", "--seed", "1"], capture_output=True, text=True, check=True)
+    assert "4 tries, seed 1" in done.stdout
+    assert len((tmp_path / "tries.txt").read_text().split("\n    ")) == 5
     done = subprocess.run([*script, "--try", "model.latent_dim=[1]"], capture_output=True, text=True, check=True)
     assert "| refused | 1 |" in done.stdout
 

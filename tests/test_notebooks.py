@@ -1,7 +1,5 @@
 """The tutorial runs from top to bottom in limited time, and was committed with such outputs, in both languages.
 
-The tests run the English notebook. The Chinese one has the same code, and the same kinds of outputs.
-
 `python tests/test_notebooks.py` builds both notebooks from their source, runs them and writes them with their outputs.
 """
 
@@ -24,6 +22,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell
 
 if TYPE_CHECKING:
     from conftest import Compose
@@ -31,6 +30,11 @@ if TYPE_CHECKING:
 FOLDER = Path(__file__).parents[1] / "notebooks"
 ENGLISH, CHINESE = "from_pca_to_vae", "from_pca_to_vae.zh-CN"
 DRAWINGS = ("bottleneck", "selection_and_extraction", "lossless_and_lossy", "ae_and_vae", "reparameterisation")
+SHORT = """
+whole = train
+train = lambda model, objective, x, epochs, rate: whole(model, objective, x[:500], 1, rate)
+torch.testing.assert_close = lambda *_, **__: None
+"""
 
 
 def module(name: str) -> ModuleType:
@@ -49,11 +53,11 @@ def committed(name: str) -> NotebookNode:
     return nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
 
 
-def execute(notebook: NotebookNode) -> NotebookNode:
+def execute(notebook: NotebookNode, **environment: str) -> NotebookNode:
     """Run a notebook in a fresh kernel and return it; CellExecutionError names the cell that fails."""
     resources = {"metadata": {"path": str(FOLDER)}}
     client = NotebookClient(notebook, timeout=300, record_timing=False, coalesce_streams=True, resources=resources)
-    client.execute(env=os.environ | {"OMP_NUM_THREADS": "1"})
+    client.execute(env=os.environ | {"OMP_NUM_THREADS": "1"} | environment)
     notebook.metadata = build.METADATA  # a run records the version of Python
     return notebook
 
@@ -93,12 +97,21 @@ def test_the_english_notebook_runs_and_leaves_what_was_committed() -> None:
     executed = execute(build.build(ENGLISH))
     after = os.times()
     cpu = after.children_user + after.children_system - before.children_user - before.children_system
-    assert 1 < cpu < 300  # CPU seconds; 65 on an idle machine
+    assert 1 < cpu < 90  # CPU seconds, which do not depend on the load of the machine
     assert outputs(committed(ENGLISH)) == outputs(executed)
 
 
+def test_the_chinese_notebook_runs_without_a_missing_glyph() -> None:
+    """Its code is the English one, so the models are trained for a moment only, and nothing is asserted."""
+    notebook = build.build(CHINESE)
+    place = [cell.id for cell in notebook.cells].index("linear-autoencoder") + 1
+    notebook.cells.insert(place, new_code_cell(SHORT))
+    execute(notebook, PYTHONOPTIMIZE="1")
+    del notebook.cells[place]
+    assert outputs(notebook) == outputs(committed(CHINESE))  # a missing glyph is a warning, and so a "stderr"
+
+
 def test_both_languages_have_the_same_cells_and_code() -> None:
-    assert outputs(committed(CHINESE)) == outputs(committed(ENGLISH))  # a missing glyph is a warning, and so a "stderr"
     english, chinese = (sources(build.build(name)) for name in (ENGLISH, CHINESE))
     assert [cell[:2] for cell in english] == [cell[:2] for cell in chinese]
     code = [[text for _, kind, text in cells if kind == "code"] for cells in (english, chinese)]

@@ -108,6 +108,8 @@ def test_an_evaluation_of_another_protocol_is_not_recorded(tmp_path: Path) -> No
             found = reproduce.record("vae", row, tmp_path)
             assert found["result"]["verdict"] == "within 0.5 (1 of 3 seeds)"
             assert found["runs"][0]["protocol"] == measured
+            shutil.copytree(run, tmp_path / "seed-1", ignore=shutil.ignore_patterns("evaluation.json"))
+            assert reproduce.record("vae", row, tmp_path) == found  # seed 1 is trained, but not evaluated yet
 
 
 def test_a_row_that_does_not_exist(tmp_path: Path) -> None:

@@ -110,9 +110,8 @@ def _launch(task: Task, config_dir: Path, config_name: str, writes: bool) -> Non
         nonlocal started
         started = True
         folder = Path(HydraConfig.get().runtime.output_dir).absolute()
-        if (
-            writes and HydraConfig.get().job.chdir and isinstance(cfg.data.root, str)
-        ):  # a relative path keeps its meaning
+        moved = writes and HydraConfig.get().job.chdir
+        if moved and isinstance(cfg.data.root, str):  # a relative path keeps its meaning
             cfg.data.root = to_absolute_path(str(Path(cfg.data.root).expanduser()))
         try:
             with (

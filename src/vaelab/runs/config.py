@@ -185,7 +185,8 @@ def _refusal(key: str, target: Any, trust: Sequence[str] = ()) -> str:
         except ModuleNotFoundError as error:
             if not f"{module}.".startswith(f"{error.name}."):  # a bug in a module that exists
                 raise
-            missing = str(error) * any(f"{trusted}.".startswith(f"{error.name}.") for trusted in trust)
+            if any(f"{trusted}.".startswith(f"{error.name}.") for trusted in trust):
+                missing = str(error)
     home = str(getattr(found, "__module__", ""))
     listed = not read and _within(home, ("lightning.pytorch",)) and getattr(found, "__name__", "") in LIGHTNING
     if (isinstance(found, type) and (_within(home, own) or listed)) or _within(home, trust):
