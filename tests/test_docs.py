@@ -16,12 +16,14 @@ from types import ModuleType
 import documents
 import pages
 import pytest
+import record
 import torch
 from conftest import ROOT, Command, compose_config
 from documents import PAGES
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from PIL import Image
+from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
 from train import train
 from vaelab.evaluation.report import METRICS
@@ -65,6 +67,46 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     objectives = (site / "generated" / "api" / "objectives.html").read_text()
     assert 'id="vaelab.objectives.elbo.ELBO"' in objectives
     assert "loss = distortion + beta * rate" in objectives
+
+
+def test_a_recorded_run_has_its_metrics_and_its_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tmp_path / "run"
+    (run / "pictures").mkdir(parents=True)
+    samples, reconstructions = (
+        torch.randint(256, size, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        for size in ((1, 466, 466), (1, 234, 914))  # as a run draws them, with borders of 2 pixels
+    )
+    to_pil_image(samples).save(run / "pictures" / "samples.png")
+    to_pil_image(reconstructions).save(run / "pictures" / "reconstructions.png")
+    overrides = ["experiment=beta_vae", "seed=3", "data.root=elsewhere", "hydra.run.dir=run"]
+    facts = {"starts": [{"overrides": overrides, "time": "now", "machine": {"processor": "one"}, "versions": {}}]}
+    (run / "run.json").write_text(json.dumps(facts))
+    metrics = {"test": {"elbo": -100.5}, "epochs": 4, "steps": 20, "fit_seconds": 1.5, "device": "cpu", "unit": "nats"}
+    metrics["protocol"] = {"dataset": "MNIST", "images": {"train": 500, "test": 200}, "binarization": {"test": "none"}}
+    metrics["weights"] = {"test": "best"}
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    monkeypatch.setattr(record, "HERE", tmp_path / "methods")
+    record.main([str(run)])
+    found = json.loads((tmp_path / "methods" / "runs" / "beta_vae.json").read_text())
+    assert found["command"] == "python train.py experiment=beta_vae seed=3"
+    assert {key: found[key] for key in ("test", "device", "steps")} == {
+        key: metrics[key] for key in ("test", "device", "steps")
+    }
+    both = pil_to_tensor(Image.open(tmp_path / "methods" / "pictures" / "beta_vae.png"))
+    height = reconstructions.shape[1]
+    assert both[:, :height, : reconstructions.shape[2]].equal(reconstructions)
+    below = both[:, height + 8 :]
+    for row in range(8):  # the first four rows of samples stand left, the others right
+        top, left = row % 4 * 58, row // 4 * 464
+        assert below[:, top + 2 : top + 58, left + 2 : left + 464].equal(
+            samples[:, row * 58 + 2 : row * 58 + 58, 2:464]
+        )
+    assert below.shape[1] == 4 * 58 + 2
+
+    del overrides[0]
+    (run / "run.json").write_text(json.dumps(facts))
+    with pytest.raises(SystemExit, match="is a run without experiment=NAME"):
+        record.main([str(run)])
 
 
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *list(PAGES)[1:]])
