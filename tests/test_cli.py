@@ -2,7 +2,9 @@
 
 import io
 import json
+import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -414,3 +416,14 @@ def test_a_complete_run_that_goes_on_and_is_killed_before_its_test(command: Comm
     assert json.loads((run / "metrics.json").read_text())["steps"] == 9
     code, _ = command(f"resume={run}", small=False)
     assert str(code).startswith("error: run is complete, all of its 3 epochs")
+
+
+@pytest.mark.parametrize("asked", ["--help", "--cfg=job"])
+def test_a_reader_that_has_ended_is_no_error(tmp_path: Path, asked: str) -> None:
+    """As `python train.py --help | true` does."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, str(ROOT / "train.py"), asked]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False, cwd=tmp_path)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, "")

@@ -131,7 +131,7 @@ def _launch(task: Task, config_dir: Path, config_name: str, writes: bool) -> Non
             raise
         raise UserError(f"Hydra cannot read the command line: {error}") from error
     except OSError as error:
-        if started or _in_a_sweep(error) or isinstance(error, HydraException):
+        if started or _in_a_sweep(error) or isinstance(error, HydraException | BrokenPipeError):
             raise
         why = f"the run's folder {error.filename} cannot be created: {error.strerror}"
         raise UserError(f"{why}; hydra.run.dir=FOLDER chooses another folder") from error

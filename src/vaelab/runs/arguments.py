@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from vaelab.errors import UserError
 from vaelab.runs.config import settings
 
+BUILT = ("data", "model", "objective", "trainer", "logger")  # groups that take no arguments later
 GROUPS = ("data", "model", "objective", "optimizer", "trainer", "module", "logger")
 WORDS = {
     bool: "true or false",
@@ -56,6 +57,8 @@ def check_arguments(cfg: DictConfig) -> None:
         for option in ("_partial_", "_recursive_"):
             if not isinstance(node.get(option, True), bool):
                 raise UserError(f"{key}.{option}={node[option]}: true or false is needed")
+        if key in BUILT and node.get("_partial_"):
+            raise UserError(f"{key}._partial_=true: this group is built before the run, so it must not be partial")
         try:
             taken, more = arguments(hydra.utils.get_object(node["_target_"]))
         except Exception:  # building the class raises a clearer error
@@ -69,6 +72,23 @@ def check_arguments(cfg: DictConfig) -> None:
             hint = taken.get(name, Any)
             if not accepts(hint, value, node["_target_"].startswith(PACKAGES)):
                 raise UserError(f"{key}.{name}={value}: {needed(hint)} is needed")
+            if isinstance(value, dict) and "_target_" in value:
+                check_partial(f"{key}.{name}", value, hint, node["_target_"])
+
+
+def check_partial(key: str, part: dict[str, Any], hint: Any, owner: str) -> None:
+    """Raise UserError for a part that is partial where its owner takes the part itself, and the other way round."""
+    inner = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    origins = {typing.get_origin(each) or each for each in inner}
+    if part.get("_partial_"):
+        if all(isinstance(each, type) and each is not collections.abc.Callable for each in origins):
+            raise UserError(f"{key}._partial_=true: {owner} takes the part itself: remove _partial_")
+    elif origins == {collections.abc.Callable} and isinstance(target := hydra.utils.get_object(part["_target_"]), type):
+        parameters = inspect.signature(target).parameters.values()
+        needed = [one.name for one in parameters if one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD]
+        if missing := [name for name in needed if name not in part]:
+            text = f"{part['_target_']} needs {' and '.join(missing)}, which {owner} gives it"
+            raise UserError(f"{key}: {text}: set {key}._partial_=true")
 
 
 def arguments(target: Any) -> tuple[dict[str, Any], bool]:
