@@ -43,6 +43,13 @@ class Page:
         first, self.received = self.received.split(b"\0", 1)
         return json.loads(first)
 
+    def open(self, address: str) -> None:
+        """Go to an address, and wait until it is loaded. `events` then holds what happened since."""
+        self.events.clear()
+        self.call("Page.navigate", url=address)
+        while all(event["method"] != "Page.loadEventFired" for event in self.events):
+            self.events.append(self._receive())
+
     def run(self, script: str) -> Any:
         """The value of a JavaScript expression, or that of its promise, as plain data."""
         result = self.call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
@@ -63,8 +70,8 @@ class Page:
 
 
 @contextlib.contextmanager
-def opened(address: str, folder: Path, width: int = 1000, height: int = 800) -> Iterator[Page]:
-    """Open a page in a new browser, which keeps its own files in `folder`, and wait until it is loaded."""
+def opened(folder: Path, width: int = 1000, height: int = 800) -> Iterator[Page]:
+    """Start a browser with an empty page. The browser keeps its own files in `folder`."""
     assert CHROMIUM
     (to_browser, requests), (answers, from_browser) = os.pipe(), os.pipe()
     command = f'exec "$0" "$@" 3<&{to_browser} 4>&{from_browser}'  # the browser reads and writes these two
@@ -84,7 +91,6 @@ def opened(address: str, folder: Path, width: int = 1000, height: int = 800) -> 
         page.session = {"sessionId": session}
         for domain in ("Page", "Runtime", "Log", "Network"):
             page.call(f"{domain}.enable")
-        page.call("Page.navigate", url=address)
         yield page
         page.session = {}
         with contextlib.suppress(AssertionError):  # it may close before it answers

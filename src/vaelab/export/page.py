@@ -38,7 +38,9 @@ def check_page(model: GenerativeModel) -> None:
         x = torch.zeros(1, *model.image_shape)
         q = model.infer(x, labels(model, torch.zeros(1, dtype=torch.int64)))
         if not lies_on_vectors(q):
-            raise UserError(f"page=true moves codes in R^D with sliders, but these lie on {space(q)}: leave it out")
+            raise UserError(
+                f"page=true moves a model's codes in R^D, but the space of its codes is {space(q)}: leave it out"
+            )
 
 
 @torch.no_grad()
