@@ -26,7 +26,8 @@ def export(cfg: DictConfig, _: Path) -> None:
     exports.check(output)
     data = None
     if cfg.page:  # it shows test images
-        _, _, model, data = runs.open_run(cfg.run, cfg.data.root, "cpu", trust=cfg.trust)
+        opened = runs.open_run(cfg.run, cfg.data.root, "cpu", trust=cfg.trust)
+        model, data = opened.model, opened.data
         exports.check_page(model)
     else:
         model = runs.load_run(run, cfg.trust)
