@@ -32,7 +32,7 @@ MAY = {
     "data": ("data", *FLOOR),
     "training": ("training", "objectives", "linear", "likelihoods", "priors", "pictures", *FLOOR),
     "runs": ("runs", "training", "data", *FLOOR),
-    "export": ("export", "runs", *FLOOR),
+    "export": ("export", "runs", "pictures", "evaluation", *FLOOR),
     "cli": ("cli", "runs", *FLOOR),
     "extensions": ("extensions", "runs", "training", "data", *FLOOR),
     "": ("runs",),  # vaelab/__init__.py
