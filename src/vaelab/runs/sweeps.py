@@ -95,7 +95,7 @@ def threads_of_each(side_by_side: int | None) -> str:
 def started(sweep: Path) -> list[Started]:
     """The runs in a sweep's folder, in the order of their names, where numbers count as numbers."""
     folders = {path.parent for name in ("run.json", FAILED) for path in sweep.rglob(name)}
-    return [_read(each) for each in sorted(folders, key=_order) if sweep / REPLACED not in each.parents]
+    return [_read(each) for each in sorted(folders, key=_order) if REPLACED not in each.relative_to(sweep).parts]
 
 
 def _order(path: Path) -> list[tuple[int, str]]:
@@ -115,6 +115,25 @@ def _read(folder: Path) -> Started:
     most = parse(read_text(path, MOST_BYTES), path).trainer.max_epochs
     early = isinstance(most, int) and 0 <= metrics["epochs"] < most
     return Started(folder, settings, "finished" + f", {metrics['epochs']} epochs" * early, monitor, value, "")
+
+
+def finished_runs(names: Sequence[str]) -> list[str]:
+    """The runs that are meant: run folders, the finished runs of sweeps, and patterns with *, ? or [ of such folders.
+
+    A name that means none of them is returned unchanged.
+    """
+    found: list[str] = []
+    for name in names:
+        path, members = Path(str(name)).expanduser(), []
+        pattern = not path.exists() and bool(set(name) & set("*?["))
+        folders = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))), key=_order) if pattern else [path]
+        for folder in folders:
+            if (folder / "config.yaml").exists() or (folder / "config.json").exists():
+                members.append(str(folder))
+            elif not (pattern and folder.name == REPLACED):
+                members += [str(run.folder) for run in started(folder) if run.finished]
+        found += members or [name]
+    return list(dict.fromkeys(found))
 
 
 def as_settings(overrides: Sequence[str]) -> dict[str, str]:
