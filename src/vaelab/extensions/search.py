@@ -11,6 +11,7 @@ The search space has Hydra's syntax:
 | a=tag(log,interval(1e-4,1e-2)) | a real number, evenly on a logarithmic scale |
 """
 
+import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from lightning.pytorch.callbacks import Callback
 from vaelab.errors import UserError
 from vaelab.runs import sweeps
 
+log = logging.getLogger("vaelab.train")
 PRUNED = "pruned"  # a mark of a trial in the study
 
 
@@ -136,5 +138,6 @@ class Pruning(Callback):
             return
         self.trial.report(float(trainer.callback_metrics[pl_module.monitor]), step)
         if self.trial.should_prune():
+            log.info("pruned   Optuna ends this run, because other runs were better at this step")
             self.trial.set_user_attr(PRUNED, True)
             trainer.should_stop = True

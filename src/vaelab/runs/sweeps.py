@@ -40,7 +40,7 @@ class Started(NamedTuple):
 
     folder: Path
     settings: dict[str, str]  # the overrides of its command
-    status: str  # finished, failed or not finished; finished may name an earlier end than trainer.max_epochs
+    status: str  # finished, failed, not finished, or finished in epoch N if the run ended before its length
     monitor: str  # the name of the monitored metric, such as val/loss; empty until the run is finished
     value: float | None  # the monitored metric of the weights that were kept
     error: str  # why it failed
@@ -114,7 +114,7 @@ def _read(folder: Path) -> Started:
     path = folder / "config.yaml"
     most = parse(read_text(path, MOST_BYTES), path).trainer.max_epochs
     early = isinstance(most, int) and 0 <= metrics["epochs"] < most
-    return Started(folder, settings, "finished" + f", {metrics['epochs']} epochs" * early, monitor, value, "")
+    return Started(folder, settings, "finished" + f" in epoch {metrics['epochs']}" * early, monitor, value, "")
 
 
 def finished_runs(names: Sequence[str]) -> list[str]:
