@@ -106,7 +106,7 @@ def _read(folder: Path) -> Started:
     failed, metrics = read_json(folder / FAILED), read_json(folder / "metrics.json")
     first = (read_json(folder / "run.json").get("starts") or [failed])[0]
     settings, monitor, value = as_settings(first["overrides"]), "", None
-    if failed or not metrics:
+    if not metrics:
         return Started(folder, settings, "failed" if failed else UNFINISHED, "", None, failed.get("error", ""))
     split, _, name = str(metrics.get("monitored")).partition("/")
     if isinstance(metrics.get(split), dict):
