@@ -216,7 +216,9 @@ def test_resuming_a_folder_that_is_no_run(command: Command) -> None:
     key, _ = command(f"resume={run}", "trainer.max_epoch=4", small=False)
     assert str(key).startswith("error: there is no setting trainer.max_epoch; did you mean trainer.max_epochs? ")
     flag, _ = command("-m", f"resume={run}", small=False)
-    assert "takes only overrides, not -m" in flag
+    assert (
+        flag == f"error: -m continues a sweep, but {run} is not the folder of a sweep: it is one run, so leave out -m"
+    )
     (run / "checkpoints" / "last.ckpt").write_bytes(b"no checkpoint")
     damaged, _ = command(f"resume={run}", "trainer.max_epochs=4", small=False)
     assert "last.ckpt holds more than plain data, or is damaged: use another file" in damaged
@@ -266,10 +268,7 @@ def test_a_sweep_makes_one_run_each_with_names_that_need_no_quotes(command: Comm
     assert code is None
     (sweep,) = (command.folder / "logs").iterdir()
     names = sorted(path.name for path in sweep.iterdir() if path.is_dir())
-    assert len(names) == 2
-    assert names[0].startswith("0_")
-    assert "model.latent_dim-2" in names[0]
-    assert all(set(name) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") for name in names)
+    assert names == ["0_model.encoder.hidden-16", "1_model.encoder.hidden-8-8"]  # settings of all runs are left out
     assert all((sweep / name / "metrics.json").exists() for name in names)
     assert printed.count("done ") == 2
 
@@ -289,7 +288,6 @@ def test_ddp_inside_a_sweep_is_refused(command: Command) -> None:
 def test_run_names_never_collide() -> None:
     names = set()
     for _ in range(200):
-        cli.run_name.cache_clear()
         names.add(cli.run_name("a/b c=d"))
     assert len(names) == 200
     assert all("a-b-c-d" in name for name in names)

@@ -38,15 +38,19 @@ YAML = r"`(configs/\S+/(\w+)\.yaml)`:\n\n```yaml\n(.*?)```"
 NEW = {match[2] for _, section in ADDED for match in re.finditer(YAML, section, re.S)}  # options that do not exist yet
 SCRIPTS = ("evaluate", "generate", "export")
 LATER = [(script, words) for script in SCRIPTS for words in documents.arguments(f"python {script}.py")]
+# runs/test_sweeps.py and extensions/test_search.py run such commands
+SWEEPS = r"-m .*(hydra/launcher=(joblib|local|submitit|ray)|hydra/sweeper=|range\(|resume=)"
 TRAINING = [
     words
     for words in documents.arguments("python train.py")
     if "trainer=ddp" not in words  # training/test_processes.py runs these
+    and not re.match(SWEEPS, " ".join(words))
     and not NEW & {word.partition("=")[2] for word in words}  # test_added_part_trains runs these
 ]
 ELSEWHERE = (  # commands that other tests run, that .ci/run runs, or that need a network or a person
     r"git clone |cd vae-lab$|python3 -m venv \.venv$|\. \.venv/bin/activate$|pip install |pytest$|jupyter lab ",
     r"tensorboard --logdir logs$|sphinx-build -W -b html docs docs/_build$",
+    rf"python train.py {SWEEPS}",
     r"torchrun |srun |#!/bin/bash$|#SBATCH |python train.py trainer=ddp",
     r"python reproduce.py row=|python benchmarks/(together|speed|evaluation|family)\.py",
 )
@@ -169,6 +173,8 @@ def finished(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         train(compose_config(data_root, "model.latent_dim=2", *overrides), folder / "logs" / name)
     for name in ("A", "C", "VAE"):
         shutil.copytree(folder / "logs" / "RUN", folder / "logs" / name)
+    for seed, name in enumerate(("RUN", "B")):
+        shutil.copytree(folder / "logs" / name, folder / "logs" / "SWEEP" / f"{seed}_seed-{seed}")
     (folder / "FOLDER").mkdir()
     Image.new("L", (28, 28)).save(folder / "FOLDER" / "digit.png")
     (folder / "mynets.py").touch()

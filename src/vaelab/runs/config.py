@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 from hydra import compose, initialize
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from vaelab.errors import UserError
@@ -112,8 +113,13 @@ def saved_config(folder: Path, overrides: Sequence[str] = (), trust: Sequence[st
     if not any(override.startswith("data.root=") for override in overrides):
         check_root(saved.data)
     ConfigStore.instance().store("resumed", saved)
-    with initialize(config_path=None, version_base="1.3"):
-        cfg = compose("resumed", list(overrides))
+    sweep = GlobalHydra.instance().hydra  # of the command, if it is a sweep
+    GlobalHydra.instance().clear()
+    try:
+        with initialize(config_path=None, version_base="1.3"):
+            cfg = compose("resumed", list(overrides))
+    finally:
+        GlobalHydra.instance().hydra = sweep
     before, after = dict(settings(saved)), dict(settings(cfg))
     typed = [override.split("=")[0].lstrip("+~") for override in overrides]
     for key in before | after:

@@ -60,6 +60,7 @@ FORMS: dict[str, Any] = {
         "caveats": [str],
     },
     "run.json": {"starts": [{"overrides": [str]}]},
+    "failed.json": {"overrides": [str], "error": str},
 }
 
 
@@ -69,7 +70,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read metrics.json, evaluation.json or run.json. The result is empty if there is no such file.
+    """Read metrics.json, evaluation.json, run.json or failed.json. The result is empty if there is no such file.
 
     Raises UserError for a file that is not JSON, and for one that lacks what this project writes.
     """
@@ -233,5 +234,6 @@ def finish(
         "fit_seconds": seconds,
         "device": _named(trainer.strategy.root_device),
         "best_checkpoint": "checkpoints/best.ckpt" if weights != "last" else None,
+        "monitored": module.metrics.name(module.monitor),
     }
     write_json(folder / "metrics.json", content)
