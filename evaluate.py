@@ -56,7 +56,7 @@ def group(cfg: DictConfig, name: str, default: Any) -> Any:
 def encode(cfg: DictConfig) -> None:
     """Write the codes of a folder of images to codes.npz in the run's folder."""
     from vaelab import runs
-    from vaelab.data.folder import write_codes
+    from vaelab.data.images import write_codes
 
     if not isinstance(cfg.run, str):
         raise UserError(f"run={cfg.run}: codes are written for one run at a time, such as run=logs/RUN")

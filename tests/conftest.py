@@ -119,14 +119,15 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[], Any]) 
 
 
 @pytest.fixture(autouse=True)
-def _no_trace(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Reset torch's settings, the signal handlers and the log for each test.
+def _no_trace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """Reset torch's settings, the signal handlers, the cache of images and the log for each test.
 
     The signal handlers matter because a test run that a shell starts with & ignores Ctrl-C.
     """
     for signum, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
         signal.signal(signum, handler)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    monkeypatch.setenv("VAELAB_CACHE", str(tmp_path / "cache"))
     HydraConfig.instance().cfg = None
     torch.distributions.Distribution.set_default_validate_args(True)
     torch.set_float32_matmul_precision("highest")

@@ -60,6 +60,7 @@ METRICS = {
         "nearer_share": "share of samples nearer than 95 % of the test images; above 0.05 hints at copies",
     },
 }
+OF_CLASSES = tuple(METRICS["representation"])  # the metrics that images without labels do not have
 LABELS = {"log_likelihood": "IW bound"}  # in tables, because this metric is not log p(x) itself
 # Settings in which runs of several seeds may differ: data.used names the data set, whatever was asked for
 OF_A_SEED = ("seed", "data.seed", "data.root", "data.dataset", "resume")

@@ -118,9 +118,14 @@ def check_data(model: "GenerativeModel", data: "ImageDataModule") -> None:
             f"model.image_shape={list(model.image_shape)} does not fit the images of {data.name}, "
             f"{list(data.image_shape)}: leave it out, and it follows data.image_shape"
         )
-    if min(data.batch_size, len(data.splits["train"][1])) == 1 and _normalises_batches(model):
+    if min(data.batch_size, len(data.splits["train"][0])) == 1 and _normalises_batches(model):
         raise UserError("data.batch_size=1: batch normalisation needs at least two images in a batch")
-    labels = 1 + max(int(y.max()) for _, y in data.splits.values() if len(y))
+    given = [y for _, y in data.splits.values() if y is not None and len(y)]
+    if model.num_classes and not given:
+        raise UserError(
+            f"model.num_classes={model.num_classes}, but the images of {data.name} have no labels: set it to 0"
+        )
+    labels = 1 + max((int(y.max()) for y in given), default=0)
     if 0 < model.num_classes < labels:
         raise UserError(f"model.num_classes={model.num_classes}, but {data.name} has {labels} classes")
 
