@@ -71,11 +71,17 @@ def data_root(tmp_path_factory: pytest.TempPathFactory, digits: tuple[torch.Tens
     return root
 
 
+OTHER_FILES = {  # data sets that are not in the files of `data_root`
+    f"data={name}"
+    for name in ("binarized_mnist", "folder", "arrays", "cifar10", "svhn", "omniglot", "sprites", "sprites_32")
+}
+
+
 def compose_config(root: Path, *overrides: str) -> DictConfig:
     """The project's config for the small data set, with short runs and one curve point every two steps."""
-    small = [f"data.root={root}", "data.batch_size=50"]
-    if "data=binarized_mnist" not in overrides:  # it comes with the package and has validation images of its own
-        small += ["data.md5=null", "data.val_size=100"]
+    small = ["data.batch_size=50"]
+    if not OTHER_FILES & {*overrides}:
+        small += [f"data.root={root}", "data.md5=null", "data.val_size=100"]
     short = ["trainer.max_epochs=2", "trainer.log_every_n_steps=2", "trainer.accelerator=cpu"]
     short += [f"trainer.limit_{split}_batches={count}" for split, count in (("train", 3), ("val", 2), ("test", 2))]
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):

@@ -5,7 +5,7 @@ import re
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -35,6 +35,8 @@ class FolderDataModule(ImageDataModule):
     """
 
     resizes = True
+    folders: ClassVar = {split: split for split in SPLITS}  # the subfolder of each split
+    inverted, labelled = False, True  # whether images are dark on white, and whether subfolders are classes
 
     def __init__(
         self,
@@ -71,18 +73,26 @@ class FolderDataModule(ImageDataModule):
         files = [file for part in parts.values() for file in part]
         name = re.sub(r"-[0-9a-f]{8}$", "", self.dataset)
         name += f"-{cache.digest([file[:2] for file in files], self.image_shape)[:8]}"
-        labels = self._labels(files, split=(self.root / "train").is_dir())
-        whole: Part = cache.decoded(self.root, files, self.image_shape), labels
+        labels = self._labels(files) if self.labelled else None
+        whole: Part = cache.decoded(self.root, files, self.image_shape, self.inverted), labels
         ends = np.cumsum([0, *map(len, parts.values())]).tolist()
         cuts = {split: cut(whole, slice(*ends[i : i + 2])) for i, split in enumerate(parts)}
         return DataSet(name, cuts["train"], cuts["test"], cuts["val"])
+
+    @property
+    def _has_splits(self) -> bool:
+        """Whether there are subfolders for the splits."""
+        return (self.root / self.folders["train"]).is_dir()
 
     def _parts(self) -> dict[str, list[File]]:
         """The files of each split, in the order of their draw. Raises UserError for a split without images."""
         files = sorted(cache.find(self.root), key=self._place)
         parts: dict[str, list[File]] = {"train": files}
-        if (self.root / "train").is_dir():
-            parts = {split: [file for file in files if file.name.startswith(f"{split}/")] for split in SPLITS}
+        if self._has_splits:
+            parts = {
+                split: [file for file in files if file.name.startswith(f"{folder}/")]
+                for split, folder in self.folders.items()
+            }
         total = sum(map(len, parts.values()))
         val, test = (round(share * total) if isinstance(share, float) else share for share in self.shares)
         for split, count in (("test", test), ("val", val)):
@@ -103,9 +113,9 @@ class FolderDataModule(ImageDataModule):
         """A pseudo-random key of a file, by which the files are sorted."""
         return hashlib.sha256(f"{self.split_seed} {file.name}".encode()).digest()
 
-    def _labels(self, files: Sequence[File], split: bool) -> Tensor | None:
+    def _labels(self, files: Sequence[File]) -> Tensor | None:
         """The labels (N,) by the folders, or None for files that are in no folder. Raises UserError for a mixture."""
-        paths = [file.name.split("/")[split:] for file in files]
+        paths = [file.name.split("/")[self._has_splits :] for file in files]
         loose = ["/".join(path) for path in paths if len(path) == 1]
         self.classes = sorted({path[0] for path in paths if len(path) > 1})
         if not self.classes:
