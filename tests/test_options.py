@@ -86,7 +86,8 @@ def own_files(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[
             Image.fromarray(image).save(folder / "images" / "ab"[i % 2] / f"{i}.png")
         return [f"data.root={folder / 'images'}"]
     if name.startswith("sprites"):
-        return ["data.num_images=100", "data.val_size=10", "data.test_size=10"]
+        small = ["data.image_shape=[1,16,16]", "data.factor_sizes=[3,2,4,4,4]"]
+        return [*small, "data.num_images=100", "data.val_size=10", "data.test_size=10"]
     for dataset, write in WRITERS.items():
         if dataset.lower() == name:
             write(folder, monkeypatch)
