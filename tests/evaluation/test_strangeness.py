@@ -16,7 +16,7 @@ def test_the_percentile_is_the_share_of_test_images_below() -> None:
     torch.testing.assert_close(found.bound.float(), exact.float(), rtol=0, atol=1e-3)  # the exact posterior
     torch.testing.assert_close(found.elbo, found.bound, rtol=0, atol=1e-3)
     wanted = [100 * (others <= each).double().mean() for each in exact]
-    assert (found.percentile - torch.stack(wanted)).abs().max() <= 0.5  # one image of rounding
+    assert (found.percentile - torch.stack(wanted)).abs().max() < 0.51  # rounding can move one image of 200
     assert int(found.bound.argmin()) == 4
     assert found.percentile[4] == 0
     assert found.order[0] == 4

@@ -92,7 +92,6 @@ def _write(path: Path, root: Path, files: Sequence[File], image_shape: Sequence[
             f"{path.parent} has {free / 1e9:.3g} GB left, but the decoded images take {needed / 1e9:.3g} GB: free some "
             "space, or set the environment variable VAELAB_CACHE to a folder on another disk"
         )
-    log.info("decoding %s images of %s into %s, once", f"{len(files):,}", root, path.parent)
     new = path.with_name(".new.npy")
     pixels = np.lib.format.open_memmap(new, mode="w+", dtype=np.uint8, shape=(len(files), *image_shape))
     faults: list[str] = []
@@ -119,3 +118,4 @@ def _write(path: Path, root: Path, files: Sequence[File], image_shape: Sequence[
         more = f" (and {len(faults) - 1:,} more images cannot be used)" if len(faults) > 1 else ""
         raise UserError(min(faults) + more)
     new.replace(path)
+    log.info("decoded  %s images of %s, once, into %s", f"{len(files):,}", root, path.parent)
