@@ -79,7 +79,7 @@ def own_files(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[
     images = np.random.default_rng(0).integers(0, 256, (60, 28, 28), dtype=np.uint8)
     if name == "arrays":
         np.savez(folder / "x.npz", train_images=images, test_images=images)
-        return [f"data.path={folder / 'x.npz'}", "data.val_size=10"]
+        return [f"data.path={folder / 'x.npz'}"]
     if name == "folder":
         for i, image in enumerate(images):
             (folder / "images" / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)

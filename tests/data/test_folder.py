@@ -160,6 +160,13 @@ def test_arrays_with_and_without_labels(tmp_path: Path) -> None:
     assert data.splits["test"][1].tolist() == [0, 1, 2, 3]
 
 
+def test_a_share_of_the_training_arrays_validates(tmp_path: Path) -> None:
+    arrays = {"train_images": images(10), "test_images": images(4)}
+    assert [len(part) for part, _ in opened(tmp_path, {"val_size": 0.2}, **arrays).splits.values()] == [8, 2, 4]
+    with pytest.raises(UserError, match=r"^val_size=-1: a whole number of images, or a share between 0 and 1"):
+        ArraysDataModule(path="x.npz", val_size=-1)
+
+
 def test_validation_arrays_and_both_orders_of_axes(tmp_path: Path) -> None:
     last = {f"{split}_images": images(i + 2, (4, 5, 3)) for i, split in enumerate(("train", "val", "test"))}
     data = opened(tmp_path, {"image_shape": [3, 4, 5]}, **last)

@@ -19,6 +19,18 @@ from vaelab.data.module import SPLITS, DataSet, ImageDataModule, Part, cut
 from vaelab.errors import UserError
 
 
+def check_sizes(**sizes: float) -> None:
+    """Raise UserError for a size of a split that is neither a number of images nor a share of all."""
+    for name, size in sizes.items():
+        if not (type(size) is int and size >= 0) and not 0 < size < 1:
+            raise UserError(f"{name}={size}: a whole number of images, or a share between 0 and 1, is needed")
+
+
+def number(size: float, total: int) -> int:
+    """The number of images of a split whose size is a number or a share of `total`."""
+    return size if isinstance(size, int) else round(size * total)
+
+
 class FolderDataModule(ImageDataModule):
     """Image files of any size in a folder, resized to `size` x `size` pixels, grey or in colour.
 
@@ -59,9 +71,7 @@ class FolderDataModule(ImageDataModule):
         if self.image_shape[0] not in (1, 3):
             raise UserError(f"image_shape={list(shape)}: an image file has 1 channel (grey) or 3 (colour)")
         checks.whole(0, split_seed=split_seed)
-        for name, share in {"val_size": val_size, "test_size": test_size}.items():
-            if not (type(share) is int and share >= 0) and not 0 < share < 1:
-                raise UserError(f"{name}={share}: a whole number of images, or a share between 0 and 1, is needed")
+        check_sizes(val_size=val_size, test_size=test_size)
         self.shares, self.split_seed = (val_size, test_size), split_seed
         self.classes: list[str] = []  # their names, in the order of the labels
 
@@ -94,7 +104,7 @@ class FolderDataModule(ImageDataModule):
                 for split, folder in self.folders.items()
             }
         total = sum(map(len, parts.values()))
-        val, test = (round(share * total) if isinstance(share, float) else share for share in self.shares)
+        val, test = (number(share, total) for share in self.shares)
         for split, count in (("test", test), ("val", val)):
             if not parts.get(split):
                 parts[split], parts["train"] = parts["train"][:count], parts["train"][count:]
@@ -135,7 +145,7 @@ class ArraysDataModule(ImageDataModule):
 
     The arrays are train_images and test_images, and perhaps val_images. They hold uint8 of shape (N, H, W),
     (N, H, W, 3) or (N, C, H, W). train_labels, test_labels and val_labels, whole numbers (N,), may be left out. Without
-    val_images, the last `val_size` training images validate.
+    val_images, the last training images validate.
 
     Raises UserError as ImageDataModule does, for a file that is not such an NPZ file, and for other arrays.
     """
@@ -146,13 +156,15 @@ class ArraysDataModule(ImageDataModule):
         path: str | None = None,  # the NPZ file
         dataset: str = "arrays",  # the name in records
         image_shape: Sequence[int] = (1, 28, 28),
+        val_size: float = 0.1,  # the number of training images that validate, or their share
         binarization: str = "none",
         **settings: Any,  # of ImageDataModule
     ) -> None:
         if not path:
             raise UserError("path: the file of the arrays is needed, data.path=FILE.npz")
-        super().__init__(root, dataset, image_shape, binarization=binarization, **settings)
-        self.path = self.root / Path(path).expanduser()
+        super().__init__(root, dataset, image_shape, val_size=0, binarization=binarization, **settings)
+        check_sizes(val_size=val_size)
+        self.path, self.share = self.root / Path(path).expanduser(), val_size
 
     def read(self) -> DataSet:
         """The arrays of the file."""
@@ -172,8 +184,8 @@ class ArraysDataModule(ImageDataModule):
         if missing := {"train", "test"} - parts.keys():
             raise UserError(f"{self.path} has no array {max(missing)}_images")
         if "val" in parts:
-            parts["val"] = parts["val"] if self.val_size else cut(parts["val"], slice(0))
-            self.val_size = len(parts["val"][0])
+            parts["val"] = parts["val"] if self.share else cut(parts["val"], slice(0))
+        self.val_size = len(parts["val"][0]) if "val" in parts else number(self.share, len(parts["train"][0]))
         return DataSet(self.dataset, parts["train"], parts["test"], parts.get("val"))
 
     def _part(self, arrays: dict[str, np.ndarray], split: str) -> Part:

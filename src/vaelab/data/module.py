@@ -1,5 +1,6 @@
 """Images in memory as a LightningDataModule, with splits and binarisation. Each data set is a subclass."""
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -32,6 +33,11 @@ def cut(part: Part, rows: slice) -> Part:
     """Some of the images of a part, with their labels."""
     images, labels = part
     return images[rows], None if labels is None else labels[rows]
+
+
+def room(device: torch.device) -> float:
+    """The bytes that images may take on a device: half of what a GPU has left."""
+    return torch.cuda.mem_get_info(device)[0] / 2 if device.type == "cuda" else math.inf
 
 
 def check_part(
@@ -186,6 +192,8 @@ class ImageDataModule(L.LightningDataModule):
         trainer: Any = self.trainer
         device = trainer.strategy.root_device if trainer else torch.device("cpu")
         images, labels = self.splits[split]
+        if images.nbytes > room(device):
+            device = torch.device("cpu")
         training = split == "train"
         return Loader(
             images.to(device),
@@ -214,8 +222,11 @@ class ImageDataModule(L.LightningDataModule):
         return self._loader("test")
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """The loader makes each batch on the training device."""
-        return batch
+        """The loader makes each batch on the training device, unless its images are too large for it."""
+        if not isinstance(batch, tuple | list):  # a window of indices
+            return batch
+        x, y = batch
+        return x.to(device), None if y is None else y.to(device)
 
     def examples(self, count: int, device: torch.device | None = None) -> Part:
         """The first images and labels of the validation set, or of the training set if there is no validation set."""
