@@ -166,6 +166,8 @@ class Command:
     def __call__(self, *arguments: str, small: bool = True) -> tuple[str | int | None, str]:
         """Returns the exit code (or the message that Python prints with exit code 1) and the printed text."""
         settings = [f"data.root={self.data}", *ARGUMENTS] if small else []
+        if OTHER_FILES & {*arguments}:
+            settings = [setting for setting in settings if not setting.startswith("data.")]
         flags = [argument for argument in arguments if argument.startswith("-")]  # Hydra needs them in one place
         rest = [argument for argument in arguments if argument not in flags]
         self.monkeypatch.setattr(sys, "argv", ["train.py", *flags, *settings, *rest])
