@@ -1,6 +1,7 @@
 """Colour images of one's own, from the folder to the exported model, with labels and without."""
 
 import csv
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from export import export
 from generate import generate
 from train import train
 from vaelab import runs
+from vaelab.data import cache
 from vaelab.errors import UserError
 from vaelab.runs import read_json
 
@@ -139,9 +141,8 @@ def test_images_of_any_size_are_ranked(trained: Path, home: Path, script: Callab
     assert has_colour(home / "run" / "pictures" / "strangest.png")
 
 
-def test_it_is_exported(trained: Path, home: Path, script: Callable[..., None]) -> None:
-    if "flat" in trained.name:
-        pytest.skip("the graphs of the other run are the same")
+@pytest.mark.parametrize("trained", ["classes"], indirect=True)
+def test_it_is_exported(home: Path, script: Callable[..., None]) -> None:
     script("export")
     model = runs.load_run(home / "run")
     decoder = onnxruntime.InferenceSession(home / "run" / "export" / "decoder.onnx")
@@ -159,4 +160,9 @@ def test_changed_files_are_refused(home: Path, script: Callable[..., None], monk
     with pytest.raises(
         UserError, match=r"^this run was trained on folder-\w+, but data.root=.* now gives folder-\w+: "
     ):
+        script("evaluate", f"data.root={home / 'images'}", *SHORT)
+    config = home / "run" / "config.yaml"
+    config.write_text(re.sub(r"used: folder-\w+", "used: null", config.read_text()))  # by a stranger
+    monkeypatch.setattr(cache, "decoded", lambda *_: pytest.fail("the files are decoded"))
+    with pytest.raises(UserError, match=r"^this run was trained on folder, but data.root=.* now gives folder-\w+: "):
         script("evaluate", f"data.root={home / 'images'}", *SHORT)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vaelab.data import ArraysDataModule, FolderDataModule
+from vaelab.data import ArraysDataModule, FolderDataModule, cache
 from vaelab.errors import UserError
 
 
@@ -71,7 +71,7 @@ def test_the_draw_depends_on_its_seed_and_an_image_keeps_its_place(tmp_path: Pat
     assert [i for i in order if i != 99] == numbers(data, "test") + numbers(data, "train")
 
 
-def test_the_name_tells_other_files_draws_and_sizes_apart(tmp_path: Path) -> None:
+def test_the_name_tells_other_files_draws_and_sizes_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "a", FLAT)
     name = ready(tmp_path / "a").name
     write(tmp_path / "b", FLAT)
@@ -81,6 +81,7 @@ def test_the_name_tells_other_files_draws_and_sizes_apart(tmp_path: Path) -> Non
     others = [ready(tmp_path / "a", **settings).name for settings in ({"split_seed": 1}, {"channels": 1}, {"size": 8})]
     assert len({name, *others}) == 4
     (tmp_path / "a" / "07.png").unlink()
+    monkeypatch.setattr(cache, "decoded", lambda *_: pytest.fail("the files are decoded"))
     with pytest.raises(UserError, match=rf"^this run was trained on {name}, but data.root=.*/a now gives folder-"):
         ready(tmp_path / "a", dataset=name, used=name)
 
@@ -195,6 +196,12 @@ def test_validation_arrays_and_both_orders_of_axes(tmp_path: Path) -> None:
 def test_bad_arrays_get_one_sentence(tmp_path: Path, arrays: dict, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         opened(tmp_path, **arrays)
+
+
+def test_arrays_that_do_not_fit_into_memory_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vaelab.data.folder.MOST", 100)
+    with pytest.raises(UserError, match=r"x.npz unpacks to [\d,]+ bytes, and 100 are the most: use data=folder$"):
+        opened(tmp_path, train_images=images(10), test_images=images(4))
 
 
 def test_no_arrays(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from vaelab import checks
 from vaelab.data import cache
 from vaelab.data.cache import File
+from vaelab.data.idx import MOST
 from vaelab.data.images import SUFFIXES
 from vaelab.data.module import SPLITS, DataSet, ImageDataModule, Part, cut
 from vaelab.errors import UserError
@@ -83,6 +84,7 @@ class FolderDataModule(ImageDataModule):
         files = [file for part in parts.values() for file in part]
         name = re.sub(r"-[0-9a-f]{8}$", "", self.dataset)
         name += f"-{cache.digest([file[:2] for file in files], self.image_shape)[:8]}"
+        self.check_used(name)  # before anything is decoded
         labels = self._labels(files) if self.labelled else None
         whole: Part = cache.decoded(self.root, files, self.image_shape, self.inverted), labels
         ends = np.cumsum([0, *map(len, parts.values())]).tolist()
@@ -171,9 +173,15 @@ class ArraysDataModule(ImageDataModule):
         if not self.path.is_file():
             raise UserError(f"data.path={self.path}: there is no such file")
         try:
+            with zipfile.ZipFile(self.path) as archive:
+                total = sum(part.file_size for part in archive.infolist())
+            if total > MOST:
+                raise UserError(f"{self.path} unpacks to {total:,} bytes, and {MOST:,} are the most: use data=folder")
             with np.load(self.path, allow_pickle=False) as file:
                 arrays = dict(file)
-        except (ValueError, TypeError, zipfile.BadZipFile, EOFError) as error:
+        except UserError:
+            raise
+        except (ValueError, zipfile.BadZipFile, EOFError) as error:
             raise UserError(
                 f"{self.path} is not an NPZ file of plain arrays, as numpy.savez writes: {error}"
             ) from error

@@ -145,17 +145,21 @@ class ImageDataModule(L.LightningDataModule):
         self.name, train, test, val = self.read()
         if not re.fullmatch(r"[\w-]+", self.name):
             raise UserError(f"{self.name!r}: the name of a data set has letters, digits, _ and - only")
-        if self.used not in (None, self.name):
-            raise UserError(
-                f"this run was trained on {self.used}, but data.root={self.root} now gives {self.name}: set data.root "
-                f"to the folder of {self.used}, or start a new run"
-            )
+        self.check_used(self.name)
         for split, part in (("training", train), ("validation", val or train), ("test", test)):
             what = (f"the {split} {kind} of {self.name}" for kind in ("images", "labels"))
             check_part(*part, self.image_shape, self.num_classes, *what)
         train, val = self._split(train) if val is None else (self._first(train), val)
         for split, (images, labels) in zip(SPLITS, (train, val, test), strict=True):
             self.splits[split] = self.fixed(images, split), labels
+
+    def check_used(self, name: str) -> None:
+        """Raise UserError if the run to resume or to open was trained on another data set than the one of this name."""
+        if self.used not in (None, name):
+            raise UserError(
+                f"this run was trained on {self.used}, but data.root={self.root} now gives {name}: set data.root "
+                f"to the folder of {self.used}, or start a new run"
+            )
 
     def _split(self, part: Part) -> tuple[Part, Part]:
         """Split into the training images, which come first, and the last `val_size` images for validation."""
