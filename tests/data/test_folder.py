@@ -1,5 +1,6 @@
 """Images of one's own: classes, splits and names of folders, and arrays in an NPZ file."""
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -88,7 +89,7 @@ def test_the_name_tells_other_files_draws_and_sizes_apart(tmp_path: Path, monkey
 
 def test_folders_train_val_and_test_are_the_splits(tmp_path: Path) -> None:
     names = [f"{split}/{'xy'[i % 2]}/{i}.png" for split in ("train", "val", "test") for i in range(4)]
-    write(tmp_path, [*names, "other/30.png"])
+    write(tmp_path, names)
     data = ready(tmp_path)
     assert [sorted(numbers(data, split)) for split in ("train", "val", "test")] == [
         [0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]  # fmt: skip
@@ -99,6 +100,17 @@ def test_folders_train_val_and_test_are_the_splits(tmp_path: Path) -> None:
         path.unlink()
     data = ready(tmp_path, val_size=1, test_size=1)
     assert [len(numbers(data, split)) for split in ("train", "val", "test")] == [2, 1, 1]
+
+
+def test_a_class_may_be_called_train(tmp_path: Path) -> None:
+    write(tmp_path, [f"{['car', 'plane', 'train'][i % 3]}/{i}.png" for i in range(20)])
+    assert ready(tmp_path).classes == ["car", "plane", "train"]
+
+
+def test_a_name_that_is_no_text(tmp_path: Path) -> None:
+    write(tmp_path, FLAT)
+    (tmp_path / "07.png").rename(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png"))
+    assert sum(len(part) for part, _ in ready(tmp_path).splits.values()) == 20
 
 
 def test_grey_images_and_rectangles(tmp_path: Path) -> None:
@@ -120,6 +132,7 @@ def test_binary_pixels(tmp_path: Path) -> None:
         ([], {}, r"has 0 images \(.png, .*\), which give train 0, val 0, test 0: a run trains on some and"),
         (FLAT[:2], {}, r"has 2 images .*, which give train 2, val 0, test 0"),
         (FLAT, {"test_size": 19, "val_size": 5}, r"which give train 0, val 1, test 19"),
+        (["train/0.png", "test/1.png", "extra/2.png"], {}, r"has the folders test, train, and other images, such as e"),
         ([*CLASSES, "20.png"], {}, r"has 1 images, such as 20.png, beside the class folders x, y, z: put all"),
         (FLAT, {"channels": 2}, r"^image_shape=\[2, 4, 4\]: an image file has 1 channel \(grey\) or 3 \(colour\)$"),
         (FLAT, {"size": 0}, r"^image_shape=\[3, 0, 0\]: "),

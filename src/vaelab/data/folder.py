@@ -36,15 +36,15 @@ class FolderDataModule(ImageDataModule):
     """Image files of any size in a folder, resized to `size` x `size` pixels, grey or in colour.
 
     The subfolders are the classes, and their sorted order gives the labels. Images that lie in the folder itself have
-    no labels. If there is a subfolder train, the subfolders train, val and test are the splits, with the classes in
-    each, and nothing else is read. A split without a subfolder is drawn from the training images. The draw depends on
-    `split_seed` and the names of the files alone, so an image keeps its place when others come and go.
+    no labels. If the subfolders are train, and perhaps val and test, they are the splits, with the classes in each. A
+    split without a subfolder is drawn from the training images. The draw depends on `split_seed` and the names of the
+    files alone, so an image keeps its place when others come and go.
 
     The images are decoded once: see `cache.decoded`. Their name in records is `dataset` and a digest of the files and
     of the image shape, so that metrics of other files do not compare.
 
     Raises UserError as ImageDataModule and `cache.decoded` do, for a folder without images, for images beside class
-    folders, and for a split without an image.
+    folders or splits, and for a split without an image.
     """
 
     resizes = True
@@ -75,6 +75,7 @@ class FolderDataModule(ImageDataModule):
         check_sizes(val_size=val_size, test_size=test_size)
         self.shares, self.split_seed = (val_size, test_size), split_seed
         self.classes: list[str] = []  # their names, in the order of the labels
+        self._has_splits = False  # whether the subfolders are the splits
 
     def read(self) -> DataSet:
         """Find, split and decode the files."""
@@ -91,15 +92,18 @@ class FolderDataModule(ImageDataModule):
         cuts = {split: cut(whole, slice(*ends[i : i + 2])) for i, split in enumerate(parts)}
         return DataSet(name, cuts["train"], cuts["test"], cuts["val"])
 
-    @property
-    def _has_splits(self) -> bool:
-        """Whether there are subfolders for the splits."""
-        return (self.root / self.folders["train"]).is_dir()
-
     def _parts(self) -> dict[str, list[File]]:
         """The files of each split, in the order of their draw. Raises UserError for a split without images."""
         files = sorted(cache.find(self.root), key=self._place)
         parts: dict[str, list[File]] = {"train": files}
+        tops, own = {file.name.split("/")[0] for file in files}, {*self.folders.values()}
+        self._has_splits = self.folders["train"] in tops and tops <= own
+        if self.folders["train"] in tops and len(tops & own) > 1 and not self._has_splits:
+            found, other = ", ".join(sorted(tops & own)), min(tops - own)
+            raise UserError(
+                f"data.root={self.root} has the folders {found}, and other images, such as {other}: move them away if "
+                "these folders are the splits, or rename the folders if they are classes"
+            )
         if self._has_splits:
             parts = {
                 split: [file for file in files if file.name.startswith(f"{folder}/")]
@@ -123,7 +127,7 @@ class FolderDataModule(ImageDataModule):
 
     def _place(self, file: File) -> bytes:
         """A pseudo-random key of a file, by which the files are sorted."""
-        return hashlib.sha256(f"{self.split_seed} {file.name}".encode()).digest()
+        return hashlib.sha256(f"{self.split_seed} {file.name}".encode(errors="surrogateescape")).digest()
 
     def _labels(self, files: Sequence[File]) -> Tensor | None:
         """The labels (N,) by the folders, or None for files that are in no folder. Raises UserError for a mixture."""
