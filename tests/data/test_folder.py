@@ -127,7 +127,7 @@ def test_binary_pixels(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "settings", "sentence"),
     [
-        (FLAT, {"root": None}, r"^root: the folder of the images is needed, data.root=FOLDER$"),
+        (FLAT, {"root": None}, r"^the folder of the images is needed: data.root=FOLDER$"),
         (FLAT, {"root": "nowhere"}, r"^data.root=nowhere: there is no such folder$"),
         ([], {}, r"has 0 images \(.png, .*\), which give train 0, val 0, test 0: a run trains on some and"),
         (FLAT[:2], {}, r"has 2 images .*, which give train 2, val 0, test 0"),
@@ -218,7 +218,7 @@ def test_arrays_that_do_not_fit_into_memory_are_not_read(tmp_path: Path, monkeyp
 
 
 def test_no_arrays(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"^path: the file of the arrays is needed, data.path=FILE.npz$"):
+    with pytest.raises(UserError, match=r"^the file of the arrays is needed: data.path=FILE.npz$"):
         ArraysDataModule()
     with pytest.raises(UserError, match=r"no.npz: there is no such file$"):
         ArraysDataModule(str(tmp_path), "no.npz").setup()

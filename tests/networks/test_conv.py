@@ -73,7 +73,7 @@ def test_conv_norm_stands_after_each_convolution_but_the_last() -> None:
         (
             {"channels": [2] * 4},
             r"channels=\[2, 2, 2, 2\] halve 4 times, too often for 8 x 9 pixels: any size from 16 x 16 pixels on "
-            "works, or use at most 3 channels",
+            "works, or keep 3 of these channels",
         ),
         ({"num_blocks": -1}, "num_blocks=-1: a whole number, at least 0"),
         ({"norm": "layer"}, "norm=layer: choose one of none, batch"),

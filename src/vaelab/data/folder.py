@@ -65,7 +65,7 @@ class FolderDataModule(ImageDataModule):
         **settings: Any,  # of ImageDataModule
     ) -> None:
         if not root:
-            raise UserError("root: the folder of the images is needed, data.root=FOLDER")
+            raise UserError("the folder of the images is needed: data.root=FOLDER")
         shape = [channels, size, size] if image_shape is None else image_shape
         super().__init__(root, dataset, shape, val_size=0, binarization=binarization, **settings)
         checks.widths(3, image_shape=shape)
@@ -167,7 +167,7 @@ class ArraysDataModule(ImageDataModule):
         **settings: Any,  # of ImageDataModule
     ) -> None:
         if not path:
-            raise UserError("path: the file of the arrays is needed, data.path=FILE.npz")
+            raise UserError("the file of the arrays is needed: data.path=FILE.npz")
         super().__init__(root, dataset, image_shape, val_size=0, binarization=binarization, **settings)
         check_sizes(val_size=val_size)
         self.path, self.share = self.root / Path(path).expanduser(), val_size

@@ -14,7 +14,7 @@ HUB = {
     **dict.fromkeys(("MNIST", "MNIST-5k", "BinarizedMNIST"), "ylecun/mnist"),
     "FashionMNIST": "zalando-datasets/fashion_mnist",
 }
-LOCAL = ("data.root=", "hydra.", "resume=", "trainer.accelerator=")  # overrides for one machine only
+LOCAL = ("data.root=", "data.path=", "hydra.", "resume=", "trainer.accelerator=")  # overrides for one machine only
 CARD = """---
 library_name: vaelab
 tags: [autoencoder, onnx]{hub}

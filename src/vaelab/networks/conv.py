@@ -131,6 +131,6 @@ def _sizes(shape: Size, channels: Sequence[int], num_blocks: int, activation: st
         wrong = f"channels={list(channels)} halve {len(channels)} times, too often for {height} x {width} pixels"
         least = 2 ** len(channels)
         most = min(height, width).bit_length() - 1
-        fewer = f", or use at most {most} channels" if most else ""
+        fewer = f", or keep {most} of these channels" if most else ""
         raise UserError(f"{wrong}: any size from {least} x {least} pixels on works{fewer}")
     return sizes

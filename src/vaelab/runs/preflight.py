@@ -50,6 +50,8 @@ def check_config(cfg: DictConfig) -> None:
         if isinstance(value, str) and part in PARTS:
             raise UserError(f"model.{part}={value}: a part is chosen with a slash, model/{part}={value}")
     check_groups(cfg)
+    if "num_classes" in cfg.model and cfg.model.num_classes is None:
+        raise UserError("model.num_classes is that of the data, and it is not known: set data.num_classes=CLASSES")
     if cfg.data.get("used") is not None and not cfg.resume:
         raise UserError(
             f"data.used={cfg.data.used}: the run itself writes the data set that it used here: leave it out"
