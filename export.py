@@ -32,7 +32,9 @@ def export(cfg: DictConfig, _: Path) -> None:
     else:
         model = runs.load_run(run, cfg.trust)
     config: Any = OmegaConf.to_container(runs.read_config(run, trust=cfg.trust))
-    config["data"]["root"], config["resume"] = "data", None  # names of local folders stay private
+    private = {"root": "data", "path": "images.npz"}  # names of local folders stay private
+    config["data"] |= {key: name for key, name in private.items() if key in config["data"]}
+    config["resume"] = None
 
     print(f"exporting {runs.shown(run)}, {type(model).__name__}", flush=True)
     graphs = exports.graphs(model)

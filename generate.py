@@ -76,7 +76,7 @@ def draw(cfg: DictConfig, run: "Run", *others: "Run") -> Any:
     from vaelab.interfaces import labels
 
     model, given = run.model, "" if cfg.label is None else f", class {cfg.label}"
-    x, y = images(run, cfg.seed)
+    x, y = images(run, cfg.seed, {"reconstructions": cfg.num or 32, "codes": cfg.num or 5000}.get(cfg.kind))
     match cfg.kind:
         case "samples":
             picture, source = samples(cfg, run)
@@ -84,8 +84,7 @@ def draw(cfg: DictConfig, run: "Run", *others: "Run") -> Any:
             title, axis = f"Samples: E[x | z{given}], z from {source}", "class" if classes else ""
             return pictures.framed(picture, title, columns=[str(k) for k in classes], xlabel=axis)
         case "reconstructions":
-            few = slice(min(cfg.num or 32, len(x)))
-            pairs = pictures.reconstructions(model, x[few], labels(model, y[few]))
+            pairs = pictures.reconstructions(model, x, labels(model, y))
             return pictures.framed(pairs, "Test images, each with E[x | z] at its code on the right")
         case "interpolation":
             return pictures.interpolation(model, x, y, cfg.num or 5)
@@ -98,14 +97,13 @@ def draw(cfg: DictConfig, run: "Run", *others: "Run") -> Any:
                 steps[::-1], steps, xlabel="$z_0$, by quantile of its prior", ylabel="$z_1$, by quantile of its prior",
             )  # fmt: skip
         case "codes":
-            few = slice(cfg.num or 5000)
-            return pictures.codes(model, x[few], y[few], cfg.projection, cfg.seed)
+            return pictures.codes(model, x, y, cfg.projection, cfg.seed)
         case "prior":
             return pictures.prior(model, x, y, cfg.seed)
         case "training":
             metrics = runs.read_json(run.folder / "metrics.json")
             return pictures.training(run.folder, metrics.get("epochs", 0), metrics.get("steps", 0))
-    panels = [(each.folder.name, each.model, *(part[:5000] for part in images(each, 0))) for each in (run, *others)]
+    panels = [(each.folder.name, each.model, *images(each, 0, 5000)) for each in (run, *others)]
     return pictures.ae_vs_vae(panels)
 
 
@@ -126,16 +124,15 @@ def samples(cfg: DictConfig, run: "Run") -> "tuple[Tensor, str]":
     return pictures.samples(model, num, cfg.seed, math.isqrt(num - 1) + 1, cfg.label), source
 
 
-def images(run: "Run", seed: int) -> "tuple[Tensor, Tensor]":
-    """The test images and their classes, in an order that depends on the seed alone."""
+def images(run: "Run", seed: int, count: int | None = None) -> "tuple[Tensor, Tensor | None]":
+    """The first test images, and their classes or None, in an order that depends on the seed alone."""
     import torch
 
     from vaelab.interfaces import device_of
 
-    device = device_of(run.model)
-    x, y = run.data.images("test")
-    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))
-    return x[order].to(device), y[order].to(device)
+    x, y = run.data.images("test", device=device_of(run.model))
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:count].to(x.device)
+    return x[order], None if y is None else y[order]
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 
 import documents
+import numpy as np
 import pages
 import pytest
 import record
@@ -151,6 +152,7 @@ def test_training_commands(command: Command, words: list[str]) -> None:
         code, printed = command(*(word.replace("logs/RUN", f"logs/{run.name}") for word in limits), small=False)
         assert code is None, printed
         return
+    _own_images(command.folder)
     trains = not any(word.startswith("--") for word in words)
     accumulates = any("accumulate_grad_batches" in word for word in words)  # which takes a longer epoch
     more = ["trainer.limit_train_batches=4"] if accumulates else []
@@ -162,6 +164,15 @@ def test_training_commands(command: Command, words: list[str]) -> None:
         values = [word.partition("=")[2] for word in words]
         runs = 1 if "-m" not in words else len(list(itertools.product(*(v.split(",") for v in values if "[" not in v))))
         assert len(list(command.folder.glob("logs/**/metrics.json"))) == (runs if trains else 0)
+
+
+def _own_images(folder: Path) -> None:
+    """A folder FOLDER of thirty images, and FILE.npz with arrays of them."""
+    images = np.random.default_rng(0).integers(0, 256, (30, 28, 28), dtype=np.uint8)
+    (folder / "FOLDER").mkdir()
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(folder / "FOLDER" / f"{i}.png")
+    np.savez(folder / "FILE.npz", train_images=images, test_images=images[:5])
 
 
 @pytest.fixture(scope="module")

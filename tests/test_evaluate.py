@@ -284,13 +284,30 @@ def test_codes_of_a_folder_of_images(run: Callable[..., str], tmp_path: Path, ca
     for i in range(3):
         Image.fromarray(x[i, 0].numpy()).save(images / f"{i}.png")
     settings(f"run={folder}", f"images={images}")
-    assert f"{folder}/codes.npz: names and codes of 3 images" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"{folder}/codes.npz: names and codes of 3 images" in printed
     with np.load(f"{folder}/codes.npz") as saved:
         assert saved["names"].tolist() == ["0.png", "1.png", "2.png"]
         np.testing.assert_allclose(saved["codes"], opened.model.encode(x / 255).detach(), atol=1e-5)
     assert not Path(folder, "evaluation.json").exists()
     with pytest.raises(ValueError, match=r"run=.*: codes are written for one run"):
         settings(f"run=[{folder},{folder}]", f"images={images}")
+
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (28, 28), dtype=np.uint8)).save(images / "noise.png")
+    settings(f"run={folder}", f"images={images}")
+    lines = Path(folder, "strangeness.csv").read_text().splitlines()
+    assert lines[0] == "rank,name,elbo,bound,percentile"
+    rows = [line.split(",") for line in lines[1:]]
+    assert [row[0] for row in rows] == ["1", "2", "3", "4"]
+    assert sorted(row[1] for row in rows) == ["0.png", "1.png", "2.png", "noise.png"]
+    assert rows[0][1] == "noise.png"
+    bounds = [float(row[3]) for row in rows]
+    assert bounds == sorted(bounds)
+    assert all(float(row[2]) <= float(row[3]) for row in rows)
+    assert float(rows[0][4]) == 0
+    assert "the strangest image is noise.png" in capsys.readouterr().out
+    with Image.open(Path(folder, "pictures", "strangest.png")) as picture:
+        assert picture.text["Description"].startswith(f"{Path(folder).name}: MNIST")
 
 
 def test_a_metric_that_is_not_finite_is_absent(run: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:

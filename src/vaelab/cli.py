@@ -112,7 +112,7 @@ def _launch(task: Task, config_dir: Path, config_name: str, writes: bool) -> Non
         started = True
         folder = Path(HydraConfig.get().runtime.output_dir).absolute()
         moved = writes and HydraConfig.get().job.chdir
-        if moved and isinstance(cfg.data.root, str):  # a relative path keeps its meaning
+        if moved and isinstance(cfg.data.get("root"), str):  # a relative path keeps its meaning
             cfg.data.root = to_absolute_path(str(Path(cfg.data.root).expanduser()))
         try:
             if HydraConfig.get().mode == RunMode.MULTIRUN:

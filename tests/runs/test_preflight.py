@@ -29,6 +29,10 @@ from vaelab.runs import check_config
         ),
         (["+trainer.max_epoch=3"], "trainer.max_epoch: lightning.pytorch.Trainer takes no such argument"),
         (["+callbacks.pictures.num=3"], "callbacks.pictures.num: .*Pictures takes no such argument"),
+        (
+            ["data=folder", "model.num_classes=${data.num_classes}"],
+            "model.num_classes is that of the data, and it is no",
+        ),
         (["+module.compiled=true"], "module.compiled: .*VAEModule takes no such argument"),
     ],
     ids=str,

@@ -61,6 +61,7 @@ METRICS = {
         "nearer_share": "share of samples nearer than 95 % of the test images; above 0.05 hints at copies",
     },
 }
+OF_CLASSES = tuple(METRICS["representation"])  # the metrics that images without labels do not have
 LABELS = {"log_likelihood": "IW bound"}  # in tables, because this metric is not log p(x) itself
 HEADINGS = {  # of narrow columns; a CSV file has the names of the metrics
     **LABELS, "exact_log_likelihood": "exact log p", "bits_per_dim": "bits/dim", "squared_error": "sq. error",

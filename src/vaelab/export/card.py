@@ -14,7 +14,7 @@ HUB = {
     **dict.fromkeys(("MNIST", "MNIST-5k", "BinarizedMNIST"), "ylecun/mnist"),
     "FashionMNIST": "zalando-datasets/fashion_mnist",
 }
-LOCAL = ("data.root=", "hydra.", "resume=", "trainer.accelerator=")  # overrides for one machine only
+LOCAL = ("data.root=", "data.path=", "hydra.", "resume=", "trainer.accelerator=")  # overrides for one machine only
 PAGE = """
 
 Open [`page.html`](page.html) in a browser to move codes, to walk from one test image to another, and to see where the

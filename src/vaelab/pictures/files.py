@@ -39,11 +39,13 @@ def training(folder: Path, epochs: int, steps: int) -> list["Image"]:
         raise UserError(f"{folder} has {len(drawn)} pictures of {width} x {height} pixels, too many for an animation")
     frames, caption = [], 30  # pixels
     for step in sorted(drawn):
-        frame = Image.new("L", (width, height + caption), 255)
-        frame.paste(Image.open(io.BytesIO(drawn[step]), formats=["PNG"]).convert("L"), (0, caption))
+        image = Image.open(io.BytesIO(drawn[step]), formats=["PNG"])
+        mode = "L" if image.mode == "L" else "RGB"
+        frame = Image.new(mode, (width, height + caption), "white")
+        frame.paste(image.convert(mode), (0, caption))
         pen, text = ImageDraw.Draw(frame), f"{tag} at epoch {step * epochs / steps:.3g} of {epochs}, step {step:,}"
-        pen.text((5, 3), text, fill=0, font=ImageFont.load_default(16))
-        pen.rectangle((0, caption - 4, width * min(max(step / steps, 0), 1), caption - 1), fill=0)
+        pen.text((5, 3), text, fill="black", font=ImageFont.load_default(16))
+        pen.rectangle((0, caption - 4, width * min(max(step / steps, 0), 1), caption - 1), fill="black")
         frames.append(frame)
     return frames
 

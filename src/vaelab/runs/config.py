@@ -41,6 +41,12 @@ RENAMED = {  # classes of version 0.1
     "vaelab.posteriors.PowerSpherical": "vaelab.posteriors.Hyperspherical",
     "vaelab.priors.Flow": "vaelab.priors.FlowPrior",
 }
+PLACES = {  # what the files of a data set that can be downloaded are, below data.root
+    **dict.fromkeys(("MNISTDataModule", "EMNISTDataModule", "QMNISTDataModule"), "{}"),  # a folder with its name
+    "CIFAR10DataModule": "cifar-10-batches-py",
+    "SVHNDataModule": "test_32x32.mat",
+    "OmniglotDataModule": "omniglot-py",
+}
 MOST_BYTES = 50_000  # of a config; a usual one has 3,000
 
 
@@ -77,7 +83,8 @@ def read_config(folder: Path, resuming: bool = False, trust: Sequence[str] = ())
             raise UserError(f"{path} names {value}, {why}")
     data, sections = plain["data"], (*READ, *(RESUMED if resuming else ()))
     odd = [part for part in sections if not isinstance(plain.get(part, {}), dict)]
-    odd += [f"data.{name}" for name in ("root", "dataset", "binarization") if type(data.get(name)) is not str]
+    texts = ("dataset", "binarization", *(["root"] if "root" in data else []))  # generated images are in no folder
+    odd += [f"data.{name}" for name in texts if type(data.get(name)) is not str]
     odd += [f"data.{name}" for name in ("dataset", "used") if not re.fullmatch(r"[\w-]+", str(data.get(name)))]
     if odd:
         raise UserError(f"{path} is not the config of a run: its {odd[0]} is missing or has no meaning")
@@ -153,10 +160,11 @@ def check_root(data: DictConfig) -> None:
     The data module would download them to this place. Places in the working directory are fine.
     """
     name = str(data.get("used") or data.dataset)
-    folder = Path(data.root).expanduser() / name.partition("-")[0]  # EMNIST-letters is in the folder of EMNIST
-    there = folder.is_dir() or folder.resolve().is_relative_to(Path.cwd())
-    downloads = str(data._target_).endswith((".MNISTDataModule", ".EMNISTDataModule", ".QMNISTDataModule"))
-    if downloads and name != "MNIST-5k" and not there:
+    place = PLACES.get(str(data._target_).rpartition(".")[2])
+    if place is None or name == "MNIST-5k":
+        return
+    folder = Path(data.root).expanduser() / place.format(name.partition("-")[0])  # EMNIST's splits share a folder
+    if not folder.exists() and not folder.resolve().is_relative_to(Path.cwd()):
         raise UserError(f"{folder}, where the run found its data, does not exist: data.root=... names their folder")
 
 

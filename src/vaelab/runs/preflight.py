@@ -50,6 +50,8 @@ def check_config(cfg: DictConfig) -> None:
         if isinstance(value, str) and part in PARTS:
             raise UserError(f"model.{part}={value}: a part is chosen with a slash, model/{part}={value}")
     check_groups(cfg)
+    if "num_classes" in cfg.model and cfg.model.num_classes is None:
+        raise UserError("model.num_classes is that of the data, and it is not known: set data.num_classes=CLASSES")
     if cfg.data.get("used") is not None and not cfg.resume:
         raise UserError(
             f"data.used={cfg.data.used}: the run itself writes the data set that it used here: leave it out"
@@ -118,9 +120,14 @@ def check_data(model: "GenerativeModel", data: "ImageDataModule") -> None:
             f"model.image_shape={list(model.image_shape)} does not fit the images of {data.name}, "
             f"{list(data.image_shape)}: leave it out, and it follows data.image_shape"
         )
-    if min(data.batch_size, len(data.splits["train"][1])) == 1 and _normalises_batches(model):
+    if min(data.batch_size, len(data.splits["train"][0])) == 1 and _normalises_batches(model):
         raise UserError("data.batch_size=1: batch normalisation needs at least two images in a batch")
-    labels = 1 + max(int(y.max()) for _, y in data.splits.values() if len(y))
+    given = [y for _, y in data.splits.values() if y is not None and len(y)]
+    if model.num_classes and not given:
+        raise UserError(
+            f"model.num_classes={model.num_classes}, but the images of {data.name} have no labels: set it to 0"
+        )
+    labels = 1 + max((int(y.max()) for y in given), default=0)
     if 0 < model.num_classes < labels:
         raise UserError(f"model.num_classes={model.num_classes}, but {data.name} has {labels} classes")
 

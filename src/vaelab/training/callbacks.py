@@ -173,6 +173,6 @@ class Pictures(Callback):
         return drawn
 
     @staticmethod
-    def _examples(trainer: Any, module: Any, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-        x, y = trainer.datamodule.examples(count)
-        return x.to(module.device, module.dtype), y.to(module.device)
+    def _examples(trainer: Any, module: Any, count: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+        x, y = trainer.datamodule.examples(count, module.device)
+        return x.to(module.dtype), y

@@ -29,7 +29,7 @@ from vaelab.training.metrics import Metrics, NonFiniteLossError
 from vaelab.training.rehearsal import build_optimizer, build_schedule, rehearse
 
 log = logging.getLogger(__name__)
-Batch = tuple[Tensor, Tensor]  # images x (B, C, H, W) in [0, 1] and labels y (B,)
+Batch = tuple[Tensor, Tensor | None] | Tensor  # images x (B, C, H, W) in [0, 1], and labels y (B,) if there are any
 
 
 class VAEModule(L.LightningModule):
@@ -80,7 +80,7 @@ class VAEModule(L.LightningModule):
 
     def terms(self, batch: Batch, step: Tensor | None) -> dict[str, Tensor]:
         """The objective's terms {name: (B,)} after `step` optimiser steps. With None, schedules are at their end."""
-        x, y = batch
+        x, y = (batch, None) if isinstance(batch, Tensor) else batch
         inputs = (self.model, x, labels(self.model, y), step)
         if self._scores and self.training:
             try:

@@ -38,7 +38,7 @@ def add_hyperparameters(logger: TensorBoardLogger, cfg: DictConfig, latest: dict
     logger.finalize("success")
 
 
-def add_evaluation(folder: Path, measurement: Any, images: Tensor, labels: Tensor) -> None:
+def add_evaluation(folder: Path, measurement: Any, images: Tensor, labels: Tensor | None) -> None:
     """Write the metrics, the samples nearest to training images, and the Projector tab: codes, images and labels.
 
     They replace the results of an earlier evaluation of the run.
@@ -55,7 +55,8 @@ def add_evaluation(folder: Path, measurement: Any, images: Tensor, labels: Tenso
             board.add_image("samples beside their nearest training images", pictures.grid(measurement.pairs, 8))
         some = slice(min(PROJECTED, NUMBERS // measurement.codes.shape[1]))
         codes = F.pad(measurement.codes[some], (0, max(0, 3 - measurement.codes.shape[1])))  # the tab needs three axes
-        board.add_embedding(codes, labels[some].tolist(), images[some], tag="test codes")
+        names = None if labels is None else labels[some].tolist()
+        board.add_embedding(codes, names, images[some], tag="test codes")
 
 
 def _leaves(node: Any, key: str) -> Iterator[tuple[str, Any]]:
