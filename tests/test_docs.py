@@ -169,9 +169,10 @@ def test_tensorboard_serves_the_run(command: Command) -> None:
                 time.sleep(0.5)
                 with urllib.request.urlopen(f"{address}data/plugin/scalars/tags") as reply:
                     tags = json.load(reply)
-            assert {"train/loss", "val/elbo", "test/rate", "train/lr"} <= set(tags[run.name])
+            assert {"train/loss", "val/elbo", "weights/test_rate", "train/lr"} <= set(tags[run.name])
             with urllib.request.urlopen(f"{address}data/plugin/images/tags") as reply:
-                assert set(json.load(reply)[run.name]) == {"reconstructions", "samples", "manifold", "codes"}
+                names = ("reconstructions", "samples", "manifold", "codes")
+                assert set(json.load(reply)[run.name]) == {f"views/{name}" for name in names}
         finally:
             server.terminate()
 

@@ -195,7 +195,7 @@ def test_animation_has_a_frame_for_each_picture_that_was_logged(draw: Draw, fini
     assert len(list(run.glob("events.out.*"))) > 1
     events = EventAccumulator(str(run), {"images": 0})
     events.Reload()
-    logged = {event.step: event.encoded_image_string for event in events.Images("samples")}
+    logged = {event.step: event.encoded_image_string for event in events.Images("views/samples")}
     assert sorted(logged) == [0, 3, 6, 9]
     assert draw("run=deep", "kind=training") is None
     with Image.open(run / "generated/training.gif") as animation:

@@ -31,10 +31,15 @@ OWN = {  # the modules that may define the class of a key; for all other keys it
 }
 TORCH = ("torch.optim",)
 LIGHTNING = (
-    *("Trainer", "TensorBoardLogger", "DeviceStatsMonitor", "EarlyStopping", "EMAWeightAveraging"),
+    *("Trainer", "CSVLogger", "MLFlowLogger", "TensorBoardLogger", "WandbLogger"),
+    *("DeviceStatsMonitor", "EarlyStopping", "EMAWeightAveraging"),
     *("GradientAccumulationScheduler", "LearningRateFinder", "LearningRateMonitor", "ModelSummary", "RichModelSummary"),
     *("RichProgressBar", "StochasticWeightAveraging", "Timer", "TQDMProgressBar", "WeightAveraging"),
 )
+SENDING = {  # loggers that can send data over a network, and settings of theirs that do not choose where to
+    "MLFlowLogger": ("_target_", "tracking_uri", "experiment_name", "run_name", "run_id"),
+    "WandbLogger": ("_target_", "save_dir", "project", "name", "offline", "version", "reinit"),
+}
 RENAMED = {  # classes of version 0.1
     "vaelab.posteriors.Flow": "vaelab.posteriors.FlowPosterior",
     "vaelab.posteriors.PowerSpherical": "vaelab.posteriors.Hyperspherical",
@@ -120,6 +125,8 @@ def saved_config(folder: Path, overrides: Sequence[str] = (), trust: Sequence[st
         old, new, group = before.get(key), after.get(key), key.split(".")[0]
         if group in RESUMED and key not in typed and _leads_out(folder, key, new):
             raise UserError(f"{key} of {folder} is {new}, outside of the run's folder: {key}=... sets another path")
+        if key not in typed and _sends_elsewhere(cfg, key):
+            raise UserError(f"{key} of {folder} is {new}, and may send data elsewhere: type {key}=... if it is yours")
         if old == new or (isinstance(old, dict) and isinstance(new, dict)):
             continue
         if key.endswith("_target_"):
@@ -204,14 +211,25 @@ def _within(module: str, packages: Sequence[str]) -> bool:
     return f"{module}.".startswith(tuple(f"{package}." for package in packages))
 
 
+def _sends_elsewhere(cfg: DictConfig, key: str) -> bool:
+    """Whether a setting of a logger may choose another place on a network than that of the user's own account."""
+    parts = key.split(".")
+    if parts[0] != "logger" or len(parts) < 3:
+        return False
+    target = str(OmegaConf.select(cfg, f"logger.{parts[1]}._target_")).rpartition(".")[2]
+    return parts[2] not in SENDING.get(target, parts)
+
+
 def _leads_out(folder: Path, key: str, value: Any) -> bool:
     """Whether a text, taken as a path in a run's folder, leads to another place or an address.
 
-    A key such as `dirpath` is relative to the working directory.
+    {folder} in it is the folder. A key such as `dirpath` or `save_dir` is relative to the working directory.
     """
     if not isinstance(value, str | bytes | Path):
         return False
     path, root = os.fsdecode(value), os.path.realpath(folder)
-    base = Path.cwd() if key.endswith("path") else Path(root)
+    if "{folder}" in path:
+        path = path.removeprefix("sqlite:///").replace("{folder}", root)
+    base = Path.cwd() if key.endswith(("path", "save_dir")) else Path(root)
     inside = Path(os.path.realpath(base / path)).is_relative_to(root)
     return not inside or path.startswith("~") or "$" in path or "://" in path

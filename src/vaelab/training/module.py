@@ -269,9 +269,8 @@ class VAEModule(L.LightningModule):
             return
         means = self.metrics.end_epoch(split, self.trainer)
         self.measured |= means
-        fitting = self.trainer.state.fn == "fit"
-        self.log_dict(means, on_step=False, on_epoch=True, logger=not fitting, batch_size=1)
-        if fitting and split == "val" and not self.trainer.sanity_checking:
+        self.log_dict(means, on_step=False, on_epoch=True, logger=False, batch_size=1)
+        if self.trainer.state.fn == "fit" and split == "val" and not self.trainer.sanity_checking:
             self.record(means)
 
     # Checkpoints ------------------------------------------------------------------------------------------------------
