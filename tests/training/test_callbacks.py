@@ -21,7 +21,7 @@ def test_pictures_are_in_tensorboard_and_on_disk(finished: Path, events: EventAc
     for name in names:
         with Image.open(finished / "pictures" / f"{name}.png") as picture:
             assert min(picture.size) > 100
-            assert picture.mode == ("RGBA" if name == "codes" else "L")
+            assert picture.mode == "RGB"
             assert len(picture.convert("L").getcolors()) > 20
 
 

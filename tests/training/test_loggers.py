@@ -33,8 +33,8 @@ def points(folder: Path, name: str) -> list[tuple[int, float]]:
     return [(int(row["step"]), float(row[name])) for row in rows(folder) if row[name]]
 
 
-def resumed(folder: Path, *overrides: str) -> Any:
-    cfg = runs.saved_config(folder, overrides)
+def resumed(folder: Path, *overrides: str, trust: str = "") -> Any:
+    cfg = runs.saved_config(folder, overrides, trust)
     cfg.resume = str(folder)
     return cfg
 
@@ -128,18 +128,27 @@ def test_several_loggers_at_once(config: Compose, tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::PendingDeprecationWarning")
-def test_wandb_offline(config: Compose, tmp_path: Path) -> None:
-    """A run, and the same one resumed: its id stays, and its pictures are there."""
+def test_wandb_offline(config: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run, the same one resumed with its id, and another one in this process, which does not go on with the first."""
     pytest.importorskip("wandb")
-    train(config(*SMALL, "logger=wandb", "logger.wandb.offline=true", "trainer.max_epochs=1"), tmp_path)
-    (folder,) = tmp_path.glob("wandb/offline-run-*")
-    cfg = runs.read_config(tmp_path)
-    assert folder.name.endswith(cfg.logger.wandb.version)
-    assert len(list((folder / "files" / "media" / "images" / "views").glob("samples_*.png"))) == 2
-    train(resumed(tmp_path, "trainer.max_epochs=2"), tmp_path)
-    assert {path.name[-8:] for path in tmp_path.glob("wandb/offline-run-*")} == {cfg.logger.wandb.version}
-    assert load_run(tmp_path).latent_dim == 20
-    assert [step for step, _ in points(tmp_path, "train/loss")] == [2, 3, 4, 6]
+    monkeypatch.chdir(tmp_path)
+    offline = ["logger=wandb", "logger.wandb.offline=true"]
+    folder, other = tmp_path / "run", tmp_path / "other"
+    folder.mkdir()
+    other.mkdir()
+    train(config(*SMALL, *offline, "trainer.max_epochs=1"), folder)
+    (first,) = tmp_path.glob("wandb/offline-run-*")
+    own = runs.read_config(folder).logger.wandb.version
+    assert first.name.endswith(own)
+    assert len(list((first / "files" / "media" / "images" / "views").glob("samples_*.png"))) == 2
+    assert "trust=[lightning.pytorch.loggers]" in refused(resumed, folder)
+    assert "trust=[lightning.pytorch.loggers]" in (folder / "train.log").read_text()
+    train(resumed(folder, "trainer.max_epochs=2", trust="lightning.pytorch.loggers"), folder)
+    assert {path.name[-8:] for path in tmp_path.glob("wandb/offline-run-*")} == {own}
+    train(config(*SMALL, *offline, "trainer.max_epochs=1"), other)
+    assert runs.read_config(other).logger.wandb.version != own
+    assert load_run(folder).latent_dim == 20
+    assert [step for step, _ in points(folder, "train/loss")] == [2, 3, 4, 6]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

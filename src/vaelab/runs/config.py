@@ -31,15 +31,11 @@ OWN = {  # the modules that may define the class of a key; for all other keys it
 }
 TORCH = ("torch.optim",)
 LIGHTNING = (
-    *("Trainer", "CSVLogger", "MLFlowLogger", "TensorBoardLogger", "WandbLogger"),
+    *("Trainer", "CSVLogger", "MLFlowLogger", "TensorBoardLogger"),
     *("DeviceStatsMonitor", "EarlyStopping", "EMAWeightAveraging"),
     *("GradientAccumulationScheduler", "LearningRateFinder", "LearningRateMonitor", "ModelSummary", "RichModelSummary"),
     *("RichProgressBar", "StochasticWeightAveraging", "Timer", "TQDMProgressBar", "WeightAveraging"),
 )
-SENDING = {  # loggers that can send data over a network, and settings of theirs that do not choose where to
-    "MLFlowLogger": ("_target_", "tracking_uri", "experiment_name", "run_name", "run_id"),
-    "WandbLogger": ("_target_", "save_dir", "project", "name", "offline", "version", "reinit"),
-}
 RENAMED = {  # classes of version 0.1
     "vaelab.posteriors.Flow": "vaelab.posteriors.FlowPosterior",
     "vaelab.posteriors.PowerSpherical": "vaelab.posteriors.Hyperspherical",
@@ -125,8 +121,6 @@ def saved_config(folder: Path, overrides: Sequence[str] = (), trust: Sequence[st
         old, new, group = before.get(key), after.get(key), key.split(".")[0]
         if group in RESUMED and key not in typed and _leads_out(folder, key, new):
             raise UserError(f"{key} of {folder} is {new}, outside of the run's folder: {key}=... sets another path")
-        if key not in typed and _sends_elsewhere(cfg, key):
-            raise UserError(f"{key} of {folder} is {new}, and may send data elsewhere: type {key}=... if it is yours")
         if old == new or (isinstance(old, dict) and isinstance(new, dict)):
             continue
         if key.endswith("_target_"):
@@ -209,15 +203,6 @@ def _refusal(key: str, target: Any, trust: Sequence[str] = ()) -> str:
 def _within(module: str, packages: Sequence[str]) -> bool:
     """Whether a module is one of these packages, or lies in one of them."""
     return f"{module}.".startswith(tuple(f"{package}." for package in packages))
-
-
-def _sends_elsewhere(cfg: DictConfig, key: str) -> bool:
-    """Whether a setting of a logger may choose another place on a network than that of the user's own account."""
-    parts = key.split(".")
-    if parts[0] != "logger" or len(parts) < 3:
-        return False
-    target = str(OmegaConf.select(cfg, f"logger.{parts[1]}._target_")).rpartition(".")[2]
-    return parts[2] not in SENDING.get(target, parts)
 
 
 def _leads_out(folder: Path, key: str, value: Any) -> bool:

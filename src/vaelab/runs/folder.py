@@ -216,7 +216,7 @@ def hyperparameters(folder: Path, cfg: DictConfig, module: "VAEModule", data: An
     for override in typed:
         key, equals, text = override.lstrip("+~").partition("=")
         if equals and key not in sizes and key.split(".")[0] not in ELSEWHERE and key != "data.root":
-            value = OmegaConf.select(cfg, key) if "." in key else None
+            value = OmegaConf.select(cfg, key)
             sizes[key] = value if isinstance(value, bool | int | float) else text
     return sizes
 

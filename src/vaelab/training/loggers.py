@@ -104,7 +104,7 @@ def log_start(loggers: Iterable[Any], config: Any) -> None:
 def log_results(
     loggers: Iterable[Any], folder: Path, settings: Mapping[str, Any], latest: Mapping[str, float], step: int
 ) -> None:
-    """Send the test metrics to each logger. TensorBoard also gets the validation metrics of the kept weights.
+    """Send the test metrics to each logger and close it. TensorBoard also gets the final validation metrics.
 
     `settings` are the columns of the HParams tab, `latest` are the latest metrics by the names of their curves.
     """
@@ -115,3 +115,6 @@ def log_results(
         else:
             logger.log_metrics(tests, step)
         logger.finalize("success")
+        finish = getattr(getattr(logger, "experiment", None), "finish", None)
+        if finish:  # a run of W&B is open until then, and nothing else can go on with it
+            finish()
