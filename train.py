@@ -45,6 +45,7 @@ def train(cfg: DictConfig, folder: Path) -> float:
     runs.check_data(module.model, data)
     callbacks = runs.build_callbacks(cfg)
     runs.fill_in(cfg, data, callbacks)
+    runs.check_callbacks(cfg, callbacks, module.model)
     runs.check_schedules(cfg, module.objective, data, callbacks)
 
     loggers = runs.build_loggers(cfg, folder, step)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
@@ -177,7 +178,7 @@ def _sentence(error: BaseException) -> str | None:
         return f"{error.override}: Hydra cannot read this; some values need a second pair of quotes: 'name=\"a=b\"'"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
-        options = error.options or []
+        options = error.options or GlobalHydra.instance().config_loader().get_group_options(group)
         close = difflib.get_close_matches(option, options, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
         return f"{group}={option}: {hint}" + (f"choose one of {', '.join(options)}" if options else "no such group")

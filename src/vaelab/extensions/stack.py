@@ -63,7 +63,7 @@ class Member(VAEModule):
     def groups(self) -> list[dict[str, Any]]:
         return self.own_optimizer.param_groups
 
-    def log_dict(self, *args: Any, **kwargs: Any) -> None:
+    def log(self, *args: Any, **kwargs: Any) -> None:
         """Do nothing, because Lightning's table of metrics has room for one model."""
 
     def keep_best(self) -> None:

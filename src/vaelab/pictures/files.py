@@ -5,6 +5,8 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
 from vaelab.errors import UserError
 from vaelab.files import MOST_PIXELS, png_size, write_atomically
 
@@ -48,6 +50,17 @@ def training(folder: Path, epochs: int, steps: int) -> list["Image"]:
         pen.rectangle((0, caption - 4, width * min(max(step / steps, 0), 1), caption - 1), fill=0)
         frames.append(frame)
     return frames
+
+
+def image(picture: "Tensor | Figure", grey: bool = False) -> "Image":
+    """A picture (3, height, width) in [0, 1], of which `grey` keeps one channel, or a matplotlib Figure, as pixels."""
+    from PIL import Image
+    from torchvision.transforms.functional import to_pil_image
+
+    if isinstance(picture, Tensor):
+        return to_pil_image((255 * picture[: 1 if grey else 3]).round().byte())
+    picture.savefig(content := io.BytesIO())
+    return Image.open(content).convert("RGB")
 
 
 def titled(picture: "Image", *lines: str) -> "Image":

@@ -1,6 +1,5 @@
 """Callbacks that show the progress and the pictures of a run. They do not change the random numbers of training."""
 
-import io
 import logging
 import math
 import shutil
@@ -84,8 +83,9 @@ class Progress(ProgressBar):
 
     def _redraw(self, trainer: Any, module: Any) -> None:
         """Show the latest losses and the metrics that are logged with prog_bar=True."""
-        own = [f"{name} {float(value):.4g}" for name, value in trainer.progress_bar_metrics.items()]
-        shown = [f"epoch {trainer.current_epoch + 1}", _losses(module.metrics.latest), *own]
+        latest, more = module.metrics.latest, trainer.progress_bar_metrics
+        own = [f"{name} {float(more[name]):.4g}" for name in more if name not in latest]
+        shown = [f"epoch {trainer.current_epoch + 1}", _losses(latest), *own]
         self._bar.n = trainer.global_step
         self._bar.set_postfix_str(", ".join(filter(None, shown)))
 
@@ -155,36 +155,26 @@ class Pictures(Callback):
 
     def _draw(self, trainer: Any, module: Any) -> dict[str, tuple[Any, str]]:
         """The pictures by name, as PIL images of one or three channels, and their titles."""
-        model = module.model
+        model, grey = module.model, module.model.image_shape[0] == 1
         x, y = self._examples(trainer, module, self.num_reconstructions)
         pairs = pictures.reconstructions(model, x, labels(model, y))
-        drawn = {"reconstructions": (_image(pairs, model), "Images, each with E[x | z] at its code on the right")}
+        drawn = {
+            "reconstructions": (pictures.image(pairs, grey), "Images, each with E[x | z] at its code on the right")
+        }
         if model.prior is not None:
             drawn["samples"] = (
-                _image(pictures.samples(model, self.num_samples), model),
+                pictures.image(pictures.samples(model, self.num_samples), grey),
                 "Samples: E[x | z], z from p(z)",
             )
         if model.latent_dim == 2 and not model.num_classes:
             x, y = self._examples(trainer, module, 5000)
-            drawn["codes"] = _image(pictures.codes(model, x, y), model), "Codes, coloured by class"
+            drawn["codes"] = pictures.image(pictures.codes(model, x, y)), "Codes, coloured by class"
             if model.prior is not None and isinstance(model.prior(model.infer), Independent):  # it has quantiles
                 title = "Manifold: E[x | z] at the prior's quantiles"
-                drawn["manifold"] = _image(pictures.manifold(model), model), title
+                drawn["manifold"] = pictures.image(pictures.manifold(model), grey), title
         return drawn
 
     @staticmethod
     def _examples(trainer: Any, module: Any, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         x, y = trainer.datamodule.examples(count)
         return x.to(module.device, module.dtype), y.to(module.device)
-
-
-def _image(picture: Any, model: Any) -> Any:
-    """The PIL image of a picture (3, height, width) in [0, 1], grey if the model's images are, or of a Figure."""
-    from PIL import Image
-    from torchvision.transforms.functional import to_pil_image
-
-    if isinstance(picture, torch.Tensor):
-        picture = picture[:1] if model.image_shape[0] == 1 else picture
-        return to_pil_image((255 * picture).round().byte())
-    picture.savefig(content := io.BytesIO())
-    return Image.open(content).convert("RGB")

@@ -269,7 +269,9 @@ class VAEModule(L.LightningModule):
             return
         means = self.metrics.end_epoch(split, self.trainer)
         self.measured |= means
-        self.log_dict(means, on_step=False, on_epoch=True, logger=False, batch_size=1)
+        for name, value in means.items():
+            shown = name.endswith("/loss")  # in a progress bar of Lightning
+            self.log(name, value, shown, logger=False, on_step=False, on_epoch=True, batch_size=1)
         if self.trainer.state.fn == "fit" and split == "val" and not self.trainer.sanity_checking:
             self.record(means)
 
