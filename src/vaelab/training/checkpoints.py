@@ -265,4 +265,5 @@ def measure(trainer: Any, module: Any, data: Any, checkpoint: Path | None) -> No
         loggers, trainer.loggers = trainer.loggers, []  # these metrics are not points of the curves
         trainer.validate(module, data, verbose=False)
         trainer.loggers = loggers
+    module.logs_results = False  # log_results does it
     trainer.test(module, data, verbose=False)
