@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Compose, metrics, refused
+from conftest import ROOT, Compose, metrics, refused
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from train import train
@@ -184,3 +184,8 @@ def test_a_missing_package_is_one_sentence(
 
 def test_an_unknown_logger_gets_no_pictures() -> None:
     add_picture(object(), "samples", np.zeros((2, 2), np.uint8), 1)
+
+
+def test_each_option_has_its_test_in_this_file() -> None:
+    options = {path.stem for path in (ROOT / "configs" / "logger").glob("*.yaml")}
+    assert options == {"tensorboard", "csv", "wandb", "mlflow", "none"}
