@@ -32,7 +32,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from vaelab.errors import UserError
 from vaelab.files import check_values, png_size, read_bytes, read_text, write_atomically, write_plain
-from vaelab.runs.config import parse
+from vaelab.runs.config import parse, settings
 from vaelab.runs.log import log, rank, shown
 from vaelab.text import plain
 
@@ -213,10 +213,11 @@ def hyperparameters(folder: Path, cfg: DictConfig, module: "VAEModule", data: An
         "parameters": sum(parameter.numel() for parameter in module.model.parameters()),
     }
     typed = [override for start in read_json(folder / "run.json").get("starts", []) for override in start["overrides"]]
+    values = dict(settings(cfg))
     for override in typed:
         key, equals, text = override.lstrip("+~").partition("=")
         if equals and key not in sizes and key.split(".")[0] not in ELSEWHERE and key != "data.root":
-            value = OmegaConf.select(cfg, key)
+            value = values.get(key)
             sizes[key] = value if isinstance(value, bool | int | float) else text
     return sizes
 

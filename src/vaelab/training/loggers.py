@@ -92,6 +92,7 @@ def _(logger: TensorBoardLogger, name: str, pixels: ndarray, step: int) -> None:
     logger.experiment.add_image(name, pixels, step, dataformats="HWC"[: pixels.ndim])
 
 
+@rank_zero_only
 def log_start(loggers: Iterable[Any], config: Any) -> None:
     """Lay out TensorBoard's charts, and send the config to each logger. A resumed run has sent it, and gives None."""
     for logger in loggers:
@@ -101,6 +102,7 @@ def log_start(loggers: Iterable[Any], config: Any) -> None:
             logger.log_hyperparams(config)
 
 
+@rank_zero_only
 def log_results(
     loggers: Iterable[Any], folder: Path, settings: Mapping[str, Any], latest: Mapping[str, float], step: int
 ) -> None:
