@@ -41,7 +41,9 @@ def test_hyperparameters_and_layout_are_in_tensorboard(finished: Path, events: E
     from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
     data = HParamsPluginData.FromString(events.summary_metadata["_hparams_/session_start_info"].plugin_data.content)
-    sizes = {name: value.number_value for name, value in data.session_start_info.hparams.items()}
+    chosen = dict(data.session_start_info.hparams)
+    assert chosen.pop("data.used").string_value == "MNIST"
+    sizes = {name: value.number_value for name, value in chosen.items()}
     assert sizes.pop("parameters") == sum(weight.numel() for weight in load_run(finished).parameters())
     assert sizes == {"model.latent_dim": 2, "data.batch_size": 100, "trainer.max_epochs": 4, "train_images": 500}
     assert data.session_start_info.group_name == trial_name(finished)
@@ -64,7 +66,7 @@ def test_hyperparameters_are_what_the_user_typed(command: Command) -> None:
     found = runs.hyperparameters(run, cfg, SimpleNamespace(model=load_run(run)), data)
     assert found.pop("parameters") > 0
     assert found == {
-        "model.latent_dim": 20, "data.batch_size": 128, "trainer.max_epochs": 2, "train_images": 7, "data.md5": "null",
+        "data.used": "MNIST", "model.latent_dim": 20, "data.batch_size": 128, "trainer.max_epochs": 2, "train_images": 7, "data.md5": "null",
         "data.val_size": 100, "trainer.limit_train_batches": 3, "objective/beta": "linear", "objective.beta.steps": 2,
         "model.encoder.hidden": "[8]", "seed": 3, "callbacks.pictures.count": 0, "optimizer.lr": 0.01,
     }  # fmt: skip

@@ -204,8 +204,9 @@ def _git_state() -> dict[str, Any] | None:
 
 
 def hyperparameters(folder: Path, cfg: DictConfig, module: "VAEModule", data: Any) -> dict[str, Any]:
-    """The settings of a run in a table of runs: its true sizes, and what the user typed at one of its starts."""
+    """The settings of a run in a table of runs: its true data and sizes, and what was typed at one of its starts."""
     sizes = {
+        "data.used": cfg.data.used,
         "model.latent_dim": module.model.latent_dim,
         "data.batch_size": cfg.data.batch_size,
         "trainer.max_epochs": cfg.trainer.max_epochs,
@@ -213,13 +214,13 @@ def hyperparameters(folder: Path, cfg: DictConfig, module: "VAEModule", data: An
         "parameters": sum(parameter.numel() for parameter in module.model.parameters()),
     }
     typed = [override for start in read_json(folder / "run.json").get("starts", []) for override in start["overrides"]]
-    values = dict(settings(cfg))
+    values, chosen = dict(settings(cfg)), {}
     for override in typed:
         key, equals, text = override.lstrip("+~").partition("=")
-        if equals and key not in sizes and key.split(".")[0] not in ELSEWHERE and key != "data.root":
+        if equals and key.split(".")[0] not in ELSEWHERE and key != "data.root":
             value = values.get(key)
-            sizes[key] = value if isinstance(value, bool | int | float) else text
-    return sizes
+            chosen[key] = value if isinstance(value, bool | int | float) else text
+    return chosen | sizes
 
 
 def finish(
