@@ -91,7 +91,8 @@ from vaelab.data import files
         ("trainer.limit_test_batches=0.5", "trainer.limit_test_batches=0.5 leaves none of 1 batches: use a number"),
         ("trainer.profiler=3", "trainer.profiler=3: "),
         ("trainer.enable_model_summary=7", "trainer.enable_model_summary=7: true or false or null is needed"),
-        ("+logger.new=1", "logger: "),
+        ("+logger.tensorboard.new=1", "logger.tensorboard: "),
+        ("logger.tensorboard=1", "logger.tensorboard=1: a logger has a _target_, or is null to leave it out"),
         ("trainer.limit_val_batches=1e38", "trainer.limit_val_batches=1e+38: a number from zero to one is needed"),
         ("module=3", "module=3: this group needs a _target_, which names its class"),
         ("~optimizer._target_", "this group needs a _target_, which names its class"),
@@ -375,7 +376,7 @@ def test_a_run_whose_folder_is_deleted(command: Command, monkeypatch: pytest.Mon
 
 def test_a_curve_s_folder_is_the_same_after_a_resume(command: Command) -> None:
     run = command.folder / "run"
-    logger = ["logger.name=curves", "logger.version=null"]
+    logger = ["logger.tensorboard.name=curves", "logger.tensorboard.version=null"]
     assert command(f"hydra.run.dir={run}", *logger, "callbacks.pictures.count=0")[0] is None
     assert command(f"resume={run}", "trainer.max_epochs=3", small=False)[0] is None
     assert [path.name for path in (run / "curves").iterdir()] == ["version_0"]

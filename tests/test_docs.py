@@ -46,12 +46,14 @@ TRAINING = [
     for words in documents.arguments("python train.py")
     if "trainer=ddp" not in words  # training/test_processes.py runs these
     and not re.match(SWEEPS, " ".join(words))
+    and not re.search(r"wandb|mlflow", " ".join(words))  # and training/test_loggers.py these
     and not NEW & {word.partition("=")[2] for word in words}  # test_added_part_trains runs these
 ]
 ELSEWHERE = (  # commands that other tests run, that .ci/run runs, or that need a network or a person
     r"git clone |cd vae-lab$|python3 -m venv \.venv$|\. \.venv/bin/activate$|pip install |pytest$|jupyter lab ",
     r"tensorboard --logdir logs$|sphinx-build -W -b html docs docs/_build$",
     rf"python train.py {SWEEPS}",
+    r"python train.py '?logger=(\[tensorboard,mlflow|wandb)",
     r"torchrun |srun |#!/bin/bash$|#SBATCH |python train.py trainer=ddp",
     r"python reproduce.py row=|python benchmarks/(together|speed|evaluation|family)\.py",
 )
@@ -228,9 +230,10 @@ def test_tensorboard_serves_the_run(command: Command) -> None:
                 time.sleep(0.5)
                 with urllib.request.urlopen(f"{address}data/plugin/scalars/tags") as reply:
                     tags = json.load(reply)
-            assert {"train/loss", "val/elbo", "test/rate", "train/lr"} <= set(tags[run.name])
+            assert {"train/loss", "val/elbo", "weights/test_rate", "train/lr"} <= set(tags[run.name])
             with urllib.request.urlopen(f"{address}data/plugin/images/tags") as reply:
-                assert set(json.load(reply)[run.name]) == {"reconstructions", "samples", "manifold", "codes"}
+                names = ("reconstructions", "samples", "manifold", "codes")
+                assert set(json.load(reply)[run.name]) == {f"views/{name}" for name in names}
         finally:
             server.terminate()
 
@@ -239,7 +242,7 @@ CODE = dict.fromkeys(block for text in PAGES.values() for block in documents.blo
 WANTED = {  # a part of each block that runs alone -> what it prints, or a name that it defines
     "log_weight(x).shape": "torch.Size([5, 16])",
     "load_run": "model",
-    "EventAccumulator": "6 ",
+    "read_csv": "loss.png",
     "weights_only=True": "'decoder.layers.0.weight': (400, 2)",
 }
 
@@ -254,6 +257,8 @@ def test_python_code(code: str, finished: Path, monkeypatch: pytest.MonkeyPatch,
     (wanted,) = (wanted for part, wanted in WANTED.items() if part in code)
     if wanted == "model":
         assert names["model"].encode(torch.zeros(3, 1, 28, 28)).shape == (3, 2)
+    elif wanted.endswith(".png"):
+        assert len(Image.open(finished / "logs" / "RUN" / wanted).convert("RGB").getcolors(10**6)) > 20
     else:
         assert wanted in capsys.readouterr().out
 

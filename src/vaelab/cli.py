@@ -231,10 +231,12 @@ def _sentence(error: BaseException) -> str | None:
         return f"{error.override}: Hydra cannot read this; some values need a second pair of quotes: 'name=\"a=b\"'"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
-        options = error.options or []
+        options = error.options or []  # Hydra has none for a wrong name in a list, such as callbacks=[ema,wrong]
         close = difflib.get_close_matches(option, options, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
-        return f"{group}={option}: {hint}" + (f"choose one of {', '.join(options)}" if options else "no such group")
+        return f"{group}={option}: {hint}" + (
+            f"choose one of {', '.join(options)}" if options else "there is no such option: --help lists them"
+        )
     if missing := re.search(r"Could not override '(\S+)/(\S+)'", text):
         return f"{missing[1]}/{missing[2]}: the chosen {missing[1]} has no choice of {missing[2]}"
     if isinstance(error, HydraException) and isinstance(cause, OmegaConfBaseException):

@@ -32,7 +32,8 @@ OWN = {  # the modules that may define the class of a key; for all other keys it
 }
 TORCH = ("torch.optim",)
 LIGHTNING = (
-    *("Trainer", "TensorBoardLogger", "DeviceStatsMonitor", "EarlyStopping", "EMAWeightAveraging"),
+    *("Trainer", "CSVLogger", "MLFlowLogger", "TensorBoardLogger"),
+    *("DeviceStatsMonitor", "EarlyStopping", "EMAWeightAveraging"),
     *("GradientAccumulationScheduler", "LearningRateFinder", "LearningRateMonitor", "ModelSummary", "RichModelSummary"),
     *("RichProgressBar", "StochasticWeightAveraging", "Timer", "TQDMProgressBar", "WeightAveraging"),
 )
@@ -221,11 +222,13 @@ def _within(module: str, packages: Sequence[str]) -> bool:
 def _leads_out(folder: Path, key: str, value: Any) -> bool:
     """Whether a text, taken as a path in a run's folder, leads to another place or an address.
 
-    A key such as `dirpath` is relative to the working directory.
+    {folder} in it is the folder. A key such as `dirpath` or `save_dir` is relative to the working directory.
     """
     if not isinstance(value, str | bytes | Path):
         return False
     path, root = os.fsdecode(value), os.path.realpath(folder)
-    base = Path.cwd() if key.endswith("path") else Path(root)
+    if "{folder}" in path:
+        path = path.removeprefix("sqlite:///").replace("{folder}", root)
+    base = Path.cwd() if key.endswith(("path", "save_dir")) else Path(root)
     inside = Path(os.path.realpath(base / path)).is_relative_to(root)
     return not inside or path.startswith("~") or "$" in path or "://" in path
