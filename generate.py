@@ -130,9 +130,9 @@ def images(run: "Run", seed: int, count: int | None = None) -> "tuple[Tensor, Te
 
     from vaelab.interfaces import device_of
 
-    x, y = run.data.images("test", device=device_of(run.model))
-    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:count].to(x.device)
-    return x[order], None if y is None else y[order]
+    device, (pixels, y) = device_of(run.model), run.data.pixels("test")
+    order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(seed))[:count]
+    return pixels[order].to(device).float().div(255), None if y is None else y[order].to(device)
 
 
 if __name__ == "__main__":
