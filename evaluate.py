@@ -1,5 +1,6 @@
 """Measure finished runs: `python evaluate.py run=logs/RUN [setting=value ...]`; `--help` lists them."""
 
+import contextlib
 import os
 import shlex
 import sys
@@ -10,7 +11,7 @@ from omegaconf import DictConfig
 
 from vaelab import checks, cli
 from vaelab.errors import NotOfferedError, UserError
-from vaelab.text import plain
+from vaelab.text import FORMATS, plain
 
 if TYPE_CHECKING:
     from vaelab.data.images import Images
@@ -23,11 +24,14 @@ def evaluate(cfg: DictConfig, _: Path) -> None:
 
     from vaelab import runs
     from vaelab.evaluation import annealing, measure, report
+    from vaelab.runs import sweeps
 
     torch.distributions.Distribution.set_default_validate_args(False)
     if cfg.images:
         return encode(cfg)
+    checks.one_of(FORMATS, format=cfg.format)
     folders = [cfg.run] if not cfg.run or isinstance(cfg.run, str) else list(cfg.run)
+    folders = sweeps.finished_runs(folders) if all(folders) else folders
     opened: dict[str, Run] = {}
     for folder in folders:  # errors of all runs come before the first measurement
         first = next(iter(opened.values()), None)
@@ -38,12 +42,15 @@ def evaluate(cfg: DictConfig, _: Path) -> None:
     protocols = {name: measure.protocol(run.model, run.data, *settings) for name, run in opened.items()}
     if not cfg.across_protocols:
         report.check_protocols(protocols)
-    records = {plain(name): measured(run, protocols[name], len(folders) > 1) for name, run in opened.items()}
-    if len(folders) == 1:
+    with contextlib.redirect_stdout(
+        sys.stdout if cfg.format == "text" else sys.stderr
+    ):  # the output is the table alone
+        records = {plain(name): measured(run, protocols[name], len(folders) > 1) for name, run in opened.items()}
+    if len(folders) == 1 and cfg.format == "text":
         print(report.table(*records.values()))
     else:
         configs = {plain(name): dict(runs.settings(run.cfg)) for name, run in opened.items()}
-        print(report.comparison(records, report.seed_groups(configs)))
+        print(report.comparison(records, report.seed_groups(configs), cfg.format))
 
 
 def group(cfg: DictConfig, name: str, default: Any) -> Any:

@@ -153,7 +153,6 @@ def command(
     data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> "Command":
     monkeypatch.chdir(tmp_path)
-    cli.run_name.cache_clear()
     return Command(data_root, tmp_path, monkeypatch, capfd)
 
 

@@ -111,8 +111,8 @@ def test_metrics_go_to_the_screen_a_file_and_tensorboard(
     assert Path(folder, "projector_config.pbtxt").read_text().count("embeddings {") == 1
     (events,) = Path(folder).glob("*.evaluation")
     board = EventAccumulator(str(events)).Reload()
-    assert board.Scalars("evaluation/elbo")[0].value == pytest.approx(metrics["elbo"])
-    assert board.Tags()["images"] == ["samples beside their nearest training images"]
+    assert board.Scalars("weights/elbo")[0].value == pytest.approx(metrics["elbo"])
+    assert board.Tags()["images"] == ["views/samples beside their nearest training images"]
     with Image.open(f"{folder}/pictures/nearest.png") as picture:
         assert picture.width >= 2 * (8 * 57 + 1)
         assert picture.text["Description"].startswith("run: MNIST (500 / 100 / 200 images")

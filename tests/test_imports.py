@@ -30,9 +30,9 @@ MAY = {
     "evaluation": ("evaluation", "linear", "flows", *FLOOR),
     "pictures": ("pictures", "evaluation", *FLOOR),
     "data": ("data", *FLOOR),
-    "training": ("training", "objectives", "linear", "likelihoods", "priors", "pictures", *FLOOR),
+    "training": ("training", "objectives", "linear", "likelihoods", "priors", "evaluation", "pictures", *FLOOR),
     "runs": ("runs", "training", "data", *FLOOR),
-    "export": ("export", "runs", *FLOOR),
+    "export": ("export", "runs", "pictures", "evaluation", *FLOOR),
     "cli": ("cli", "runs", *FLOOR),
     "extensions": ("extensions", "runs", "training", "data", *FLOOR),
     "": ("runs",),  # vaelab/__init__.py

@@ -27,7 +27,8 @@ CONFIGS = ROOT / "configs"
 OPTIONS = sorted(
     f"{path.parent.relative_to(CONFIGS)}={path.stem}"
     for path in CONFIGS.rglob("*.yaml")
-    if path.parent != CONFIGS and path.parent.parts[len(CONFIGS.parts)] not in ("hydra", "experiment", "trainer", "row")
+    if path.parent != CONFIGS
+    and path.parent.parts[len(CONFIGS.parts)] not in ("hydra", "experiment", "logger", "trainer", "row")
 )
 EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
 COMPANIONS = {  # options that an option needs

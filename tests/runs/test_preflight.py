@@ -61,3 +61,20 @@ def test_more_processes_than_cpus(config: Compose, monkeypatch: pytest.MonkeyPat
 def test_half_precision_needs_a_gpu(config: Compose) -> None:
     with pytest.raises(UserError, match=r"trainer.precision=16-mixed needs a GPU"):
         check_config(config("trainer.precision=16-mixed"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["callbacks=[ema,swa]"], "two callbacks average the weights"),
+        (["callbacks=swa", "model.encoder.norm=batch"], "callbacks=swa does not go with batch normalisation"),
+        (["callbacks=[ema,metrics]", "data.val_size=0"], "callbacks=metrics measures validation images"),
+    ],
+    ids=str,
+)
+def test_callbacks_that_do_not_go_together(
+    config: Compose, tmp_path: Path, overrides: list[str], sentence: str
+) -> None:
+    with pytest.raises(UserError, match=sentence):
+        train(config(*overrides), tmp_path)
+    assert not (tmp_path / "config.yaml").exists()

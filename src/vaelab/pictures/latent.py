@@ -41,10 +41,13 @@ def rates(model: GenerativeModel, x: Tensor, y: Tensor | None) -> Tensor:
 
 
 @torch.no_grad()
-def traversal(model: GenerativeModel, x: Tensor, y: Tensor | None, steps: int = 13) -> "Figure":
+def traversal(
+    model: GenerativeModel, x: Tensor, y: Tensor | None, name: str = "a test image", steps: int = 13
+) -> "Figure":
     """E[x | z] as one dimension of z moves and the others stay at the code of the first image of x (B, C, H, W).
 
-    The dimensions are sorted by rate, highest first. Raises UserError as `rates` does.
+    `name` is that of the image in the title. The dimensions are sorted by rate, highest first. Raises UserError as
+    `rates` does.
     """
     rate = rates(model, x, y)
     order, p = rate.argsort(descending=True), model.prior(model.infer)
@@ -55,7 +58,7 @@ def traversal(model: GenerativeModel, x: Tensor, y: Tensor | None, steps: int = 
     z[range(len(order)), :, order] = p.mean[order, None] + p.stddev[order, None] * units
     figure = framed(
         grid(model.decode(z, label).mean.flatten(0, 1), steps),
-        f"E[x | z] around a test image's code, one dimension at a time\n(the rates add up to {rate.sum():.2f} nats)",
+        f"E[x | z] around the code of {name}, one dimension at a time\n(the rates add up to {rate.sum():.2f} nats)",
         [f"$z_{{{j}}}$   {rate[j]:.2f}" for j in order.tolist()], [f"{unit:+.1f}" for unit in units.tolist()],
         xlabel="$z_j$ in standard deviations of its prior; triangle: that of the image",
         ylabel="$z_j$, rate in nats",

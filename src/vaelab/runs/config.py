@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 from hydra import compose, initialize
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from vaelab.errors import UserError
@@ -31,7 +32,8 @@ OWN = {  # the modules that may define the class of a key; for all other keys it
 }
 TORCH = ("torch.optim",)
 LIGHTNING = (
-    *("Trainer", "TensorBoardLogger", "DeviceStatsMonitor", "EarlyStopping", "EMAWeightAveraging"),
+    *("Trainer", "CSVLogger", "MLFlowLogger", "TensorBoardLogger"),
+    *("DeviceStatsMonitor", "EarlyStopping", "EMAWeightAveraging"),
     *("GradientAccumulationScheduler", "LearningRateFinder", "LearningRateMonitor", "ModelSummary", "RichModelSummary"),
     *("RichProgressBar", "StochasticWeightAveraging", "Timer", "TQDMProgressBar", "WeightAveraging"),
 )
@@ -119,8 +121,13 @@ def saved_config(folder: Path, overrides: Sequence[str] = (), trust: Sequence[st
     if not any(override.startswith("data.root=") for override in overrides):
         check_root(saved.data)
     ConfigStore.instance().store("resumed", saved)
-    with initialize(config_path=None, version_base="1.3"):
-        cfg = compose("resumed", list(overrides))
+    sweep = GlobalHydra.instance().hydra  # of the command, if it is a sweep
+    GlobalHydra.instance().clear()
+    try:
+        with initialize(config_path=None, version_base="1.3"):
+            cfg = compose("resumed", list(overrides))
+    finally:
+        GlobalHydra.instance().hydra = sweep
     before, after = dict(settings(saved)), dict(settings(cfg))
     typed = [override.split("=")[0].lstrip("+~") for override in overrides]
     for key in before | after:
@@ -215,11 +222,13 @@ def _within(module: str, packages: Sequence[str]) -> bool:
 def _leads_out(folder: Path, key: str, value: Any) -> bool:
     """Whether a text, taken as a path in a run's folder, leads to another place or an address.
 
-    A key such as `dirpath` is relative to the working directory.
+    {folder} in it is the folder. A key such as `dirpath` or `save_dir` is relative to the working directory.
     """
     if not isinstance(value, str | bytes | Path):
         return False
     path, root = os.fsdecode(value), os.path.realpath(folder)
-    base = Path.cwd() if key.endswith("path") else Path(root)
+    if "{folder}" in path:
+        path = path.removeprefix("sqlite:///").replace("{folder}", root)
+    base = Path.cwd() if key.endswith(("path", "save_dir")) else Path(root)
     inside = Path(os.path.realpath(base / path)).is_relative_to(root)
     return not inside or path.startswith("~") or "$" in path or "://" in path

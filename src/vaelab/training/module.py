@@ -68,6 +68,7 @@ class VAEModule(L.LightningModule):
         self._settings: list[dict[str, Any]] = []  # the optimiser's settings in the config, by parameter group
         self._restored: dict[str, Any] = {}  # the entry "vaelab" of a checkpoint
         self.resumable = True  # whether a run can resume from a checkpoint within an epoch
+        self.logs_results = True  # whether loggers get the results of Trainer.validate and Trainer.test
         self.measured: dict[str, float] = {}  # the means of this epoch and of its validations
         self._logged_step, self._clock = 0, 0.0
 
@@ -270,7 +271,10 @@ class VAEModule(L.LightningModule):
         means = self.metrics.end_epoch(split, self.trainer)
         self.measured |= means
         fitting = self.trainer.state.fn == "fit"
-        self.log_dict(means, on_step=False, on_epoch=True, logger=not fitting, batch_size=1)
+        for name, value in means.items():
+            shown = name.endswith("/loss")  # in a progress bar of Lightning
+            logged = self.logs_results and not fitting
+            self.log(name, value, shown, logged, on_step=False, on_epoch=True, batch_size=1)
         if fitting and split == "val" and not self.trainer.sanity_checking:
             self.record(means)
 
