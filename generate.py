@@ -135,14 +135,14 @@ def images(run: "Run", seed: int, count: int | None = None, first: int | None = 
 
     from vaelab.interfaces import device_of
 
-    x, y = run.data.images("test", device=device_of(run.model))
-    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
+    device, (pixels, y) = device_of(run.model), run.data.pixels("test")
+    order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(seed))
     if first is not None:
-        if first >= len(x):
-            raise UserError(f"index={first}: the test images of {run.data.name} are 0 to {len(x) - 1:,}")
+        if first >= len(pixels):
+            raise UserError(f"index={first}: the test images of {run.data.name} are 0 to {len(pixels) - 1:,}")
         order = torch.cat([torch.tensor([first]), order[order != first]])
-    order = order[:count].to(x.device)
-    return x[order], None if y is None else y[order]
+    order = order[:count]
+    return pixels[order].to(device).float().div(255), None if y is None else y[order].to(device)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from train import train
 from vaelab import runs
 from vaelab.data import cache
 from vaelab.errors import UserError
+from vaelab.export.page import page
 from vaelab.runs import read_json
 
 NETWORK = ("model/network=conv", "model.encoder.channels=[4,8]", "model.decoder.channels=[8,4]")
@@ -53,6 +54,7 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VAELAB_CACHE", str(home / "cache"))
         chosen = [f"model/likelihood={LIKELIHOODS[request.param]}", f"data.root={home / 'images'}"]
+        chosen += ["callbacks=[metrics]", "callbacks.metrics.num_samples=2"]
         train(compose_config(home, "data=folder", *chosen, *SMALL, "trainer.max_epochs=1"), home / "run")
     return home
 
@@ -139,6 +141,18 @@ def test_images_of_any_size_are_ranked(trained: Path, home: Path, script: Callab
     with np.load(home / "run" / "codes.npz") as saved:
         assert saved["codes"].shape == (2, 2)
     assert has_colour(home / "run" / "pictures" / "strangest.png")
+
+
+@pytest.mark.parametrize("trained", ["flat"], indirect=True)
+def test_its_page_needs_no_labels(home: Path) -> None:
+    run = runs.open_run(str(home / "run"), str(home / "images"), device="cpu")
+    assert b'"labels": [0, 0, 0, 0, 0, 0, 0, 0, 0, 0]' in page(run.model, run.data, {}, "mine")
+
+
+def test_training_measures_what_needs_no_labels(trained: Path) -> None:
+    curves = (trained / "run" / "metrics.csv").read_text().splitlines()[0].split(",")
+    assert "val_subset/active_units" in curves
+    assert ("val_subset/knn_accuracy" in curves) == (trained / "images" / "red").exists()
 
 
 @pytest.mark.parametrize("trained", ["classes"], indirect=True)

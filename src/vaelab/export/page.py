@@ -49,7 +49,7 @@ def page(model: GenerativeModel, data: Any, graphs: dict[str, Graph], name: str)
 
     The dimensions are sorted by their rates on the test images of the map, or by the variance of the codes if q or p is
     no factorised Gaussian. A slider spans these codes and 1,000 samples of the prior. Without encoder.onnx the page has
-    no canvas to draw on.
+    no canvas to draw on. Images without labels are shown as one class.
     """
     x, y = data.images("test", MAPPED)
     z = torch.cat([model.encode(*part) for part in batches(x, labels(model, y))])  # (N, D)
@@ -59,7 +59,8 @@ def page(model: GenerativeModel, data: Any, graphs: dict[str, Graph], name: str)
         sizes, measure = z.var(0), "variance"
     with fixed_noise(x.device):
         ends = torch.cat([z, model.prior(model.infer).sample(Size((1000,)))])
-    shown = _choice(y.tolist())
+    classes = len(x) * [0] if y is None else y.tolist()
+    shown = _choice(classes)
     content = {
         "name": name,
         "dataset": data.name,
@@ -71,7 +72,7 @@ def page(model: GenerativeModel, data: Any, graphs: dict[str, Graph], name: str)
         "low": (ends.amin(0) * 2).floor().div(2).tolist(),
         "high": (ends.amax(0) * 2).ceil().div(2).tolist(),
         "codes": _base64(z),
-        "labels": y.tolist(),
+        "labels": classes,
         "colours": COLOURS,
         "shown": shown,
         "images": _base64(x[shown].mul(255).round().to(torch.uint8)),

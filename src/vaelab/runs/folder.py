@@ -211,7 +211,7 @@ def hyperparameters(folder: Path, cfg: DictConfig, module: "VAEModule", data: An
         "model.latent_dim": module.model.latent_dim,
         "data.batch_size": cfg.data.batch_size,
         "trainer.max_epochs": cfg.trainer.max_epochs,
-        "train_images": len(data.splits["train"][1]),
+        "train_images": len(data.splits["train"][0]),
         "parameters": sum(parameter.numel() for parameter in module.model.parameters()),
     }
     typed = [override for start in read_json(folder / "run.json").get("starts", []) for override in start["overrides"]]

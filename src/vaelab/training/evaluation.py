@@ -44,14 +44,17 @@ class EvaluationMetrics(Callback):
         """The metrics by name."""
         model = module.model
         (x, y), (train_x, train_y) = (
-            (images.to(module.device, module.dtype), classes.to(module.device))
-            for images, classes in (trainer.datamodule.images(split, self.num_images) for split in ("val", "train"))
+            (images.to(module.dtype), classes)
+            for images, classes in (
+                trainer.datamodule.images(split, self.num_images, module.device) for split in ("val", "train")
+            )
         )
         given = labels(model, y)
         statistics = latent_statistics(model, x, given)
         found = {name: statistics.metrics.get(name) for name in ("active_units", "mutual_information")}
-        train_codes = model.encode(train_x, labels(model, train_y))
-        found["knn_accuracy"] = representation(train_codes, train_y, statistics.codes, y).get("knn_accuracy")
+        if y is not None and train_y is not None:
+            train_codes = model.encode(train_x, labels(model, train_y))
+            found["knn_accuracy"] = representation(train_codes, train_y, statistics.codes, y).get("knn_accuracy")
         try:
             bounds = importance_weighted(model, x, given, self.num_samples).log_likelihood
             found["iw_bound"] = bounds.mean().item()
