@@ -159,7 +159,8 @@ def test_mlflow_in_a_database(config: Compose, tmp_path: Path, monkeypatch: pyte
     folder = tmp_path / "run"
     folder.mkdir()
     train(config(*SMALL, "logger=mlflow", "trainer.max_epochs=1"), folder)
-    train(resumed(folder, "trainer.max_epochs=2"), folder)
+    assert "trust=[lightning.pytorch.loggers]" in refused(resumed, folder)
+    train(resumed(folder, "trainer.max_epochs=2", trust="lightning.pytorch.loggers"), folder)
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
     with sqlite3.connect(folder / "mlflow.db") as database:
         assert database.execute("select name, status from runs").fetchall() == [("run", "FINISHED")]

@@ -75,7 +75,11 @@ def test_hyperparameters_are_what_the_user_typed(command: Command) -> None:
 
 @pytest.mark.parametrize(
     ("name", "short"),
-    [("2026-01-02_03-04-05_vae_1a2b3c4d", r"vae_1a2b3c4d"), ("0_seed-1", r"0_seed-1_[0-9a-f]{4}")],
+    [
+        ("2026-01-02_03-04-05_vae_1a2b3c4d", r"vae_1a2b3c4d"),
+        ("0_seed-1", r"0_seed-1_[0-9a-f]{4}"),
+        ("1_" + "a" * 90, "1_a{14}_[0-9a-f]{4}"),
+    ],
 )
 def test_trial_names_are_short_and_differ(tmp_path: Path, name: str, short: str) -> None:
     assert re.fullmatch(short, trial_name(tmp_path / "one" / name))

@@ -32,7 +32,7 @@ OWN = {  # the modules that may define the class of a key; for all other keys it
 }
 TORCH = ("torch.optim",)
 LIGHTNING = (
-    *("Trainer", "CSVLogger", "MLFlowLogger", "TensorBoardLogger"),
+    *("Trainer", "CSVLogger", "TensorBoardLogger"),
     *("DeviceStatsMonitor", "EarlyStopping", "EMAWeightAveraging"),
     *("GradientAccumulationScheduler", "LearningRateFinder", "LearningRateMonitor", "ModelSummary", "RichModelSummary"),
     *("RichProgressBar", "StochasticWeightAveraging", "Timer", "TQDMProgressBar", "WeightAveraging"),

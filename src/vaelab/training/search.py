@@ -33,6 +33,6 @@ class LearningRateSearch(LearningRateFinder):
         folder = Path(trainer.default_root_dir)
         path = folder / "pictures" / "lr_finder.png"
         path.parent.mkdir(exist_ok=True)
-        title = f"Loss of training steps at rising learning rates: {what}", plain(folder.name)
+        title = f"Smoothed loss of training steps at rising rates: {what}", plain(folder.name)
         pictures.titled(pictures.image(figure), *title).save(path)
         log.info("rate     %s; pictures/lr_finder.png shows the search", what)

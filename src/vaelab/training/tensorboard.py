@@ -47,9 +47,9 @@ def add_hyperparameters(
 
 
 def trial_name(folder: Path) -> str:
-    """A short name that no other run has: that of its folder without the time, or with four digits of a digest."""
-    name = TIME.sub("", folder.name)
-    return name if name != folder.name else f"{name}_{hashlib.sha256(str(folder.absolute()).encode()).hexdigest()[:4]}"
+    """A short name of a run: that of its folder without the time, or else its start and four digits of a digest."""
+    name, digest = TIME.sub("", folder.name), hashlib.sha256(str(folder.absolute()).encode()).hexdigest()
+    return name if name != folder.name else f"{name[:16]}_{digest[:4]}"
 
 
 def add_evaluation(folder: Path, measurement: Any, images: Tensor, labels: Tensor | None) -> None:
