@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT, Command, stop_at
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from vaelab import cli
 from vaelab.data import files
@@ -279,6 +280,10 @@ def test_a_sweep_goes_on_after_a_run_that_fails(command: Command) -> None:
     assert "latent_dim=0: a whole number" in str(code)
     assert "error: model: latent_dim=0" in printed
     assert len(list(command.folder.glob("logs/*/*/metrics.json"))) == 1
+
+
+def test_a_process_of_a_sweep_that_is_killed() -> None:
+    assert "a process of the sweep was killed" in str(cli.sentence(TerminatedWorkerError("exit code -9")))
 
 
 def test_ddp_inside_a_sweep_is_refused(command: Command) -> None:

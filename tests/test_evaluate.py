@@ -216,11 +216,16 @@ def test_several_runs_make_a_table_with_the_spread_over_seeds(
     printed = capsys.readouterr().out
     assert f"measuring {a}" not in printed  # evaluation.json holds this protocol already
     assert f"measuring {b}" in printed
-    table = {line.split()[0]: line for line in printed.splitlines() if line.startswith("/")}
-    assert f"{first['metrics']['elbo']:.2f}" in table[a]
-    assert f"mean ± s.d. of 2 seeds, {a}" in printed
-    measured(f"run=[{a},{b}]", "num_samples=21")  # another protocol needs a new measurement
-    assert f"measuring {a}" in capsys.readouterr().out
+    assert f"{first['metrics']['elbo']:.2f}" in next(line for line in printed.splitlines() if line[:3] == "a  ")
+    assert "mean ± s.d. of 2 seeds, a ..." in printed
+    settings(f"run={Path(a).parent}", "format=csv")  # a folder of runs, such as that of a sweep
+    names, *rows = [line.split(",") for line in capsys.readouterr().out.splitlines() if line[:1] != "#"]
+    assert [row[0] for row in rows[:3]] == [a, b, c]
+    assert float(rows[0][names.index("elbo")]) == first["metrics"]["elbo"]
+    settings(f"run={Path(a).parent}/?", "num_samples=21", "format=csv")  # needs a new measurement
+    out, err = capsys.readouterr()
+    assert f"measuring {a}" in err
+    assert out.startswith("run,")
 
 
 def test_runs_of_different_protocols_are_refused_unless_asked_for(

@@ -260,6 +260,10 @@ def _sentence(error: BaseException) -> str | None:
         text = f"{path} cannot be read or written: {error.strerror}{mend}"
     elif isinstance(error, MemoryError) or re.search("DefaultCPUAllocator|CUDA out of memory", text):
         return f"the memory is not enough; use a smaller model, smaller batches or fewer samples ({text[:300]})"
+    elif type(error).__name__ in ("TerminatedWorkerError", "UncompletedJobError", "WorkerCrashedError"):
+        return (
+            "a process of the sweep was killed, perhaps because the memory is not enough; resume= continues the sweep"
+        )
     mendable = UserError | HydraException | OmegaConfBaseException | OSError
     callback = isinstance(error, RuntimeError) and refused_by_callback(error)
     if isinstance(error, mendable) or callback or type(error).__name__ == "MisconfigurationException":

@@ -22,10 +22,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from hydra.utils import to_absolute_path
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from vaelab.errors import UserError
-from vaelab.files import read_text, write_atomically
+from vaelab.files import check_links, read_text, write_atomically
 from vaelab.runs.config import MOST_BYTES, parse
 from vaelab.runs.folder import held, read_json, write_json
 from vaelab.runs.log import shown
@@ -64,12 +64,14 @@ class Announcement(Callback):
         overrides = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
         shared = [each.key_or_group for each in overrides if not each.is_sweep_override()]
         shared += config.hydra.job.config.override_dirname.exclude_keys
-        config.hydra.overrides.hydra.append(f"hydra.job.config.override_dirname.exclude_keys=[{','.join(shared)}]")
+        quoted = ",".join(f"'{key}'" for key in shared)
+        config.hydra.overrides.hydra.append(f"hydra.job.config.override_dirname.exclude_keys=[{quoted}]")
         HydraConfig.instance().set_config(config)  # so that `sweep_folder` knows it at the end of the command
         folder = shown(sweep_folder())
         arguments = [argument for argument in sys.argv if not argument.startswith("hydra.sweep.dir=")]
         command = plain(shlex.join(["python", *arguments, f"resume={folder}"]))
-        print(f"sweep    {folder}; if it stops, this continues it: {command}", flush=True)
+        together = config.hydra.launcher._target_.endswith(".Together")  # such a sweep has no checkpoints
+        print(f"sweep    {folder}" + f"; if it stops, this continues it: {command}" * (not together), flush=True)
 
 
 def sweep_folder() -> Path:
@@ -105,14 +107,15 @@ def _order(path: Path) -> list[tuple[int, str]]:
 def _read(folder: Path) -> Started:
     failed, metrics = read_json(folder / FAILED), read_json(folder / "metrics.json")
     first = (read_json(folder / "run.json").get("starts") or [failed])[0]
-    settings, monitor, value = as_settings(first["overrides"]), "", None
+    settings, monitor, value = as_settings(first.get("overrides", [])), "", None
     if not metrics:
         return Started(folder, settings, "failed" if failed else UNFINISHED, "", None, failed.get("error", ""))
     split, _, name = str(metrics.get("monitored")).partition("/")
-    if isinstance(metrics.get(split), dict):
-        monitor, value = f"{split}/{name}", metrics[split].get(name)
+    known = metrics.get(split)
+    if isinstance(known, dict) and isinstance(known.get(name), float):  # not so in a run of an older version
+        monitor, value = f"{split}/{name}", known[name]
     path = folder / "config.yaml"
-    most = parse(read_text(path, MOST_BYTES), path).trainer.max_epochs
+    most = OmegaConf.select(parse(read_text(path, MOST_BYTES), path), "trainer.max_epochs")
     early = isinstance(most, int) and 0 <= metrics["epochs"] < most
     return Started(folder, settings, "finished" + f" in epoch {metrics['epochs']}" * early, monitor, value, "")
 
@@ -120,7 +123,7 @@ def _read(folder: Path) -> Started:
 def finished_runs(names: Sequence[str]) -> list[str]:
     """The runs that are meant: run folders, the finished runs of sweeps, and patterns with *, ? or [ of such folders.
 
-    A name that means none of them is returned unchanged.
+    A name that means none of them is returned unchanged. Raises UserError for a link that leads out of a folder.
     """
     found: list[str] = []
     for name in names:
@@ -130,7 +133,8 @@ def finished_runs(names: Sequence[str]) -> list[str]:
         for folder in folders:
             if (folder / "config.yaml").exists() or (folder / "config.json").exists():
                 members.append(str(folder))
-            elif not (pattern and folder.name == REPLACED):
+            elif folder.is_dir() and not (pattern and folder.name == REPLACED):
+                check_links(folder)
                 members += [str(run.folder) for run in started(folder) if run.finished]
         found += members or [name]
     return list(dict.fromkeys(found))
