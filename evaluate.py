@@ -26,6 +26,10 @@ def evaluate(cfg: DictConfig, _: Path) -> None:
     torch.distributions.Distribution.set_default_validate_args(False)
     if cfg.images:
         return encode(cfg)
+    if cfg.report:
+        from vaelab import reports
+
+        page = reports.check(cfg.report)
     folders = [cfg.run] if not cfg.run or isinstance(cfg.run, str) else list(cfg.run)
     opened: dict[str, Run] = {}
     for folder in folders:  # errors of all runs come before the first measurement
@@ -37,12 +41,16 @@ def evaluate(cfg: DictConfig, _: Path) -> None:
     protocols = {name: measure.protocol(run.model, run.data, *settings) for name, run in opened.items()}
     if not cfg.across_protocols:
         report.check_protocols(protocols)
-    records = {plain(name): measured(run, protocols[name], len(folders) > 1) for name, run in opened.items()}
+    reuse = len(folders) > 1 or bool(cfg.report)
+    records = {plain(name): measured(run, protocols[name], reuse) for name, run in opened.items()}
     if len(folders) == 1:
         print(report.table(*records.values()))
     else:
         configs = {plain(name): dict(runs.settings(run.cfg)) for name, run in opened.items()}
         print(report.comparison(records, report.seed_groups(configs)))
+    if cfg.report:
+        reports.write(page, dict(zip(records, opened.values(), strict=True)), records)
+        print(runs.shown(page))
 
 
 def group(cfg: DictConfig, name: str, default: Any) -> Any:

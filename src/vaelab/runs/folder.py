@@ -44,7 +44,8 @@ PACKAGES = ("vaelab", "torch", "torchvision", "lightning", "hydra-core", "omegac
 MOST_JSON, MOST_PNG = 10**7, 10**8  # bytes
 LARGEST = 1e100  # a number of a run is smaller
 # What the rest of the package reads from each file: the type of each value, a list of one form, a dict with a form for
-# each key. float is a finite number, and ... stands for all other keys
+# each key, and a tuple with the form of a value that can be missing or null. float is a finite number, and ... stands
+# for all other keys
 FORMS: dict[str, Any] = {
     "metrics.json": {
         "protocol": {"dataset": str, "images": {"train": int, "test": int}, "binarization": {"test": str}},
@@ -58,8 +59,23 @@ FORMS: dict[str, Any] = {
         "metrics": {...: float},
         "standard_errors": {...: float},
         "caveats": [str],
+        "absent": ({...: str},),
+        "rate_per_dim": ([float],),
+        "variance_per_dim": ([float],),
+        "collapse": (str,),
     },
-    "run.json": {"starts": [{"overrides": [str]}]},
+    "run.json": {
+        "starts": [
+            {
+                "overrides": [str],
+                "time": (str,),
+                "git": ({"commit": str, "modified": bool},),
+                "python": (str,),
+                "versions": ({...: str},),
+                "machine": ({"processor": str},),
+            }
+        ]
+    },
 }
 
 
@@ -103,6 +119,9 @@ def _misfits(value: Any, form: Any, key: str = "content") -> Iterator[str]:
     elif isinstance(form, list) and isinstance(value, list):
         for each in value:
             yield from _misfits(each, form[0], key)
+    elif isinstance(form, tuple):
+        if value is not None:
+            yield from _misfits(value, form[0], key)
     elif form in (int, float):
         if type(value) not in (int, form) or not -LARGEST < value < LARGEST:  # also true if it is not a number
             yield key

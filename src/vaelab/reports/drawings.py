@@ -1,0 +1,88 @@
+"""The pictures of a report, drawn with the tested weights: samples, reconstructions and the latent space of a run."""
+
+import base64
+import io
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from vaelab import pictures
+from vaelab.errors import UserError
+from vaelab.interfaces import device_of, labels
+from vaelab.runs import Run
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SHOWN, ENCODED = 32, 2000  # test images with reconstructions and with codes
+MOST_DIMENSIONS = 32  # of a traversal, which has one row for each
+
+
+class Drawing(NamedTuple):
+    """A picture of a run, or the reason why it does not exist."""
+
+    title: str
+    source: str  # a data address, or an empty text
+    reason: str = ""
+
+
+def images(run: Run) -> list[Drawing]:
+    """Samples of a run, and reconstructions of the first test images."""
+    model, (x, y) = run.model, _test_images(run, SHOWN)
+    return [
+        _draw("64 samples: E[x | z] at z ~ p(z)", lambda: _grid(pictures.samples(model))),
+        _draw(
+            f"{len(x)} test images, each with E[x | z] at its code on the right",
+            lambda: _grid(pictures.reconstructions(model, x, labels(model, y))),
+        ),
+    ]
+
+
+def latent(run: Run) -> list[Drawing]:
+    """The codes of test images, and what the decoder makes of the latent space: a map of it, or one row a dimension."""
+    model, (x, y) = run.model, _test_images(run, ENCODED)
+    drawn = [_draw(f"Codes of {len(x):,} test images", lambda: _figure(pictures.codes(model, x, y)))]
+    if model.latent_dim == 2 and not model.num_classes:
+        title = "E[x | z] at the prior's quantiles, z_0 to the right and z_1 up"
+        return [*drawn, _draw(title, lambda: _grid(pictures.manifold(model)))]
+    title = "E[x | z] around the code of a test image, one dimension at a time"
+    if model.latent_dim > MOST_DIMENSIONS:
+        return [*drawn, Drawing(title, "", f"{model.latent_dim} dimensions are too many for this page")]
+    return [*drawn, _draw(title, lambda: _figure(pictures.traversal(model, x, y)))]
+
+
+def _test_images(run: Run, count: int) -> "tuple[Tensor, Tensor]":
+    """The first test images, which are the same for all runs on the same data."""
+    x, y = run.data.images("test", count)
+    device = device_of(run.model)
+    return x.to(device), y.to(device)
+
+
+def _draw(title: str, make: Callable[[], str]) -> Drawing:
+    try:
+        return Drawing(title, make())
+    except UserError as error:
+        return Drawing(title, "", str(error))
+
+
+def _grid(picture: "Tensor") -> str:
+    """A grid of images (3, height, width) with a zoom of 2, as a PNG without the zoom."""
+    from PIL import Image
+
+    small = picture[:, ::2, ::2].mul(255).round().byte().movedim(0, -1)
+    return _png(Image.fromarray(small.numpy()))
+
+
+def _figure(figure: Any) -> str:
+    """A figure as a PNG of 256 colours, because a thousand points make a large SVG."""
+    from PIL import Image
+
+    content = io.BytesIO()
+    figure.savefig(content, format="png")
+    return _png(Image.open(content).convert("RGB").quantize(256))
+
+
+def _png(image: Any) -> str:
+    """A PNG in a data address."""
+    content = io.BytesIO()
+    image.save(content, "PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"
