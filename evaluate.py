@@ -49,8 +49,8 @@ def evaluate(cfg: DictConfig, _: Path) -> None:
         configs = {plain(name): dict(runs.settings(run.cfg)) for name, run in opened.items()}
         print(report.comparison(records, report.seed_groups(configs)))
     if cfg.report:
+        print(f"drawing {runs.shown(page)}", flush=True)
         reports.write(page, dict(zip(records, opened.values(), strict=True)), records)
-        print(runs.shown(page))
 
 
 def group(cfg: DictConfig, name: str, default: Any) -> Any:

@@ -3,7 +3,7 @@
 import csv
 import re
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -80,7 +80,7 @@ def band(curves: Sequence[Curve]) -> Band:
     return Band(steps, [statistics.fmean(each) for each in values], spread)
 
 
-def metrics(runs: Sequence[dict[str, Curve]]) -> list[str]:
+def metrics(runs: Sequence[Mapping[str, Curve]]) -> list[str]:
     """The metrics of the curves of several runs, the terms of the bound first. The learning rate is not a metric."""
     names = {name.partition("/")[2] for curves in runs for name in curves if name.startswith("val/")}
     names |= {name for curves in runs for name in FIRST if f"train/{name}" in curves}

@@ -32,7 +32,7 @@ def images(run: Run) -> list[Drawing]:
         _draw("64 samples: E[x | z] at z ~ p(z)", lambda: _grid(pictures.samples(model))),
         _draw(
             f"{len(x)} test images, each with E[x | z] at its code on the right",
-            lambda: _grid(pictures.reconstructions(model, x, labels(model, y))),
+            lambda: _grid(pictures.reconstructions(model, x, labels(model, y), columns=4)),
         ),
     ]
 
@@ -65,11 +65,12 @@ def _draw(title: str, make: Callable[[], str]) -> Drawing:
 
 
 def _grid(picture: "Tensor") -> str:
-    """A grid of images (3, height, width) with a zoom of 2, as a PNG without the zoom."""
+    """A grid of images (3, height, width) with a zoom of 2, as a PNG without the zoom, of one channel if it is grey."""
     from PIL import Image
 
     small = picture[:, ::2, ::2].mul(255).round().byte().movedim(0, -1)
-    return _png(Image.fromarray(small.numpy()))
+    grey = bool((small == small[..., :1]).all())
+    return _png(Image.fromarray(small.numpy()).convert("L" if grey else "RGB"))
 
 
 def _figure(figure: Any) -> str:

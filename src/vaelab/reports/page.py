@@ -51,6 +51,7 @@ def write(path: Path, runs: Mapping[str, Run], records: Mapping[str, Mapping[str
     entries = [entry for each in groups for entry in each.entries]
     styles = {each.key: plots.style(i) for i, each in enumerate(groups)}
     curves = {entry.key: read_curves(entry.run.folder) for entry in entries}
+    repeat = [_repeat(entry) for entry in entries]
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     text = environment.from_string(TEMPLATE.read_text()).render(
         version=metadata.version("vaelab"),
@@ -70,7 +71,12 @@ def write(path: Path, runs: Mapping[str, Run], records: Mapping[str, Mapping[str
         units=_by_text({entry.key: [_units(entry.record)] for entry in entries}),
         caveats=_by_text({entry.key: entry.record["caveats"] for entry in entries}),
         absent=_by_text({entry.key: _absent(entry.record) for entry in entries}),
-        repeat=[_repeat(entry) for entry in entries],
+        repeat=repeat,
+        same={
+            name: value
+            for name, value in repeat[0]["facts"].items()
+            if all(value == run["facts"].get(name) for run in repeat)
+        },
     )
     write_atomically(path, text.encode())
 
@@ -97,7 +103,9 @@ def _results(
         "scatter": plots.rate_distortion(points, styles) if points else "",
         "entries": entries,
         "sections": {
-            section: [(name, texts[name], [_value(entry, name) for entry in entries]) for name in names if name in known]
+            section: [
+                (name, texts[name], [_value(entry, name) for entry in entries]) for name in names if name in known
+            ]
             for section, names in report.METRICS.items()
         },
     }
@@ -183,18 +191,20 @@ def _repeat(entry: Entry) -> dict[str, Any]:
     words = [f"{name}={value}" for name, value in settings.items() if value != usual.get(name)]
     trust = foreign(entry.run.cfg)
     words += [f"trust=[{','.join(trust)}]"] if trust else []
-    git = start.get("git")
-    versions = {"python": start.get("python"), **(start.get("versions") or {})}
+    git, machine, versions = start.get("git"), start.get("machine"), start.get("versions") or {}
+    facts = {
+        "started": start.get("time"),
+        "commit": git and git["commit"] + ", with changes" * git["modified"],
+        "versions": ", ".join(f"{name} {version}" for name, version in sorted(versions.items())),
+        "Python": start.get("python"),
+        "processor": machine and machine["processor"],
+        "device": result.get("device"),
+        "training": result and f"{result['epochs']:,} epochs, {result['steps']:,} steps",
+        "weights (SHA-256)": entry.record["weights"],
+    }
+    evaluation = shlex.join(["python", "evaluate.py", "run=logs/RUN", *words])
     return {
         "entry": entry,
-        "commands": [*commands(record), shlex.join(["python", "evaluate.py", "run=logs/RUN", *words])],
-        "facts": {
-            "start": start.get("time"),
-            "commit": git and f"{git['commit']}{', with changes' * git['modified']}",
-            "versions": ", ".join(f"{name} {version}" for name, version in sorted(versions.items()) if version),
-            "processor": (start.get("machine") or {}).get("processor"),
-            "device": result.get("device"),
-            "training": f"{result['epochs']:,} epochs, {result['steps']:,} steps" if result else None,
-            "weights (SHA-256)": entry.record["weights"],
-        },
+        "commands": [*commands(record), evaluation],
+        "facts": {name: value for name, value in facts.items() if value},
     }

@@ -18,7 +18,7 @@ DASHES = ((), (6, 3), (2, 2), (8, 2, 2, 2))  # if all colours are taken, the nex
 LIGHT, DARK = ("#ffffff", "#1b1f24"), ("#14171b", "#e3e7ec")  # background and text of the page
 INK = "#010203"  # stands for the text's colour in a figure, in which nothing else has it
 THEME = f"svg {{color: {LIGHT[1]}}} @media (prefers-color-scheme: dark) {{svg {{color: {DARK[1]}}}}}"
-STYLE: dict[str, Any] = {
+STYLE: Any = {  # of matplotlib
     **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
     **{"axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.6},
     **{"font.family": "sans-serif", "font.size": 10, "svg.fonttype": "none", "svg.hashsalt": "vaelab"},
@@ -32,6 +32,10 @@ class Style(NamedTuple):
 
     colour: str
     dash: tuple[int, ...]
+
+    def line(self) -> dict[str, Any]:
+        """The arguments of a line in matplotlib."""
+        return {"color": self.colour, "dashes": self.dash, "linewidth": 1.5}
 
 
 def style(index: int) -> Style:
@@ -47,10 +51,13 @@ def curves(bands: Mapping[str, Band], styles: Mapping[str, Style], name: str) ->
     with rc_context(STYLE):
         figure, axes = _axes()
         for key, band in bands.items():
-            line = {"color": styles[key].colour, "dashes": styles[key].dash, "linewidth": 1.5}
-            axes.plot(band.steps, band.mean, marker="o" if len(band.steps) < FEW else "", markersize=3, **line)
+            axes.plot(
+                band.steps, band.mean, marker="o" if len(band.steps) < FEW else "", markersize=3, **styles[key].line()
+            )
             axes.fill_between(band.steps, *_edges(band), color=styles[key].colour, alpha=0.25, linewidth=0)
         axes.set(xlabel="step", ylabel=name, ylim=limits(list(bands.values())))
+        axes.set_xlim(left=0)
+        axes.locator_params("x", nbins=6)
         _label(axes, {key: band.mean[-1] for key, band in bands.items()}, styles, 1.01)
         return address(figure)
 
@@ -98,8 +105,9 @@ def rates(values: Mapping[str, Sequence[float]], styles: Mapping[str, Style]) ->
         figure, axes = _axes()
         most = max(map(len, values.values()))
         for key, rate in values.items():
-            line = {"color": styles[key].colour, "dashes": styles[key].dash, "linewidth": 1.5}
-            axes.plot(range(1, len(rate) + 1), sorted(rate, reverse=True), marker="o", markersize=3, **line)
+            axes.plot(
+                range(1, len(rate) + 1), sorted(rate, reverse=True), marker="o", markersize=3, **styles[key].line()
+            )
         axes.set(xlabel="dimensions of the code, by rate", ylabel="rate, nats", xlim=(1 - 0.1 * most, most + 0.5))
         axes.set_ylim(bottom=0)
         axes.set_xticks([tick for tick in MaxNLocator(integer=True).tick_values(1, most) if 1 <= tick <= most])

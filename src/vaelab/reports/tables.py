@@ -81,9 +81,7 @@ def differing(groups: Sequence[Group]) -> dict[str, list[str]]:
     """The settings in which groups differ, by dotted key, with the value of each group. A part has its class's name."""
     configs = []
     for each in groups:
-        leaves = {
-            key: value for key, value in settings(each.entries[0].run.cfg) if not isinstance(value, dict | list)
-        }
+        leaves = {key: value for key, value in settings(each.entries[0].run.cfg) if not isinstance(value, dict | list)}
         configs.append(
             {
                 plain(key).removesuffix("._target_"): plain(value).rpartition(".")[2] if "_target_" in key else value
