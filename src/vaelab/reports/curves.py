@@ -40,8 +40,9 @@ def read_curves(folder: Path) -> dict[str, Curve]:
 def _from_table(path: Path) -> dict[str, Curve]:
     """The curves of a table with a column `step`, one column for each curve, and cells that may be empty."""
     curves: dict[str, Curve] = {}
+    text = read_text(path, MOST_CSV)
     try:
-        for row in csv.DictReader(read_text(path, MOST_CSV).splitlines()):
+        for row in csv.DictReader(text.splitlines()):
             for name, cell in row.items():
                 if cell and NAME.fullmatch(str(name)):
                     _add(curves, name, int(row["step"]), float(cell))
@@ -68,7 +69,8 @@ def _from_events(folder: Path) -> dict[str, Curve]:
 
 
 def _add(curves: dict[str, Curve], name: str, step: int, value: float) -> None:
-    if -LARGEST < value < LARGEST:  # false for NaN, too
+    """Add a point to a curve, unless it is not one of a run: the comparison is false for NaN, too."""
+    if step >= 0 and -LARGEST < value < LARGEST:
         curves.setdefault(name, {})[step] = value
 
 

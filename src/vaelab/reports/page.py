@@ -70,7 +70,9 @@ def write(path: Path, runs: Mapping[str, Run], records: Mapping[str, Mapping[str
         rates=_rates(groups, styles),
         units=_by_text({entry.key: [_units(entry.record)] for entry in entries}),
         caveats=_by_text({entry.key: entry.record["caveats"] for entry in entries}),
-        absent=_by_text({entry.key: _absent(entry.record) for entry in entries}),
+        absent=_by_text(
+            {entry.key: [f"{name}: {why}" for name, why in entry.record["absent"].items()] for entry in entries}
+        ),
         repeat=repeat,
         same={
             name: value
@@ -88,7 +90,8 @@ def _results(
     entries = [entry for each in groups for entry in each.entries]
     protocol, columns = entries[0].record["protocol"], tables.columns(groups)
     cells = zip(*(tables.column(groups, name) for name in columns), strict=True)
-    known = dict.fromkeys(name for entry in entries for name in entry.record["metrics"])
+    measured = {name for entry in entries for name in entry.record["metrics"]}
+    known = [name for section in report.METRICS.values() for name in section if name in measured]
     texts = report.meanings(protocol, known)
     pairs = {each.key: [tables.values(each, name) for name in ("rate", "distortion")] for each in groups}
     points = {key: list(zip(*pair, strict=True)) for key, pair in pairs.items() if all(pair)}
@@ -100,6 +103,7 @@ def _results(
         "names": columns,
         "rows": [(each, list(row)) for each, row in zip(groups, cells, strict=True)],
         "panels": list(_panels(groups, curves, styles)),
+        "more": metrics([curves[entry.key] for entry in entries])[MOST_CURVES:],
         "scatter": plots.rate_distortion(points, styles) if points else "",
         "entries": entries,
         "sections": {
@@ -148,10 +152,6 @@ def _units(record: Mapping[str, Any]) -> str:
         return f"Active units are not counted: {record['absent'].get('active_units', 'the model has none')}."
     count = f"{record['metrics']['active_units']} of {len(record['variance_per_dim'])} units are active."
     return f"{count} {record['collapse'] or ''}".strip()
-
-
-def _absent(record: Mapping[str, Any]) -> list[str]:
-    return [f"{name}: {why}" for name, why in record["absent"].items()]
 
 
 def _by_text(texts: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:

@@ -43,6 +43,8 @@ PACKAGES = ("vaelab", "torch", "torchvision", "lightning", "hydra-core", "omegac
 
 MOST_JSON, MOST_PNG = 10**7, 10**8  # bytes
 LARGEST = 1e100  # a number of a run is smaller
+# What an earlier version did not write to evaluation.json
+LATER: dict[str, Any] = {"caveats": [], "absent": {}, "variance_per_dim": [], "rate_per_dim": None, "collapse": None}
 # What the rest of the package reads from each file: the type of each value, a list of one form, a dict with a form for
 # each key, and a tuple with the form of a value that can be missing or null. float is a finite number, and ... stands
 # for all other keys
@@ -59,9 +61,9 @@ FORMS: dict[str, Any] = {
         "metrics": {...: float},
         "standard_errors": {...: float},
         "caveats": [str],
-        "absent": ({...: str},),
+        "absent": {...: str},
+        "variance_per_dim": [float],
         "rate_per_dim": ([float],),
-        "variance_per_dim": ([float],),
         "collapse": (str,),
     },
     "run.json": {
@@ -100,7 +102,7 @@ def read_json(path: Path) -> dict[str, Any]:
     if isinstance(content, dict) and path.name == "evaluation.json":
         if "figures" in content:  # the name in version 0.1
             content["metrics"] = content.pop("figures")
-        content.setdefault("caveats", [])
+        content = {**LATER, **content}
     for key in _misfits(content, FORMS[path.name]):
         raise UserError(f"{path} is not what a run writes, see its {key}: restore this file, or move it away")
     return content
