@@ -15,7 +15,11 @@ def made(*runs: dict[str, Any]) -> tuple[dict[str, Run], dict[str, dict[str, Any
     """Runs /logs/sweep/0, /logs/sweep/1, ... and their records, from settings, metrics and data sets."""
     opened, records = {}, {}
     for i, each in enumerate(runs):
-        config = {"name": "vae", "seed": each.get("seed", 0), "model": {"latent_dim": 2, **each.get("model", {})}}
+        config = {
+            "name": each.get("name", "vae"),
+            "seed": each.get("seed", 0),
+            "model": {"latent_dim": 2, **each.get("model", {})},
+        }
         opened[str(i)] = Run(Path("/logs/sweep") / str(i), DictConfig(config), None, None)  # type: ignore[arg-type]
         protocol = {"dataset": each.get("dataset", "MNIST"), "sizes": {"probed": 1}, "ais": None}
         records[str(i)] = {"metrics": each.get("metrics", {}), "protocol": protocol}
@@ -54,6 +58,13 @@ def test_a_label_has_the_names_of_parts_and_few_settings() -> None:
     assert labels["A"] == "encoder=–, channels.0=–, channels.1=–, 2 more"
     assert tables.differing(groups)["model.encoder"] == ["–", "ConvEncoder"]
     assert tables.labels(groups[:1]) == {"A": "vae"}
+
+
+def test_names_are_labels_if_they_differ() -> None:
+    groups = tables.group(*made({"name": "beta_vae"}, {"name": "iwae", "model": {"a": 1}}))
+    assert tables.labels(groups) == {"A": "beta_vae", "B": "iwae"}
+    groups = tables.group(*made({"name": "beta_vae"}, {"name": "iwae"}, {"name": "iwae", "model": {"a": 1}}))
+    assert tables.labels(groups) == {"A": "name=beta_vae, a=–", "B": "name=iwae, a=–", "C": "name=iwae, a=1"}
 
 
 def test_a_cell_has_the_mean_and_the_standard_deviation() -> None:

@@ -79,29 +79,34 @@ def _protocol(record: Mapping[str, Any]) -> str:
 
 def differing(groups: Sequence[Group]) -> dict[str, list[str]]:
     """The settings in which groups differ, by dotted key, with the value of each group. A part has its class's name."""
-    configs = []
-    for each in groups:
-        leaves = {key: value for key, value in settings(each.entries[0].run.cfg) if not isinstance(value, dict | list)}
-        configs.append(
-            {
-                plain(key).removesuffix("._target_"): plain(value).rpartition(".")[2] if "_target_" in key else value
-                for key, value in leaves.items()
-                if key not in report.OF_A_SEED
-            }
-        )
+    configs = [_leaves(each.entries[0].run.cfg) for each in groups]
     keys = dict.fromkeys(key for config in configs for key in config)
-    rows = {key: [plain(config.get(key, "–")) for config in configs] for key in keys}
+    rows = {key: [config.get(key, "–") for config in configs] for key in keys}
     return {key: values for key, values in rows.items() if len({*values}) > 1}
 
 
+def _leaves(cfg: Mapping[str, Any]) -> dict[str, str]:
+    """The single settings of a config, without those of the seed and of the machine."""
+    found = {}
+    for key, value in settings(cfg):
+        if isinstance(value, dict | list) or key in report.OF_A_SEED or key.endswith("_partial_"):
+            continue
+        part = key.endswith("._target_")
+        found[plain(key).removesuffix("._target_")] = plain(value).rpartition(".")[2] if part else plain(value)
+    return found
+
+
 def labels(groups: Sequence[Group]) -> dict[str, str]:
-    """The first settings in which a group differs from the others, or the name of its runs, by the group's key."""
-    table = {LAST.search(key)[0]: values for key, values in differing(groups).items() if key != "name"}  # type: ignore[index]
+    """What tells a group from the others, by its key: the name of the experiment, or the first settings that differ."""
+    names = [plain(each.entries[0].run.cfg.get("name", "run")) for each in groups]
+    if len({*names}) == len(names):
+        return {each.key: name for each, name in zip(groups, names, strict=True)}
+    table = {LAST.search(key)[0]: values for key, values in differing(groups).items()}  # type: ignore[index]
     found = {}
     for i, each in enumerate(groups):
         words = [f"{key}={values[i]}" for key, values in table.items()]
         more = [f"{len(words) - MOST_SHOWN} more"] if len(words) > MOST_SHOWN else []
-        found[each.key] = ", ".join(words[:MOST_SHOWN] + more) or plain(each.entries[0].run.cfg.get("name", "run"))
+        found[each.key] = ", ".join(words[:MOST_SHOWN] + more) or names[i]
     return found
 
 
