@@ -99,7 +99,9 @@ def test_all_runs_and_pictures_are_there(sweep: Path, page: str) -> None:
     names = ("loss", "elbo", "rate", "distortion")
     assert curves == {f"Curves of {name} in {split}" for name in names for split in splits}
     assert f"{record(sweep, 'two-0')['metrics']['active_units']} of 2 units are active" in page
-    assert all(html.escape(caveat, quote=False) in html.unescape(page) for caveat in record(sweep, "two-0")["caveats"])
+    caveats = record(sweep, "two-0")["caveats"]
+    assert caveats
+    assert all(caveat in html.unescape(page) for caveat in caveats)
 
 
 def test_its_commands_repeat_the_runs(sweep: Path, page: str) -> None:
@@ -175,18 +177,22 @@ def test_a_place_that_does_not_fit_is_refused_before_anything(
 EVIL = "<script>document.title='evil'</script><img src=https://evil.example/x.png>'\"&{{ 7 * 7 }}"
 
 
-def test_text_of_a_run_is_escaped(sweep: Path, tmp_path: Path) -> None:
+def test_text_of_a_run_is_escaped_and_the_place_of_its_data_is_left_out(sweep: Path, tmp_path: Path) -> None:
     run = shutil.copytree(sweep / "two-0", tmp_path / EVIL.replace("/", "_"))
     evaluation = record(sweep, "two-0")
-    evaluation |= {"caveats": [EVIL], "absent": {EVIL: EVIL}, "collapse": EVIL}
+    evaluation |= {"absent": {EVIL: EVIL}, "collapse": EVIL}
     (run / "evaluation.json").write_text(json.dumps(evaluation))
     start = record(sweep, "two-0", "run")["starts"][0]
     start |= {"overrides": [EVIL], "python": EVIL, "time": EVIL, "versions": {EVIL: EVIL}}
     (run / "run.json").write_text(json.dumps({"starts": [start, start]}))
     opened = {"a": runs.open_run(str(sweep / "two-0")), EVIL: runs.open_run(str(run))}
+    opened[EVIL].cfg.data.update({"root": "/home/someone/data", "used": "MNIST-5k"})
+    assert "/home/someone" in runs.find_caveats(opened[EVIL].model, opened[EVIL].cfg)[0]
     reports.write(tmp_path / "page.html", opened, {"a": record(sweep, "two-0"), EVIL: evaluation})
     text = (tmp_path / "page.html").read_text()
     assert text.count(html.escape(EVIL).replace("&#x27;", "&#39;").replace("&quot;", "&#34;")) > 5
+    assert "This is not the full MNIST but MNIST-5k" in text
+    assert "/home/someone" not in text
     assert not re.search(r"<script|<img (?!(class=\"pixels\" )?src=\"data:)", text)
 
 

@@ -18,7 +18,7 @@ from vaelab.files import write_atomically
 from vaelab.reports import drawings, plots, tables
 from vaelab.reports.curves import Curve, band, metrics, read_curves
 from vaelab.reports.tables import Entry, Group
-from vaelab.runs import Run, foreign, read_json
+from vaelab.runs import Run, find_caveats, foreign, read_json
 
 TEMPLATE = Path(__file__).with_name("page.html")
 MARK = b'<meta name="generator" content="VAE Lab">'  # in the first kilobyte of each report
@@ -69,7 +69,7 @@ def write(path: Path, runs: Mapping[str, Run], records: Mapping[str, Mapping[str
         latent={each.key: drawings.latent(each.entries[0].run) for each in groups},
         rates=_rates(groups, styles),
         units=_by_text({entry.key: [_units(entry.record)] for entry in entries}),
-        caveats=_by_text({entry.key: entry.record["caveats"] for entry in entries}),
+        caveats=_by_text({entry.key: _caveats(entry) for entry in entries}),
         absent=_by_text(
             {entry.key: [f"{name}: {why}" for name, why in entry.record["absent"].items()] for entry in entries}
         ),
@@ -152,6 +152,13 @@ def _units(record: Mapping[str, Any]) -> str:
         return f"Active units are not counted: {record['absent'].get('active_units', 'the model has none')}."
     count = f"{record['metrics']['active_units']} of {len(record['variance_per_dim'])} units are active."
     return f"{count} {record['collapse'] or ''}".strip()
+
+
+def _caveats(entry: Entry) -> list[str]:
+    """The caveats of a run, without the local folder in which a data set is missing."""
+    cfg: Any = entry.run.cfg
+    data = {**cfg.data, "dataset": cfg.data.used}
+    return find_caveats(entry.run.model, {**cfg, "data": data}, entry.record["metrics"])
 
 
 def _by_text(texts: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:
