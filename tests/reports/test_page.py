@@ -19,8 +19,8 @@ from hydra import compose, initialize_config_dir
 from evaluate import evaluate
 from train import train
 from vaelab import reports, runs
+from vaelab.evaluation import annealing, report
 from vaelab.evaluation import measure as measure_module
-from vaelab.evaluation import report
 
 TYPED = {
     f"{word}-{seed}": [f"model.latent_dim={size}", f"seed={seed}"]
@@ -107,6 +107,10 @@ def test_all_runs_and_pictures_are_there(sweep: Path, page: str) -> None:
 def test_its_commands_repeat_the_runs(sweep: Path, page: str) -> None:
     blocks = [html.unescape(block).splitlines() for block in re.findall(r"<pre><code>(.*?)</code>", page, re.S)]
     assert len(blocks) == 4
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        usual = compose("evaluate")  # what the commands need not say
+    assert usual.sizes == measure_module.DEFAULT._asdict()
+    assert usual.annealing == annealing.DEFAULT._asdict()
     for name, (first, again) in zip(NAMES, blocks, strict=True):
         assert first == shlex.join(["python", "train.py", *TYPED[name]])
         script, *words = shlex.split(again.removeprefix("python "))
@@ -125,7 +129,8 @@ def test_runs_that_are_not_measured_are_measured_first(
 ) -> None:
     run = shutil.copytree(sweep / "two-0", tmp_path / "run")
     (run / "evaluation.json").unlink()
-    settings = [f"run={run}", f"report={tmp_path}/one.html"]
+    ais = ["ais=true", "annealing.chains=2", "annealing.temperatures=3"]
+    settings = [f"run={run}", f"report={tmp_path}/one.html", *ais]
     measured(*settings)
     printed = capsys.readouterr().out
     assert f"measuring {run}" in printed
@@ -133,6 +138,7 @@ def test_runs_that_are_not_measured_are_measured_first(
     page = (tmp_path / "one.html").read_text()
     names = [name for name in report.COLUMNS if name in record(tmp_path, "run")["metrics"]]
     assert cells(page, "A") == [report.shown(record(tmp_path, "run")["metrics"][name]) for name in names]
+    assert f"{' '.join(ais)}\n" in page.replace("</code>", "\n")  # the command that repeats it
     (tmp_path / "one.html").write_text(page.replace("<h1>", "<h1>old"))
     measured(*settings)  # replaces the page, and measures nothing again
     assert "measuring" not in capsys.readouterr().out
@@ -203,6 +209,18 @@ def test_a_record_that_is_not_of_a_run_is_refused(sweep: Path, tmp_path: Path) -
         assert f"see its {key}" in refused(measured, f"run={run}", f"report={tmp_path}/page.html")
 
 
+DRAWN = """(() => {
+    const canvas = document.createElement("canvas"), image = document.querySelector(".plots img");
+    [canvas.width, canvas.height] = [image.naturalWidth, image.naturalHeight];
+    const pen = canvas.getContext("2d");
+    pen.drawImage(image, 0, 0);
+    const values = pen.getImageData(0, 0, canvas.width, canvas.height).data, seen = {light: 0, dark: 0};
+    for (let i = 0; i < values.length; i += 4) {
+        const grey = (values[i] + values[i + 1] + values[i + 2]) / 3;
+        if (values[i + 3] > 200) { seen.light += grey > 200; seen.dark += grey < 60; }
+    }
+    return seen.light > seen.dark ? "light" : "dark";
+})()"""
 WIDE = """[...document.querySelectorAll("main *")].filter(part => !part.closest(".scroll"))
     .filter(part => part.getBoundingClientRect().right > innerWidth + 1).map(part => part.outerHTML.slice(0, 80))"""
 
@@ -217,15 +235,16 @@ def test_it_opens_in_a_browser_without_a_network(sweep: Path) -> None:
             assert browser.value("[...document.images].filter(image => !image.naturalWidth).length") == 0
             assert browser.value("document.documentElement.scrollWidth") <= width
             assert browser.value(WIDE) == []
-            looks.append(browser.value("getComputedStyle(document.body).backgroundColor"))
-        assert looks == ["rgb(255, 255, 255)", "rgb(20, 23, 27)", "rgb(255, 255, 255)"]
+            looks.append((browser.value("getComputedStyle(document.body).backgroundColor"), browser.value(DRAWN)))
+        light, dark = ("rgb(255, 255, 255)", "dark"), ("rgb(20, 23, 27)", "light")  # the page, and the text of a plot
+        assert looks == [light, dark, light]
         shown = browser.value("document.body.innerText")
         assert all(name in shown for name in NAMES)
         assert browser.value("document.title") == "4 runs of VAE Lab"
         assert browser.value("[...document.images].every(image => image.alt)")
         ids = browser.value("[...document.querySelectorAll('[id]')].map(part => part.id)")
         assert len({*ids}) == len(ids) > 3
-        levels = browser.value("[...document.querySelectorAll('h1, h2, h3')].map(part => +part.tagName[1])")
+        levels = browser.value("[...document.querySelectorAll('h1, h2, h3, h4, h5, h6')].map(part => +part.tagName[1])")
         assert levels[0] == 1
         assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
         assert {address.partition(":")[0] for address in browser.requests} == {"file", "data"}

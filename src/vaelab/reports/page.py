@@ -188,14 +188,12 @@ def _repeat(entry: Entry) -> dict[str, Any]:
     folder, protocol = entry.run.folder, entry.record["protocol"]
     record, result = read_json(folder / "run.json"), read_json(folder / "metrics.json")
     start = (record.get("starts") or [{}])[-1]
-    settings = {"num_samples": protocol["num_samples"], "num_images": protocol["test_images"], "seed": protocol["seed"]}
-    settings |= {f"sizes.{name}": size for name, size in protocol["sizes"].items()}
-    usual = {"num_images": len(entry.run.data.splits["test"][1]), "num_samples": 5000, "seed": 0}
-    usual |= {f"sizes.{name}": size for name, size in measure.DEFAULT._asdict().items()}
+    words = [f"num_samples={protocol['num_samples']}", f"seed={protocol['seed']}"]
+    if protocol["test_images"] < len(entry.run.data.splits["test"][1]):
+        words.append(f"num_images={protocol['test_images']}")
+    words += _changed("sizes", protocol["sizes"], measure.DEFAULT._asdict())
     if protocol["ais"]:
-        settings |= {"ais": "true"} | {f"annealing.{name}": value for name, value in protocol["ais"].items()}
-        usual |= {f"annealing.{name}": value for name, value in annealing.DEFAULT._asdict().items()}
-    words = [f"{name}={value}" for name, value in settings.items() if value != usual.get(name)]
+        words += ["ais=true", *_changed("annealing", protocol["ais"], annealing.DEFAULT._asdict())]
     trust = foreign(entry.run.cfg)
     words += [f"trust=[{','.join(trust)}]"] if trust else []
     git, machine, versions = start.get("git"), start.get("machine"), start.get("versions") or {}
@@ -215,3 +213,8 @@ def _repeat(entry: Entry) -> dict[str, Any]:
         "commands": [*commands(record), evaluation],
         "facts": {name: value for name, value in facts.items() if value},
     }
+
+
+def _changed(group: str, settings: Mapping[str, Any], usual: Mapping[str, Any]) -> list[str]:
+    """The settings of a group that are not the usual ones, as words of a command."""
+    return [f"{group}.{name}={value}" for name, value in settings.items() if value != usual.get(name)]
