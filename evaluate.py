@@ -24,6 +24,8 @@ def evaluate(cfg: DictConfig, _: Path) -> None:
     from vaelab.evaluation import annealing, measure, report
 
     torch.distributions.Distribution.set_default_validate_args(False)
+    if cfg.images and cfg.report:
+        raise UserError(f"report={cfg.report}: images={cfg.images} only writes codes, so leave one of them out")
     if cfg.images:
         return encode(cfg)
     if cfg.report:

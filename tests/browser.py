@@ -4,6 +4,7 @@ import base64
 import fcntl
 import json
 import os
+import select
 import shutil
 import subprocess
 import tempfile
@@ -11,7 +12,13 @@ from pathlib import Path
 from typing import Any
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-QUIET = ("--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync")
+QUIET = (
+    "--no-first-run",
+    "--disable-dev-shm-usage",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
 
 
 class Browser:
@@ -64,6 +71,7 @@ class Browser:
     def read(self) -> dict[str, Any]:
         """The next answer or event."""
         while b"\0" not in self.buffer:
+            assert select.select([self.receive], [], [], 60)[0], "Chromium does not answer"
             part = os.read(self.receive, 1 << 20)
             assert part, "Chromium has ended"
             self.buffer += part

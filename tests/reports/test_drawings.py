@@ -66,7 +66,9 @@ def test_more_dimensions_have_a_row_each(opened: Callable[..., runs.Run], monkey
     assert picture(traversal).height > 3 * 56
     assert codes.title == "Codes of 200 test images"
     monkeypatch.setattr(drawings, "MOST_DIMENSIONS", 2)
-    assert drawings.latent(run)[1] == (traversal.title, "", "3 dimensions are too many for this page")
+    prior = drawings.latent(run)[1]
+    assert prior.title == "The aggregate posterior of the test images against the prior"
+    assert picture(prior).width > picture(prior).height
 
 
 def test_colour_stays() -> None:

@@ -67,6 +67,18 @@ def test_names_are_labels_if_they_differ() -> None:
     assert tables.labels(groups) == {"A": "name=beta_vae, a=–", "B": "name=iwae, a=–", "C": "name=iwae, a=1"}
 
 
+def test_the_settings_that_tell_groups_apart_come_first() -> None:
+    """A, B and C differ in p, q and r alike; only s tells A from B."""
+    one = {"p": 1, "q": 1, "r": 1, "s": 1}
+    groups = tables.group(*made(*({"model": each} for each in (one, {**one, "s": 4}, {**one, "p": 2, "q": 2, "r": 2}))))
+    assert tables.telling(tables.differing(groups), 3) == ["model.p", "model.s", "model.q", "model.r"]
+    assert tables.labels(groups) == {
+        "A": "p=1, s=1, q=1, 1 more",
+        "B": "p=1, s=4, q=1, 1 more",
+        "C": "p=2, s=1, q=2, 1 more",
+    }
+
+
 def test_a_cell_has_the_mean_and_the_standard_deviation() -> None:
     values = [-100.25, -101.5, -99.125]
     runs = [{"seed": i, "metrics": {"elbo": value, "active_units": 2}} for i, value in enumerate(values)]

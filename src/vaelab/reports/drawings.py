@@ -38,16 +38,21 @@ def images(run: Run) -> list[Drawing]:
 
 
 def latent(run: Run) -> list[Drawing]:
-    """The codes of test images, and what the decoder makes of the latent space: a map of it, or one row a dimension."""
+    """The codes of test images, and a second picture: the decoded map of two dimensions, or a row for each dimension.
+
+    If the rows are too many, the second picture is the aggregate posterior against the prior.
+    """
     model, (x, y) = run.model, _test_images(run, ENCODED)
-    drawn = [_draw(f"Codes of {len(x):,} test images", lambda: _figure(pictures.codes(model, x, y)))]
     if model.latent_dim == 2 and not model.num_classes:
         title = "E[x | z] at the prior's quantiles, z_0 to the right and z_1 up"
-        return [*drawn, _draw(title, lambda: _grid(pictures.manifold(model)))]
-    title = "E[x | z] around the code of a test image, one dimension at a time"
-    if model.latent_dim > MOST_DIMENSIONS:
-        return [*drawn, Drawing(title, "", f"{model.latent_dim} dimensions are too many for this page")]
-    return [*drawn, _draw(title, lambda: _figure(pictures.traversal(model, x, y)))]
+        second = _draw(title, lambda: _grid(pictures.manifold(model)))
+    elif model.latent_dim <= MOST_DIMENSIONS:
+        title = "E[x | z] around the code of a test image, one dimension at a time"
+        second = _draw(title, lambda: _figure(pictures.traversal(model, x, y)))
+    else:
+        title = "The aggregate posterior of the test images against the prior"
+        second = _draw(title, lambda: _figure(pictures.prior(model, x, y)))
+    return [_draw(f"Codes of {len(x):,} test images", lambda: _figure(pictures.codes(model, x, y))), second]
 
 
 def _test_images(run: Run, count: int) -> "tuple[Tensor, Tensor]":

@@ -97,17 +97,30 @@ def _leaves(cfg: Mapping[str, Any]) -> dict[str, str]:
 
 
 def labels(groups: Sequence[Group]) -> dict[str, str]:
-    """What tells a group from the others, by its key: the name of the experiment, or the first settings that differ."""
+    """What tells a group from the others, by its key: the name of the experiment, or some settings that differ."""
     names = [plain(each.entries[0].run.cfg.get("name", "run")) for each in groups]
     if len({*names}) == len(names):
         return {each.key: name for each, name in zip(groups, names, strict=True)}
-    table = {LAST.search(key)[0]: values for key, values in differing(groups).items()}  # type: ignore[index]
+    table = differing(groups)
+    first = telling(table, len(groups))[:MOST_SHOWN]
+    more = [f"{len(table) - len(first)} more"] if len(table) > len(first) else []
     found = {}
     for i, each in enumerate(groups):
-        words = [f"{key}={values[i]}" for key, values in table.items()]
-        more = [f"{len(words) - MOST_SHOWN} more"] if len(words) > MOST_SHOWN else []
-        found[each.key] = ", ".join(words[:MOST_SHOWN] + more) or names[i]
+        words = [f"{LAST.search(key)[0]}={table[key][i]}" for key in first]  # type: ignore[index]
+        found[each.key] = ", ".join(words + more) or names[i]
     return found
+
+
+def telling(table: Mapping[str, Sequence[str]], count: int) -> list[str]:
+    """All settings of a table of `count` groups. First come those that tell most groups apart, each with the former."""
+    chosen: list[str] = []
+    rest, parts = list(table), [tuple[str, ...]()] * count
+    while rest:
+        key = max(rest, key=lambda key: len({*zip(parts, table[key], strict=True)}))
+        rest.remove(key)
+        chosen.append(key)
+        parts = [(*part, value) for part, value in zip(parts, table[key], strict=True)]
+    return chosen
 
 
 def columns(groups: Sequence[Group]) -> list[str]:
