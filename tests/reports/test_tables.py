@@ -51,6 +51,7 @@ def test_there_are_more_keys_than_letters() -> None:
 
 
 def test_a_label_has_the_names_of_parts_and_few_settings() -> None:
+    assert tables.differing(tables.group(*made({"model": {"b": 1}}, {"model": {"b": 1.0}}))) == {}
     parts = {"encoder": {"_target_": "vaelab.networks.ConvEncoder", "channels": [8, 16]}, "a": 1, "b": 1}
     groups = tables.group(*made({}, {"model": parts}))
     labels = tables.labels(groups)

@@ -3,15 +3,15 @@
 import base64
 import io
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
 
 from vaelab import pictures
 from vaelab.errors import UserError
 from vaelab.interfaces import device_of, labels
 from vaelab.runs import Run
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 SHOWN, ENCODED = 32, 2000  # test images with reconstructions and with codes
 MOST_DIMENSIONS = 32  # of a traversal, which has one row for each
@@ -26,7 +26,7 @@ class Drawing(NamedTuple):
 
 
 def images(run: Run) -> list[Drawing]:
-    """Samples of a run, and reconstructions of the first test images."""
+    """Samples of a run, and reconstructions of test images."""
     model, (x, y) = run.model, _test_images(run, SHOWN)
     return [
         _draw("64 samples: E[x | z] at z ~ p(z)", lambda: _grid(pictures.samples(model))),
@@ -55,11 +55,12 @@ def latent(run: Run) -> list[Drawing]:
     return [_draw(f"Codes of {len(x):,} test images", lambda: _figure(pictures.codes(model, x, y))), second]
 
 
-def _test_images(run: Run, count: int) -> "tuple[Tensor, Tensor]":
-    """The first test images, which are the same for all runs on the same data."""
-    x, y = run.data.images("test", count)
+def _test_images(run: Run, count: int) -> tuple[Tensor, Tensor]:
+    """Test images and their classes, the same for all runs on the same data. Some data sets are sorted by class."""
+    x, y = run.data.images("test")
+    some = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))[:count]
     device = device_of(run.model)
-    return x.to(device), y.to(device)
+    return x[some].to(device), y[some].to(device)
 
 
 def _draw(title: str, make: Callable[[], str]) -> Drawing:
@@ -69,7 +70,7 @@ def _draw(title: str, make: Callable[[], str]) -> Drawing:
         return Drawing(title, "", str(error))
 
 
-def _grid(picture: "Tensor") -> str:
+def _grid(picture: Tensor) -> str:
     """A grid of images (3, height, width) with a zoom of 2, as a PNG without the zoom, of one channel if it is grey."""
     from PIL import Image
 

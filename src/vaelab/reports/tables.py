@@ -91,8 +91,9 @@ def _leaves(cfg: Mapping[str, Any]) -> dict[str, str]:
     for key, value in settings(cfg):
         if isinstance(value, dict | list) or key in report.OF_A_SEED or key.endswith("_partial_"):
             continue
+        text = plain(value).removesuffix(".0") if isinstance(value, float) else plain(value)  # 1.0 and 1 are equal
         part = key.endswith("._target_")
-        found[plain(key).removesuffix("._target_")] = plain(value).rpartition(".")[2] if part else plain(value)
+        found[plain(key).removesuffix("._target_")] = text.rpartition(".")[2] if part else text
     return found
 
 
