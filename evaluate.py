@@ -1,5 +1,6 @@
 """Measure finished runs: `python evaluate.py run=logs/RUN [setting=value ...]`; `--help` lists them."""
 
+import contextlib
 import os
 import shlex
 import sys
@@ -9,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from vaelab import checks, cli
-from vaelab.errors import UserError
-from vaelab.text import plain
+from vaelab.errors import NotOfferedError, UserError
+from vaelab.text import FORMATS, plain
 
 if TYPE_CHECKING:
+    from vaelab.data.images import Images
     from vaelab.runs import Run
 
 
@@ -22,17 +24,20 @@ def evaluate(cfg: DictConfig, _: Path) -> None:
 
     from vaelab import runs
     from vaelab.evaluation import annealing, measure, report
+    from vaelab.runs import sweeps
 
     torch.distributions.Distribution.set_default_validate_args(False)
     if cfg.images and cfg.report:
         raise UserError(f"report={cfg.report}: images={cfg.images} only writes codes, so leave one of them out")
     if cfg.images:
         return encode(cfg)
+    checks.one_of(FORMATS, format=cfg.format)
     if cfg.report:
         from vaelab import reports
 
         page = reports.check(cfg.report)
     folders = [cfg.run] if not cfg.run or isinstance(cfg.run, str) else list(cfg.run)
+    folders = sweeps.finished_runs(folders) if all(folders) else folders
     opened: dict[str, Run] = {}
     for folder in folders:  # errors of all runs come before the first measurement
         first = next(iter(opened.values()), None)
@@ -44,14 +49,17 @@ def evaluate(cfg: DictConfig, _: Path) -> None:
     if not cfg.across_protocols:
         report.check_protocols(protocols)
     reuse = len(folders) > 1 or bool(cfg.report)
-    records = {plain(name): measured(run, protocols[name], reuse) for name, run in opened.items()}
-    if len(folders) == 1:
+    with contextlib.redirect_stdout(
+        sys.stdout if cfg.format == "text" else sys.stderr
+    ):  # the output is the table alone
+        records = {plain(name): measured(run, protocols[name], reuse) for name, run in opened.items()}
+    if len(folders) == 1 and cfg.format == "text":
         print(report.table(*records.values()))
     else:
         configs = {plain(name): dict(runs.settings(run.cfg)) for name, run in opened.items()}
-        print(report.comparison(records, report.seed_groups(configs)))
+        print(report.comparison(records, report.seed_groups(configs), cfg.format))
     if cfg.report:
-        print(f"drawing {runs.shown(page)}", flush=True)
+        print(f"drawing {runs.shown(page)}", file=sys.stdout if cfg.format == "text" else sys.stderr, flush=True)
         reports.write(page, dict(zip(records, opened.values(), strict=True)), records)
 
 
@@ -64,16 +72,51 @@ def group(cfg: DictConfig, name: str, default: Any) -> Any:
 
 
 def encode(cfg: DictConfig) -> None:
-    """Write the codes of a folder of images to codes.npz in the run's folder."""
+    """Write the codes of a folder of images to codes.npz in the run's folder, and rank the images."""
     from vaelab import runs
-    from vaelab.data.folder import write_codes
+    from vaelab.data.images import write_codes
+    from vaelab.evaluation import measure
 
+    sizes = group(cfg, "sizes", measure.DEFAULT)
+    checks.whole(2, **{f"sizes.{name}": size for name, size in sizes._asdict().items()})
+    checks.whole(0, checks.SEEDS, seed=cfg.seed)
     if not isinstance(cfg.run, str):
         raise UserError(f"run={cfg.run}: codes are written for one run at a time, such as run=logs/RUN")
     run = runs.open_run(cfg.run, cfg.data.root, cfg.device, trust=cfg.trust)
     path = run.folder / "codes.npz"
     images = write_codes(run.model, run.data, cfg.images, path, cfg.invert)
     print(*map(plain, images.remarks), f"{runs.shown(path)}: names and codes of {len(images.names):,} images", sep="\n")
+    rank(run, images, sizes.train_samples, sizes.drawn, cfg.seed)
+
+
+def rank(run: "Run", images: "Images", num_samples: int, most: int, seed: int) -> None:
+    """Write strangeness.csv and a picture of the strangest images, compared with the first `most` test images."""
+    from vaelab import pictures, runs
+    from vaelab.evaluation.strangeness import strangeness
+    from vaelab.files import write_atomically
+    from vaelab.interfaces import device_of
+
+    test, _ = run.data.images("test", most, device_of(run.model))
+    x = run.data.fixed(images.pixels, "test").to(test.device).float().div(255)
+    try:
+        found = strangeness(run.model, x, test, num_samples, seed)
+    except NotOfferedError as error:
+        print(f"the images are not ranked: {error}")
+        return
+    path = run.folder / "strangeness.csv"
+    write_atomically(path, found.table(images.names).encode())
+    title = "The strangest images in order, each with E[x | z] on the right"
+    drawn = pictures.framed(pictures.reconstructions(run.model, x[found.order[:32]]), title)
+    about = f"{run.folder.name}: {run.data.description}"
+    pictures.save(drawn, run.folder / "pictures" / "strangest.png", shlex.join(["python", *sys.argv]), about)
+    first = found.order[0]
+    print(
+        f"{runs.shown(path)}: ELBO and IW bound (K = {num_samples:,}) of each image in nats, and the percentage of "
+        f"{len(test):,} test images at or below this bound; the strangest image is {plain(images.names[first])}, bound "
+        f"{found.bound[first]:.2f}, percentile {found.percentile[first]:.1f}",
+        runs.shown(run.folder / "pictures" / "strangest.png"),
+        sep="\n",
+    )
 
 
 def measured(run: "Run", protocol: dict[str, Any], reuse: bool) -> dict[str, Any]:

@@ -6,12 +6,12 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from vaelab import cli
+from vaelab import checks, cli
 from vaelab.errors import UserError
 
 
 def export(cfg: DictConfig, _: Path) -> None:
-    """Write the weights, the config, the ONNX graphs and the model card of a run to one folder."""
+    """Write the weights, the config, the ONNX graphs, the model card and perhaps a page of a run to one folder."""
     import torch
 
     from vaelab import export as exports
@@ -21,19 +21,30 @@ def export(cfg: DictConfig, _: Path) -> None:
     if not isinstance(cfg.run, str) or not cfg.run:
         raise UserError(f"run={cfg.run}: the folder of a finished run is needed, such as run=logs/RUN")
     run = Path(cfg.run).expanduser()
+    checks.one_of((True, False), page=cfg.page)
     output = Path(cfg.output or run / "export").expanduser()
     exports.check(output)
-    model = runs.load_run(run, cfg.trust)
+    data = None
+    if cfg.page:  # it shows test images
+        opened = runs.open_run(cfg.run, cfg.data.root, "cpu", trust=cfg.trust)
+        model, data = opened.model, opened.data
+        exports.check_page(model)
+    else:
+        model = runs.load_run(run, cfg.trust)
     config: Any = OmegaConf.to_container(runs.read_config(run, trust=cfg.trust))
-    config["data"]["root"], config["resume"] = "data", None  # names of local folders stay private
+    private = {"root": "data", "path": "images.npz"}  # names of local folders stay private
+    config["data"] |= {key: name for key, name in private.items() if key in config["data"]}
+    config["resume"] = None
 
     print(f"exporting {runs.shown(run)}, {type(model).__name__}", flush=True)
     graphs = exports.graphs(model)
+    page = {"page.html": exports.page(model, data, graphs, config.get("name", "model"))} if data else {}
     files = {
         "model.safetensors": exports.weights(model),
         **{name: graph.content for name, graph in graphs.items()},
         **exports.pictures(run),
-        "README.md": exports.card(run, config, model, graphs).encode(),
+        **page,
+        "README.md": exports.card(run, config, model, graphs, bool(page)).encode(),
         "config.json": json.dumps(config, indent=2, ensure_ascii=False).encode(),
     }
     exports.write(output, files)

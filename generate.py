@@ -20,14 +20,14 @@ KINDS: dict[str, tuple[str, ...]] = {  # each kind with the settings that change
     "samples": ("label", "density", "num", "seed"),
     "reconstructions": ("num", "seed"),
     "interpolation": ("num", "seed"),
-    "traversal": ("seed",),
+    "traversal": ("index", "seed"),
     "manifold": ("label",),
     "codes": ("projection", "num", "seed"),
     "prior": ("seed",),
     "training": (),
     "ae_vs_vae": (),
 }
-DEFAULTS = {"label": None, "density": None, "projection": None, "num": None, "seed": 0}
+DEFAULTS = {"label": None, "density": None, "projection": None, "index": None, "num": None, "seed": 0}
 
 
 def generate(cfg: DictConfig, _: Path) -> None:
@@ -56,7 +56,7 @@ def check(cfg: DictConfig, chosen: list[str]) -> None:
     checks.one_of((None, "gmm", "flow"), density=cfg.density)
     checks.one_of((None, "pca", "tsne"), projection=cfg.projection)
     checks.one_of(("png",) if cfg.kind == "training" else ("png", "svg"), format=cfg.format)
-    checks.whole(0, seed=cfg.seed)
+    checks.whole(0, seed=cfg.seed, index=0 if cfg.index is None else cfg.index)
     checks.whole(num=1 if cfg.num is None else cfg.num)
     if cfg.num is not None and cfg.num > 10_000:
         raise UserError(f"num={cfg.num}: a picture holds 10,000 images at most")
@@ -64,6 +64,8 @@ def check(cfg: DictConfig, chosen: list[str]) -> None:
         if key not in KINDS[cfg.kind]:
             takes = " and ".join(KINDS[cfg.kind]) or "no such setting"
             raise UserError(f"{key}={cfg[key]} changes nothing in kind={cfg.kind}, which takes {takes}")
+    if {"index", "seed"} <= {*chosen}:
+        raise UserError(f"index={cfg.index} chooses the image, so that seed={cfg.seed} changes nothing: leave one out")
     needed = 2 if cfg.kind == "ae_vs_vae" else 1
     if needed != (1 if cfg.run is None or isinstance(cfg.run, str) else len(cfg.run)):
         example = "two runs, 'run=[AUTOENCODER,VAE]'" if needed == 2 else "one run, run=logs/RUN"
@@ -76,7 +78,7 @@ def draw(cfg: DictConfig, run: "Run", *others: "Run") -> Any:
     from vaelab.interfaces import labels
 
     model, given = run.model, "" if cfg.label is None else f", class {cfg.label}"
-    x, y = images(run, cfg.seed)
+    x, y = images(run, cfg.seed, {"reconstructions": cfg.num or 32, "codes": cfg.num or 5000}.get(cfg.kind), cfg.index)
     match cfg.kind:
         case "samples":
             picture, source = samples(cfg, run)
@@ -84,13 +86,12 @@ def draw(cfg: DictConfig, run: "Run", *others: "Run") -> Any:
             title, axis = f"Samples: E[x | z{given}], z from {source}", "class" if classes else ""
             return pictures.framed(picture, title, columns=[str(k) for k in classes], xlabel=axis)
         case "reconstructions":
-            few = slice(min(cfg.num or 32, len(x)))
-            pairs = pictures.reconstructions(model, x[few], labels(model, y[few]))
+            pairs = pictures.reconstructions(model, x, labels(model, y))
             return pictures.framed(pairs, "Test images, each with E[x | z] at its code on the right")
         case "interpolation":
             return pictures.interpolation(model, x, y, cfg.num or 5)
         case "traversal":
-            return pictures.traversal(model, x, y)
+            return pictures.traversal(model, x, y, "a test image" if cfg.index is None else f"test image {cfg.index}")
         case "manifold":
             steps = [f"{(i + 0.5) / 20:.1%}" for i in range(20)]
             return pictures.framed(
@@ -98,14 +99,13 @@ def draw(cfg: DictConfig, run: "Run", *others: "Run") -> Any:
                 steps[::-1], steps, xlabel="$z_0$, by quantile of its prior", ylabel="$z_1$, by quantile of its prior",
             )  # fmt: skip
         case "codes":
-            few = slice(cfg.num or 5000)
-            return pictures.codes(model, x[few], y[few], cfg.projection, cfg.seed)
+            return pictures.codes(model, x, y, cfg.projection, cfg.seed)
         case "prior":
             return pictures.prior(model, x, y, cfg.seed)
         case "training":
             metrics = runs.read_json(run.folder / "metrics.json")
             return pictures.training(run.folder, metrics.get("epochs", 0), metrics.get("steps", 0))
-    panels = [(each.folder.name, each.model, *(part[:5000] for part in images(each, 0))) for each in (run, *others)]
+    panels = [(each.folder.name, each.model, *images(each, 0, 5000)) for each in (run, *others)]
     return pictures.ae_vs_vae(panels)
 
 
@@ -126,16 +126,23 @@ def samples(cfg: DictConfig, run: "Run") -> "tuple[Tensor, str]":
     return pictures.samples(model, num, cfg.seed, math.isqrt(num - 1) + 1, cfg.label), source
 
 
-def images(run: "Run", seed: int) -> "tuple[Tensor, Tensor]":
-    """The test images and their classes, in an order that depends on the seed alone."""
+def images(run: "Run", seed: int, count: int | None = None, first: int | None = None) -> "tuple[Tensor, Tensor | None]":
+    """The first `count` test images, and their classes or None, in an order that depends on the seed alone.
+
+    The image that is `first` comes before all others. Raises UserError if there is no such image.
+    """
     import torch
 
     from vaelab.interfaces import device_of
 
-    device = device_of(run.model)
-    x, y = run.data.images("test")
-    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))
-    return x[order].to(device), y[order].to(device)
+    x, y = run.data.images("test", device=device_of(run.model))
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
+    if first is not None:
+        if first >= len(x):
+            raise UserError(f"index={first}: the test images of {run.data.name} are 0 to {len(x) - 1:,}")
+        order = torch.cat([torch.tensor([first]), order[order != first]])
+    order = order[:count].to(x.device)
+    return x[order], None if y is None else y[order]
 
 
 if __name__ == "__main__":

@@ -40,15 +40,14 @@ def reproduce(cfg: DictConfig, _: Path) -> None:
     if chosen:
         name, row = HydraConfig.get().runtime.choices["row"], OmegaConf.to_container(cfg.row, resolve=True)
         end = time.monotonic() + 60 * cfg.minutes if cfg.minutes else None
-        folders = [Path(cfg.folder) / name / f"seed-{seed}" for seed in row["seeds"]]
-        for seed, run in zip(row["seeds"], folders, strict=True):
+        for seed in row["seeds"]:
+            run = Path(cfg.folder) / name / f"seed-{seed}"
             if "script" not in row:
                 train(run, [*row["overrides"], *cfg.settings, f"seed={seed}", f"data.root={cfg.data.root}"], end)
             elif not (run / "measured.json").is_file():
                 start(row["script"], [*shlex.split(row["options"]), f"--seed={seed}", f"--out={run}"], end)
-        if row["evaluation"]:
-            several = f"run=[{','.join(map(str, folders))}]" if len(folders) > 1 else f"run={folders[0]}"
-            start("evaluate.py", [several, *row["evaluation"], f"data.root={cfg.data.root}"], end)
+            if row["evaluation"]:
+                evaluate(run, [*row["evaluation"], f"data.root={cfg.data.root}"], end)
         folder.mkdir(parents=True, exist_ok=True)
         whole = {**row, **{key: rows[name][key] for key in ("seeds", "published", "tolerance")}}
         runs.write_json(folder / f"{name}.json", record(name, whole, Path(cfg.folder) / name))
@@ -79,6 +78,12 @@ def train(run: Path, overrides: list[str], end: float | None) -> None:
         with runs.held(run, new=False):  # raises UserError if another process trains it
             shutil.rmtree(run)  # a start that was stopped before its first checkpoint
     start("train.py", [f"resume={run}"] if resumed else [*overrides, f"hydra.run.dir={run}"], end)
+
+
+def evaluate(run: Path, settings: list[str], end: float | None) -> None:
+    """Measure a finished run. A run that is measured is left as it is; `record` refuses other settings."""
+    if not (run / "evaluation.json").is_file():
+        start("evaluate.py", [f"run={run}", *settings], end)
 
 
 def _settings(overrides: list[str]) -> set[str]:

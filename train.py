@@ -4,7 +4,7 @@ import logging
 import time
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from vaelab import cli
 
@@ -21,7 +21,15 @@ def train(cfg: DictConfig, folder: Path) -> float:
     import torch
     from hydra.utils import instantiate
 
-    from vaelab.training import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint, measure, saved_by, tensorboard
+    from vaelab.training import (
+        AtomicCheckpointIO,
+        BestCheckpoint,
+        LastCheckpoint,
+        log_results,
+        log_start,
+        measure,
+        saved_by,
+    )
     from vaelab.training.threads import tune
 
     runs.start_log(folder)
@@ -37,10 +45,12 @@ def train(cfg: DictConfig, folder: Path) -> float:
     runs.check_data(module.model, data)
     callbacks = runs.build_callbacks(cfg)
     runs.fill_in(cfg, data, callbacks)
+    runs.check_callbacks(cfg, callbacks, module.model)
     runs.check_schedules(cfg, module.objective, data, callbacks)
 
-    logger = runs.build_logger(cfg, folder, step)
-    extras = {"logger": logger, "callbacks": callbacks, "plugins": [AtomicCheckpointIO(folder, only=bool(cfg.resume))]}
+    loggers = runs.build_loggers(cfg, folder, step)
+    plugins = [AtomicCheckpointIO(folder, only=bool(cfg.resume))]
+    extras = {"logger": loggers, "callbacks": callbacks, "plugins": plugins}
     trainer = instantiate(cfg.trainer, _convert_="all", default_root_dir=folder, **extras)
 
     tune(trainer.strategy.root_device, trainer.num_devices)
@@ -48,7 +58,7 @@ def train(cfg: DictConfig, folder: Path) -> float:
     runs.announce(folder, cfg, data, module, trainer)
 
     started = time.perf_counter()
-    tensorboard.add_layout(logger)
+    log_start(loggers, None if cfg.resume else OmegaConf.to_container(cfg, resolve=True))
     trainer.fit(module, data, ckpt_path=checkpoint)
     seconds = time.perf_counter() - started
     runs.announce_end(trainer, step)
@@ -56,11 +66,13 @@ def train(cfg: DictConfig, folder: Path) -> float:
     kept = (best.kind, best.step) if best else ("last", trainer.global_step)  # if nothing was validated
     measure(trainer, module, data, best.path if best else last.path if last else checkpoint)
 
-    tensorboard.add_hyperparameters(logger, cfg, module.metrics.latest, trainer.global_step)
+    log_results(
+        loggers, folder, runs.hyperparameters(folder, cfg, module, data), module.metrics.latest, trainer.global_step
+    )
     runs.finish(folder, module, data.protocol, trainer, seconds, kept)  # metrics.json comes last: the run is complete
     for caveat in runs.find_caveats(module.model, cfg):
         log.warning(caveat)
-    log.info("pictures %s/pictures; curves: tensorboard --logdir logs", runs.shown(folder))
+    log.info("pictures %s/pictures; curves: metrics.csv there, or tensorboard --logdir logs", runs.shown(folder))
     log.info("done     %s", runs.summary(module.metrics.latest, data.description))
     return module.metrics.result(module.monitor)  # the test loss if nothing was trained
 

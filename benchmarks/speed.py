@@ -95,6 +95,7 @@ def write_digits(o: argparse.Namespace) -> str:
     data = MNISTDataModule(str(o.root), dataset, val_size=0, binarization="none")
     data.setup()
     images, labels = data.splits["train"]
+    assert labels is not None
     raw = o.folder / "data/MNIST/raw"
     raw.mkdir(parents=True)
     for split, count in (("train", o.images), ("t10k", o.images // 6)):

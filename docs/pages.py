@@ -78,15 +78,17 @@ def methods(docs: Path) -> dict[str, str]:
     files = sorted(EXPERIMENTS.glob("*.yaml"))
     rows = {path.stem: yaml.safe_load(path.read_text()) for path in sorted(ROWS.glob("*.yaml"))}
     records = {path.stem: json.loads(path.read_text()) for path in (docs / "reproductions").glob("*.json")}
-    pages, lines = {}, ["| `experiment=` | what it is | expected |", "|---|---|---|"]
+    pages, lines = {}, ["| `experiment=` | what it is | expected | measured |", "|---|---|---|---|"]
     for path in files:
         name, said = path.stem, header(path)
-        picture = docs / "methods" / "pictures" / f"{name}.png"
+        recorded = docs / "methods" / "runs" / f"{name}.json"  # docs/record.py writes it
+        run = json.loads(recorded.read_text()) if recorded.exists() else None
         of_it = {row: rows[row] for row in rows if f"experiment={name}" in (rows[row].get("overrides") or [])}
-        pages[f"methods/{name}.md"] = method(path, said, picture, of_it, records)
-        alt = f"Samples and reconstructions of {name}"
-        shown = f" ![{alt}](../methods/pictures/{name}.png)" if picture.exists() else ""
-        lines.append(f"| [`{name}`](methods/{name}.md){shown} | {prose(said['what'])} | {prose(said['expected'])} |")
+        pages[f"methods/{name}.md"] = method(path, said, run, of_it, records)
+        alt = f"Reconstructions and samples of {name}"
+        shown = f" ![{alt}](../methods/pictures/{name}.png)" if run else ""
+        cells = (f"[`{name}`](methods/{name}.md){shown}", prose(said["what"]), prose(said["expected"]), headline(run))
+        lines.append(f"| {' | '.join(cells)} |")
     pages["methods.md"] = "\n".join(
         ["# All methods", "", "This table is made from the files of `configs/experiment/`.", "", *lines, "",
          "```{toctree}", ":hidden:", "", *(f"methods/{path.stem}" for path in files), "```", ""]
@@ -94,16 +96,42 @@ def methods(docs: Path) -> dict[str, str]:
     return pages
 
 
-def method(path: Path, said: dict[str, str], picture: Path, rows: dict[str, Any], records: dict[str, Any]) -> str:
+def measured(test: dict[str, float]) -> str:
+    """The test metrics of a recorded run, without the loss where it only repeats the ELBO."""
+    return ", ".join(f"{key} {value:,.2f}" for key, value in test.items() if key != "loss" or "elbo" not in test)
+
+
+def headline(run: dict[str, Any] | None) -> str:
+    """The metric by which most readers compare, and the length of the run."""
+    if run is None:
+        return "–"
+    keys = [key for key in ("bound", "elbo", "squared_error", "perplexity", "distortion") if key in run["test"]]
+    return f"test {measured({keys[0]: run['test'][keys[0]]})} after {run['epochs']:,} epochs"
+
+
+def method(
+    path: Path, said: dict[str, str], run: dict[str, Any] | None, rows: dict[str, Any], records: dict[str, Any]
+) -> str:
     """The page of one experiment."""
     name, text = path.stem, path.read_text()
     changes = "".join(line for line in text.splitlines(keepends=True) if not line.startswith("#"))
     command = f"python train.py experiment={name}"
-    shown = [f"![Samples and reconstructions of {name}](../../methods/pictures/{name}.png)"]
-    if not picture.exists():
+    shown = ["No run of it is recorded."]
+    if run:
+        images, drawn = run["protocol"]["images"], run["protocol"]["binarization"]["test"]
+        hardware = f"{run['device']}, {run['processor']}" if run["device"] == "cpu" else run["device"]
+        start = "" if run["starts"] == 1 else f" in {run['starts']} starts, the last one"
         shown = [
-            f"No picture of a recorded run is here yet. `{command}` draws its samples and reconstructions in",
-            f"`logs/RUN/pictures/`. Save such a picture as `docs/methods/pictures/{name}.png`, and this page shows it.",
+            f"* Test metrics: {measured(run['test'])}, of the {run['weights']['test']} weights",
+            f"* Data: {images['test']:,} test images of {run['protocol']['dataset']}, binarization {drawn}",
+            f"* Command: `{run['command']}`, once",
+            f"* Length: {run['epochs']:,} epochs of {images['train']:,} images, {run['steps']:,} steps",
+            f"* Time: {run['fit_seconds']:,.0f} s of training{start} on {hardware}, torch {run['versions']['torch']},"
+            f" {run['time'][:10]}",
+            "",
+            f"![Reconstructions and samples of {name}](../../methods/pictures/{name}.png)",
+            "",
+            "Each test image stands beside its reconstruction. Below them are samples, if the method has a prior.",
         ]
     lines = [f"# {name}", "", prose(said["what"]), "", "```bash", command, "```", ""]
     lines += ["## What is optimised", "", *equation(objective_of(name)), ""]
@@ -126,7 +154,7 @@ def method(path: Path, said: dict[str, str], picture: Path, rows: dict[str, Any]
     if rows:
         lines += ["Rows of the [reproductions](../../reproductions/README.md) that train it:", ""]
         lines += [reproduction.table(rows, records), ""]
-    return "\n".join([*lines, "## Pictures", "", *shown, ""])
+    return "\n".join([*lines, "## A recorded run", "", *shown, ""])
 
 
 def objective_of(name: str) -> str:

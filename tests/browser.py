@@ -1,105 +1,104 @@
-"""A headless Chromium that opens a page, driven by its DevTools protocol over a pair of pipes."""
+"""A page in headless Chromium, which a test drives through the DevTools protocol: https://chromedevtools.github.io."""
 
-import base64
-import fcntl
+import contextlib
+import itertools
 import json
 import os
 import select
 import shutil
 import subprocess
-import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-QUIET = (
-    "--no-first-run",
-    "--disable-dev-shm-usage",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
+SWITCHES = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--remote-debugging-pipe")
+TIMEOUT = 60  # seconds without any message, after which the browser hangs
 
 
-class Browser:
-    """Opens a file, and keeps the addresses of all requests and the messages of the console."""
+class Page:
+    """One page of a browser. Messages are JSON, and a zero byte ends each."""
 
-    def __init__(self) -> None:
-        assert CHROMIUM
-        (commands, self.send), (self.receive, answers) = os.pipe(), os.pipe()
-        passed = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (commands, answers)]  # Chromium wants them at 3 and 4
-        self.profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
-        line = 'exec "$0" "$@" 3<&{} 4>&{}'.format(*passed)
-        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe", *QUIET]
-        self.process = subprocess.Popen(
-            ["bash", "-c", line, CHROMIUM, *flags, f"--user-data-dir={self.profile.name}", "about:blank"],
-            pass_fds=passed, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        for end in (commands, answers, *passed):
-            os.close(end)
-        self.buffer, self.count, self.session = b"", 0, ""
-        self.requests: list[str] = []
-        self.messages: list[str] = []
-        target = self("Target.createTarget", url="about:blank")["targetId"]
-        self.session = self("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        for domain in ("Page", "Network", "Log", "Runtime"):
-            self(f"{domain}.enable")
+    def __init__(self, requests: int, answers: int) -> None:
+        self.requests, self.answers, self.received = requests, answers, b""
+        self.numbers, self.session, self.events = itertools.count(), {}, []  # type: ignore[var-annotated]
 
-    def __enter__(self) -> "Browser":
-        return self
+    def call(self, method: str, **params: Any) -> dict[str, Any]:
+        """The result of one method. Events that come meanwhile are kept in `events`."""
+        number = next(self.numbers)
+        message = json.dumps({"id": number, "method": method, "params": params, **self.session}).encode() + b"\0"
+        while message:
+            message = message[os.write(self.requests, message) :]
+        while (answer := self._receive()).get("id") != number:
+            self.events.append(answer)
+        assert "error" not in answer, answer["error"]
+        return answer["result"]
 
-    def __exit__(self, *_: Any) -> None:
-        self.process.terminate()
-        self.process.wait()
-        os.close(self.send)
-        os.close(self.receive)
-        self.profile.cleanup()
+    def _receive(self) -> dict[str, Any]:
+        while b"\0" not in self.received:
+            assert select.select([self.answers], [], [], TIMEOUT)[0], f"no message for {TIMEOUT} s: {self.events[-3:]}"
+            part = os.read(self.answers, 1 << 20)
+            assert part, "the browser has closed"
+            self.received += part
+        first, self.received = self.received.split(b"\0", 1)
+        return json.loads(first)
 
-    def __call__(self, method: str, **params: Any) -> dict[str, Any]:
-        """Send a command and return its result."""
-        self.count += 1
-        message = {"id": self.count, "method": method, "params": params}
-        if self.session:
-            message["sessionId"] = self.session
-        os.write(self.send, json.dumps(message).encode() + b"\0")
-        while True:
-            answer = self.read()
-            if answer.get("id") == self.count:
-                assert "error" not in answer, answer
-                return answer["result"]
+    def open(self, address: str) -> None:
+        """Go to an address, and wait until it is loaded. `events` then holds what happened since."""
+        self.events.clear()
+        self.call("Page.navigate", url=address)
+        while all(event["method"] != "Page.loadEventFired" for event in self.events):
+            self.events.append(self._receive())
 
-    def read(self) -> dict[str, Any]:
-        """The next answer or event."""
-        while b"\0" not in self.buffer:
-            assert select.select([self.receive], [], [], 60)[0], "Chromium does not answer"
-            part = os.read(self.receive, 1 << 20)
-            assert part, "Chromium has ended"
-            self.buffer += part
-        text, _, self.buffer = self.buffer.partition(b"\0")
-        event: dict[str, Any] = json.loads(text)
-        if event.get("method") == "Network.requestWillBeSent":
-            self.requests.append(event["params"]["request"]["url"])
-        if event.get("method") in ("Log.entryAdded", "Runtime.exceptionThrown", "Runtime.consoleAPICalled"):
-            self.messages.append(json.dumps(event["params"]))
-        return event
+    def run(self, script: str) -> Any:
+        """The value of a JavaScript expression, or that of its promise, as plain data."""
+        result = self.call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
+        assert "exceptionDetails" not in result, result["exceptionDetails"]
+        return result["result"].get("value")
 
-    def open(self, path: Path) -> None:
-        """Open a file, and wait until it and its pictures are loaded."""
-        self("Page.navigate", url=path.absolute().as_uri())
-        while self.read().get("method") != "Page.loadEventFired":
-            pass
+    def press(self, key: str, times: int = 1) -> None:
+        """Press a key, such as ArrowRight, in the element that has the focus."""
+        codes = {"ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}
+        for kind in ("rawKeyDown", "keyUp") * times:
+            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=codes.get(key, 0))
 
-    def value(self, expression: str) -> Any:
-        """The value of an expression in JavaScript."""
-        return self("Runtime.evaluate", expression=expression, returnByValue=True)["result"]["value"]
+    def drag(self, *places: tuple[float, float]) -> None:
+        """Press the mouse at the first place (x, y) of the window, move it along the others and release it."""
+        kinds = ("mousePressed", *["mouseMoved"] * (len(places) - 1), "mouseReleased")
+        for kind, (x, y) in zip(kinds, (*places, places[-1]), strict=True):
+            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=1, clickCount=1)
 
-    def show(self, width: int, dark: bool = False, media: str = "screen") -> None:
-        """Set the width of the window in pixels, the colour scheme that the reader prefers, and screen or print."""
-        self("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600)
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self("Emulation.setEmulatedMedia", media=media, features=[scheme])
 
-    def screenshot(self, path: Path) -> None:
-        """Save a picture of the whole page."""
-        shot = self("Page.captureScreenshot", captureBeyondViewport=True)
-        path.write_bytes(base64.b64decode(shot["data"]))
+@contextlib.contextmanager
+def opened(folder: Path, width: int = 1000, height: int = 800) -> Iterator[Page]:
+    """Start a browser with an empty page. The browser keeps its own files in `folder`."""
+    assert CHROMIUM
+    (to_browser, requests), (answers, from_browser) = os.pipe(), os.pipe()
+    command = f'exec "$0" "$@" 3<&{to_browser} 4>&{from_browser}'  # the browser reads and writes these two
+    arguments = [CHROMIUM, *SWITCHES, f"--user-data-dir={folder}", f"--window-size={width},{height}"]
+    browser = subprocess.Popen(
+        ["bash", "-c", command, *arguments],
+        pass_fds=(to_browser, from_browser),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    os.close(to_browser), os.close(from_browser)
+    try:
+        page = Page(requests, answers)
+        target = page.call("Target.createTarget", url="about:blank")["targetId"]
+        session = page.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        page.session = {"sessionId": session}
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            page.call(f"{domain}.enable")
+        yield page
+        page.session = {}
+        with contextlib.suppress(AssertionError):  # it may close before it answers
+            page.call("Browser.close")
+    finally:
+        os.close(requests), os.close(answers)
+        try:
+            browser.wait(10)
+        except subprocess.TimeoutExpired:
+            browser.kill()
+            browser.wait()

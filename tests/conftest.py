@@ -71,11 +71,17 @@ def data_root(tmp_path_factory: pytest.TempPathFactory, digits: tuple[torch.Tens
     return root
 
 
+OTHER_FILES = {  # data sets that are not in the files of `data_root`
+    f"data={name}"
+    for name in ("binarized_mnist", "folder", "arrays", "cifar10", "svhn", "omniglot", "sprites", "sprites_32")
+}
+
+
 def compose_config(root: Path, *overrides: str) -> DictConfig:
     """The project's config for the small data set, with short runs and one curve point every two steps."""
-    small = [f"data.root={root}", "data.batch_size=50"]
-    if "data=binarized_mnist" not in overrides:  # it comes with the package and has validation images of its own
-        small += ["data.md5=null", "data.val_size=100"]
+    small = ["data.batch_size=50"]
+    if not OTHER_FILES & {*overrides}:
+        small += [f"data.root={root}", "data.md5=null", "data.val_size=100"]
     short = ["trainer.max_epochs=2", "trainer.log_every_n_steps=2", "trainer.accelerator=cpu"]
     short += [f"trainer.limit_{split}_batches={count}" for split, count in (("train", 3), ("val", 2), ("test", 2))]
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
@@ -119,14 +125,15 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[], Any]) 
 
 
 @pytest.fixture(autouse=True)
-def _no_trace(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Reset torch's settings, the signal handlers and the log for each test.
+def _no_trace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """Reset torch's settings, the signal handlers, the cache of images and the log for each test.
 
     The signal handlers matter because a test run that a shell starts with & ignores Ctrl-C.
     """
     for signum, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
         signal.signal(signum, handler)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    monkeypatch.setenv("VAELAB_CACHE", str(tmp_path / "cache"))
     HydraConfig.instance().cfg = None
     torch.distributions.Distribution.set_default_validate_args(True)
     torch.set_float32_matmul_precision("highest")
@@ -146,7 +153,6 @@ def command(
     data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> "Command":
     monkeypatch.chdir(tmp_path)
-    cli.run_name.cache_clear()
     return Command(data_root, tmp_path, monkeypatch, capfd)
 
 
@@ -159,6 +165,8 @@ class Command:
     def __call__(self, *arguments: str, small: bool = True) -> tuple[str | int | None, str]:
         """Returns the exit code (or the message that Python prints with exit code 1) and the printed text."""
         settings = [f"data.root={self.data}", *ARGUMENTS] if small else []
+        if OTHER_FILES & {*arguments}:
+            settings = [setting for setting in settings if not setting.startswith("data.")]
         flags = [argument for argument in arguments if argument.startswith("-")]  # Hydra needs them in one place
         rest = [argument for argument in arguments if argument not in flags]
         self.monkeypatch.setattr(sys, "argv", ["train.py", *flags, *settings, *rest])

@@ -14,14 +14,17 @@ from pathlib import Path
 from types import ModuleType
 
 import documents
+import numpy as np
 import pages
 import pytest
+import record
 import torch
 from conftest import ROOT, Command, compose_config
 from documents import PAGES
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from PIL import Image
+from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
 from train import train
 from vaelab.evaluation.report import METRICS
@@ -36,15 +39,21 @@ YAML = r"`(configs/\S+/(\w+)\.yaml)`:\n\n```yaml\n(.*?)```"
 NEW = {match[2] for _, section in ADDED for match in re.finditer(YAML, section, re.S)}  # options that do not exist yet
 SCRIPTS = ("evaluate", "generate", "export")
 LATER = [(script, words) for script in SCRIPTS for words in documents.arguments(f"python {script}.py")]
+# runs/test_sweeps.py and extensions/test_search.py run such commands
+SWEEPS = r"-m .*(hydra/launcher=(joblib|local|submitit|ray)|hydra/sweeper=|range\(|resume=)"
 TRAINING = [
     words
     for words in documents.arguments("python train.py")
     if "trainer=ddp" not in words  # training/test_processes.py runs these
+    and not re.match(SWEEPS, " ".join(words))
+    and not re.search(r"wandb|mlflow", " ".join(words))  # and training/test_loggers.py these
     and not NEW & {word.partition("=")[2] for word in words}  # test_added_part_trains runs these
 ]
 ELSEWHERE = (  # commands that other tests run, that .ci/run runs, or that need a network or a person
     r"git clone |cd vae-lab$|python3 -m venv \.venv$|\. \.venv/bin/activate$|pip install |pytest$|jupyter lab ",
     r"tensorboard --logdir logs$|sphinx-build -W -b html docs docs/_build$",
+    rf"python train.py {SWEEPS}",
+    r"python train.py '?logger=(\[tensorboard,mlflow|wandb)",
     r"torchrun |srun |#!/bin/bash$|#SBATCH |python train.py trainer=ddp",
     r"python reproduce.py row=|python benchmarks/(together|speed|evaluation|family)\.py",
 )
@@ -65,6 +74,46 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     objectives = (site / "generated" / "api" / "objectives.html").read_text()
     assert 'id="vaelab.objectives.elbo.ELBO"' in objectives
     assert "loss = distortion + beta * rate" in objectives
+
+
+def test_a_recorded_run_has_its_metrics_and_its_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tmp_path / "run"
+    (run / "pictures").mkdir(parents=True)
+    samples, reconstructions = (
+        torch.randint(256, size, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        for size in ((1, 466, 466), (1, 234, 914))  # as a run draws them, with borders of 2 pixels
+    )
+    to_pil_image(samples).save(run / "pictures" / "samples.png")
+    to_pil_image(reconstructions).save(run / "pictures" / "reconstructions.png")
+    overrides = ["experiment=beta_vae", "seed=3", "data.root=elsewhere", "hydra.run.dir=run"]
+    facts = {"starts": [{"overrides": overrides, "time": "now", "machine": {"processor": "one"}, "versions": {}}]}
+    (run / "run.json").write_text(json.dumps(facts))
+    metrics = {"test": {"elbo": -100.5}, "epochs": 4, "steps": 20, "fit_seconds": 1.5, "device": "cpu", "unit": "nats"}
+    metrics["protocol"] = {"dataset": "MNIST", "images": {"train": 500, "test": 200}, "binarization": {"test": "none"}}
+    metrics["weights"] = {"test": "best"}
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    monkeypatch.setattr(record, "HERE", tmp_path / "methods")
+    record.main([str(run)])
+    found = json.loads((tmp_path / "methods" / "runs" / "beta_vae.json").read_text())
+    assert found["command"] == "python train.py experiment=beta_vae seed=3"
+    assert {key: found[key] for key in ("test", "device", "steps")} == {
+        key: metrics[key] for key in ("test", "device", "steps")
+    }
+    both = pil_to_tensor(Image.open(tmp_path / "methods" / "pictures" / "beta_vae.png"))
+    height = reconstructions.shape[1]
+    assert both[:, :height, : reconstructions.shape[2]].equal(reconstructions)
+    below = both[:, height + 8 :]
+    for row in range(8):  # the first four rows of samples stand left, the others right
+        top, left = row % 4 * 58, row // 4 * 464
+        assert below[:, top + 2 : top + 58, left + 2 : left + 464].equal(
+            samples[:, row * 58 + 2 : row * 58 + 58, 2:464]
+        )
+    assert below.shape[1] == 4 * 58 + 2
+
+    del overrides[0]
+    (run / "run.json").write_text(json.dumps(facts))
+    with pytest.raises(SystemExit, match="is a run without experiment=NAME"):
+        record.main([str(run)])
 
 
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *list(PAGES)[1:]])
@@ -105,6 +154,7 @@ def test_training_commands(command: Command, words: list[str]) -> None:
         code, printed = command(*(word.replace("logs/RUN", f"logs/{run.name}") for word in limits), small=False)
         assert code is None, printed
         return
+    _own_images(command.folder)
     trains = not any(word.startswith("--") for word in words)
     accumulates = any("accumulate_grad_batches" in word for word in words)  # which takes a longer epoch
     more = ["trainer.limit_train_batches=4"] if accumulates else []
@@ -118,6 +168,15 @@ def test_training_commands(command: Command, words: list[str]) -> None:
         assert len(list(command.folder.glob("logs/**/metrics.json"))) == (runs if trains else 0)
 
 
+def _own_images(folder: Path) -> None:
+    """A folder FOLDER of thirty images, and FILE.npz with arrays of them."""
+    images = np.random.default_rng(0).integers(0, 256, (30, 28, 28), dtype=np.uint8)
+    (folder / "FOLDER").mkdir()
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(folder / "FOLDER" / f"{i}.png")
+    np.savez(folder / "FILE.npz", train_images=images, test_images=images[:5])
+
+
 @pytest.fixture(scope="module")
 def finished(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs with the names of the pages, and codes of two dimensions so that all pictures can be drawn."""
@@ -127,6 +186,8 @@ def finished(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         train(compose_config(data_root, "model.latent_dim=2", *overrides), folder / "logs" / name)
     for name in ("A", "C", "VAE"):
         shutil.copytree(folder / "logs" / "RUN", folder / "logs" / name)
+    for seed, name in enumerate(("RUN", "B")):
+        shutil.copytree(folder / "logs" / name, folder / "logs" / "SWEEP" / f"{seed}_seed-{seed}")
     (folder / "FOLDER").mkdir()
     Image.new("L", (28, 28)).save(folder / "FOLDER" / "digit.png")
     (folder / "mynets.py").touch()
@@ -169,9 +230,10 @@ def test_tensorboard_serves_the_run(command: Command) -> None:
                 time.sleep(0.5)
                 with urllib.request.urlopen(f"{address}data/plugin/scalars/tags") as reply:
                     tags = json.load(reply)
-            assert {"train/loss", "val/elbo", "test/rate", "train/lr"} <= set(tags[run.name])
+            assert {"train/loss", "val/elbo", "weights/test_rate", "train/lr"} <= set(tags[run.name])
             with urllib.request.urlopen(f"{address}data/plugin/images/tags") as reply:
-                assert set(json.load(reply)[run.name]) == {"reconstructions", "samples", "manifold", "codes"}
+                names = ("reconstructions", "samples", "manifold", "codes")
+                assert set(json.load(reply)[run.name]) == {f"views/{name}" for name in names}
         finally:
             server.terminate()
 
@@ -180,7 +242,7 @@ CODE = dict.fromkeys(block for text in PAGES.values() for block in documents.blo
 WANTED = {  # a part of each block that runs alone -> what it prints, or a name that it defines
     "log_weight(x).shape": "torch.Size([5, 16])",
     "load_run": "model",
-    "EventAccumulator": "6 ",
+    "read_csv": "loss.png",
     "weights_only=True": "'decoder.layers.0.weight': (400, 2)",
 }
 
@@ -195,6 +257,8 @@ def test_python_code(code: str, finished: Path, monkeypatch: pytest.MonkeyPatch,
     (wanted,) = (wanted for part, wanted in WANTED.items() if part in code)
     if wanted == "model":
         assert names["model"].encode(torch.zeros(3, 1, 28, 28)).shape == (3, 2)
+    elif wanted.endswith(".png"):
+        assert len(Image.open(finished / "logs" / "RUN" / wanted).convert("RGB").getcolors(10**6)) > 20
     else:
         assert wanted in capsys.readouterr().out
 

@@ -111,8 +111,8 @@ def test_metrics_go_to_the_screen_a_file_and_tensorboard(
     assert Path(folder, "projector_config.pbtxt").read_text().count("embeddings {") == 1
     (events,) = Path(folder).glob("*.evaluation")
     board = EventAccumulator(str(events)).Reload()
-    assert board.Scalars("evaluation/elbo")[0].value == pytest.approx(metrics["elbo"])
-    assert board.Tags()["images"] == ["samples beside their nearest training images"]
+    assert board.Scalars("weights/elbo")[0].value == pytest.approx(metrics["elbo"])
+    assert board.Tags()["images"] == ["views/samples beside their nearest training images"]
     with Image.open(f"{folder}/pictures/nearest.png") as picture:
         assert picture.width >= 2 * (8 * 57 + 1)
         assert picture.text["Description"].startswith("run: MNIST (500 / 100 / 200 images")
@@ -284,13 +284,30 @@ def test_codes_of_a_folder_of_images(run: Callable[..., str], tmp_path: Path, ca
     for i in range(3):
         Image.fromarray(x[i, 0].numpy()).save(images / f"{i}.png")
     settings(f"run={folder}", f"images={images}")
-    assert f"{folder}/codes.npz: names and codes of 3 images" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"{folder}/codes.npz: names and codes of 3 images" in printed
     with np.load(f"{folder}/codes.npz") as saved:
         assert saved["names"].tolist() == ["0.png", "1.png", "2.png"]
         np.testing.assert_allclose(saved["codes"], opened.model.encode(x / 255).detach(), atol=1e-5)
     assert not Path(folder, "evaluation.json").exists()
     with pytest.raises(ValueError, match=r"run=.*: codes are written for one run"):
         settings(f"run=[{folder},{folder}]", f"images={images}")
+
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (28, 28), dtype=np.uint8)).save(images / "noise.png")
+    settings(f"run={folder}", f"images={images}")
+    lines = Path(folder, "strangeness.csv").read_text().splitlines()
+    assert lines[0] == "rank,name,elbo,bound,percentile"
+    rows = [line.split(",") for line in lines[1:]]
+    assert [row[0] for row in rows] == ["1", "2", "3", "4"]
+    assert sorted(row[1] for row in rows) == ["0.png", "1.png", "2.png", "noise.png"]
+    assert rows[0][1] == "noise.png"
+    bounds = [float(row[3]) for row in rows]
+    assert bounds == sorted(bounds)
+    assert all(float(row[2]) <= float(row[3]) for row in rows)
+    assert float(rows[0][4]) == 0
+    assert "the strangest image is noise.png" in capsys.readouterr().out
+    with Image.open(Path(folder, "pictures", "strangest.png")) as picture:
+        assert picture.text["Description"].startswith(f"{Path(folder).name}: MNIST")
 
 
 def test_a_metric_that_is_not_finite_is_absent(run: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from generate import KINDS, generate
+from generate import KINDS, generate, images
 from train import train
 from vaelab import cli, runs
 from vaelab.evaluation import densities
@@ -117,6 +117,7 @@ PICTURES = [
     ("conditional", "kind=interpolation num=2", "interpolation_num-2.png"),
     ("vq", "kind=interpolation num=2", "interpolation_num-2.png"),
     ("conditional", "kind=traversal format=svg", "traversal.svg"),
+    ("deep", "kind=traversal index=7", "traversal_index-7.png"),
     ("plane", "kind=manifold", "manifold.png"),
     ("conditional", "kind=manifold label=9", "manifold_label-9.png"),
     ("plane", "kind=codes format=svg", "codes.svg"),
@@ -189,13 +190,24 @@ def test_seed_chooses_the_test_images(draw: Draw, finished: Path) -> None:
     assert first != second
 
 
+def test_a_traversal_starts_from_the_image_of_its_index(draw: Draw, finished: Path) -> None:
+    """All other images follow once, because the rates are means over all of them."""
+    run = runs.open_run(str(finished / "deep"))
+    x, _ = run.data.images("test")
+    order, _ = images(run, seed=0, first=7)
+    assert torch.equal(order[0], x[7])
+    assert not torch.equal(images(run, seed=0)[0][0], x[7])
+    torch.testing.assert_close(order.sum(0), x.sum(0))
+    assert draw("run=deep", "kind=traversal", "index=7") is None
+
+
 def test_animation_has_a_frame_for_each_picture_that_was_logged(draw: Draw, finished: Path) -> None:
     """The run was resumed, so two event files hold its pictures."""
     run = finished / "deep"
     assert len(list(run.glob("events.out.*"))) > 1
     events = EventAccumulator(str(run), {"images": 0})
     events.Reload()
-    logged = {event.step: event.encoded_image_string for event in events.Images("samples")}
+    logged = {event.step: event.encoded_image_string for event in events.Images("views/samples")}
     assert sorted(logged) == [0, 3, 6, 9]
     assert draw("run=deep", "kind=training") is None
     with Image.open(run / "generated/training.gif") as animation:
@@ -239,6 +251,10 @@ REFUSALS = [
     ("run=plane format=pdf", "format=pdf: choose one of png, svg"),
     ("run=deep kind=training format=svg", "format=svg: choose one of png"),
     ("run=plane seed=-1", "seed=-1: a whole number, at least 0, is needed"),
+    ("run=plane kind=traversal index=-1", "index=-1: a whole number, at least 0, is needed"),
+    ("run=plane kind=traversal index=200", "index=200: the test images of MNIST are 0 to 199"),
+    ("run=plane kind=traversal index=7 seed=2", "index=7 chooses the image, so that seed=2 changes nothing"),
+    ("run=plane kind=samples index=7", "index=7 changes nothing in kind=samples, which takes label and density"),
     ("run=plane num=0", "num=0: a whole number, at least 1, is needed"),
     ("run=plane kind=manifold seed=1", "seed=1 changes nothing in kind=manifold, which takes label"),
     ("run=plane kind=training num=1", "num=1 changes nothing in kind=training, which takes no such setting"),

@@ -9,11 +9,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, Compose, write_idx
+from archives import WRITERS
+from conftest import OTHER_FILES, ROOT, Compose, write_idx
 from hydra import compose, initialize_config_dir
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
+from PIL import Image
 
 from train import train
 from vaelab import runs
@@ -25,7 +27,8 @@ CONFIGS = ROOT / "configs"
 OPTIONS = sorted(
     f"{path.parent.relative_to(CONFIGS)}={path.stem}"
     for path in CONFIGS.rglob("*.yaml")
-    if path.parent != CONFIGS and path.parent.parts[len(CONFIGS.parts)] not in ("hydra", "experiment", "trainer", "row")
+    if path.parent != CONFIGS
+    and path.parent.parts[len(CONFIGS.parts)] not in ("hydra", "experiment", "logger", "trainer", "row")
 )
 EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
 COMPANIONS = {  # options that an option needs
@@ -72,6 +75,27 @@ def resumes(folder: Path, epochs: int) -> None:
     assert json.loads((folder / "metrics.json").read_text())["epochs"] == epochs
 
 
+def own_files(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Write small files of a data set that is not in MNIST's format, and return the settings that name them."""
+    images = np.random.default_rng(0).integers(0, 256, (60, 28, 28), dtype=np.uint8)
+    if name == "arrays":
+        np.savez(folder / "x.npz", train_images=images, test_images=images)
+        return [f"data.path={folder / 'x.npz'}"]
+    if name == "folder":
+        for i, image in enumerate(images):
+            (folder / "images" / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(folder / "images" / "ab"[i % 2] / f"{i}.png")
+        return [f"data.root={folder / 'images'}"]
+    if name.startswith("sprites"):
+        small = ["data.image_shape=[1,16,16]", "data.factor_sizes=[3,2,4,4,4]"]
+        return [*small, "data.num_images=100", "data.val_size=10", "data.test_size=10"]
+    for dataset, write in WRITERS.items():
+        if dataset.lower() == name:
+            write(folder, monkeypatch)
+            return [f"data.root={folder}", "data.val_size=4"]
+    return []
+
+
 @pytest.mark.parametrize("option", OPTIONS)
 def test_option(
     config: Compose, tmp_path: Path, digits: tuple, option: str, monkeypatch: pytest.MonkeyPatch, moved: dict
@@ -79,7 +103,9 @@ def test_option(
     overrides = [option, *COMPANIONS.get(option, [])]
     if option.startswith("data="):  # other data sets have other folders and names, so write small files
         monkeypatch.setattr(files, "reachable", lambda *_: ())
-        data = instantiate(config(option, f"data.root={tmp_path / 'data'}").data, _convert_="all")
+        overrides += own_files(option.removeprefix("data="), tmp_path, monkeypatch)
+        root = [] if option in OTHER_FILES else [f"data.root={tmp_path / 'data'}"]
+        data = instantiate(config(*overrides, *root).data, _convert_="all")
         if isinstance(data, MNISTDataModule) and data.dataset not in ("MNIST", "MNIST-5k"):
             for name, count in zip(data.names, (600, 600, 200, 200), strict=True):
                 images = digits[0][:count, 0].numpy()

@@ -71,6 +71,17 @@ def test_an_interrupted_run_is_resumed_and_a_start_without_a_checkpoint_is_repea
     assert not (tmp_path / "b").exists()
 
 
+def test_a_run_that_is_measured_is_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[tuple[object, ...]] = []
+    monkeypatch.setattr(reproduce, "start", lambda *given: started.append(given[:2]))
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    (tmp_path / "a" / "evaluation.json").touch()
+    for name in "ab":
+        reproduce.evaluate(tmp_path / name, ["num_samples=200"], None)
+    assert started == [("evaluate.py", [f"run={tmp_path / 'b'}", "num_samples=200"])]
+
+
 def test_a_run_with_other_settings_or_of_another_process_is_left_alone(tmp_path: Path) -> None:
     """Settings that only choose where a run computes may differ."""
     given = ["seed=3", "trainer.max_epochs=1", "trainer=gpu_fast", "data.root=elsewhere"]

@@ -126,8 +126,8 @@ FOR_RESUMING = {
     "a checkpoint that removes files": put(
         "callbacks.more", {"_target_": "lightning.pytorch.callbacks.ModelCheckpoint"}
     ),
-    "curves elsewhere": put("logger.name", "../outside/folder"),
-    "curves at home": put("logger.sub_dir", "$HOME"),
+    "curves elsewhere": put("logger.tensorboard.name", "../outside/folder"),
+    "curves at home": put("logger.tensorboard.sub_dir", "$HOME"),
     "another root": put("trainer.default_root_dir", "/nowhere"),
     "packed checkpoint": packed("checkpoints/last.ckpt"),
     "sparse best checkpoint": sparse("checkpoints/best.ckpt"),

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from vaelab.text import HIDDEN, code, plain
+from vaelab.text import HIDDEN, code, cut, plain, table
 
 
 @pytest.mark.parametrize(
@@ -35,3 +35,34 @@ def test_code_in_markdown_has_a_longer_fence_than_its_content_and_no_cell_of_a_t
     assert match[1] not in match[3]
     assert not re.search(r"(?<!\\)\|", shown)
     assert "\n" not in shown
+
+
+ROWS = [["run", "a|b", "c"], ["x_1", "-1.5 ± 0.2", "–"]]
+
+
+@pytest.mark.parametrize(
+    ("form", "expected"),
+    [
+        ("text", "run         a|b  c\nx_1  -1.5 ± 0.2  –"),
+        ("markdown", "| run |       a\\|b | c |\n| --- | ---------: | --: |\n| x_1 | -1.5 ± 0.2 | – |"),
+        ("csv", "run,a|b,c\nx_1,-1.5 ± 0.2,–"),
+        (
+            "latex",
+            "\\begin{tabular}{lrr}\n\\toprule\nrun & a|b & c \\\\\n\\midrule\n"
+            "x\\_1 & $-$1.5 $\\pm$ 0.2 & -- \\\\\n\\bottomrule\n\\end{tabular}",
+        ),
+    ],
+)
+def test_tables(form: str, expected: str) -> None:
+    assert table(ROWS, form) == expected
+
+
+def test_a_wide_table_becomes_several_with_the_same_first_column() -> None:
+    lines = table([["run", *["x" * 50] * 5], ["a", *["1"] * 5]]).splitlines()
+    assert [len(line) for line in lines] == [107, 107, 0, 107, 107, 0, 55, 55]
+    assert [line[:4] for line in lines] == ["run ", "a   ", "", "run ", "a   ", "", "run ", "a   "]
+    assert table([["run"], ["a"]]) == "run\na"
+
+
+def test_cut() -> None:
+    assert [cut("abcde", 5), cut("abcdef", 5)] == ["abcde", "ab..."]

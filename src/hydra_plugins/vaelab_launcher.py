@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
@@ -14,18 +15,23 @@ from omegaconf import DictConfig, open_dict
 class Together(Launcher):
     """Trains all runs of a sweep as one batched model.
 
-    Raises UserError if they differ in more than seeds and numbers of model, objective, optimizer and scheduler. A seed
-    sets only the first weights of its run: batches and noise are those of the first run.
+    Raises UserError if they differ in more than seeds and numbers of model, objective, optimizer and scheduler, and if
+    the sweep's folder has runs already. A seed sets only the first weights of its run: batches and noise are those of
+    the first run.
     """
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.context, self.config = hydra_context, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from vaelab.extensions import sweep  # Hydra imports this file in every program
+        from vaelab.errors import UserError  # Hydra imports this file in every program
+        from vaelab.extensions import sweep
+        from vaelab.runs import sweeps
 
+        if old := [run.folder.name for run in sweeps.started(Path(self.config.hydra.sweep.dir))]:
+            raise UserError(f"hydra/launcher=together cannot continue a sweep, and its folder has {old[0]} already")
         setup_globals()
-        jobs = []
+        own, jobs = HydraConfig.instance().cfg, []
         where: Any = {"job_dir_key": "hydra.sweep.dir", "job_subdir_key": "hydra.sweep.subdir"}
         for number, overrides in enumerate(job_overrides, initial_job_idx):
             config = self.context.config_loader.load_sweep_config(self.config, list(overrides))
@@ -37,10 +43,13 @@ class Together(Launcher):
         try:
             outcomes = sweep.train([job.return_value for job in jobs], folders, contexts)
         finally:
+            HydraConfig.instance().cfg = own
             for folder in folders:
                 with contextlib.suppress(OSError):  # leave no empty folder behind
                     folder.rmdir()
-        for job, outcome in zip(jobs, outcomes, strict=True):
-            job.return_value = outcome
-            job.status = JobStatus.FAILED if isinstance(outcome, Exception) else JobStatus.COMPLETED
+        for job, folder, outcome in zip(jobs, folders, outcomes, strict=True):
+            failed = isinstance(outcome, Exception)
+            if failed:
+                sweeps.record_failure(folder, list(job.overrides or ()), str(outcome))
+            job.return_value, job.status = None if failed else outcome, JobStatus.COMPLETED
         return jobs

@@ -1,10 +1,9 @@
-"""Hydra's command line, with `resume=<run folder>` and a one-sentence message for each mistake of the user."""
+"""Hydra's command line, with `resume=FOLDER` for runs and sweeps, and one sentence for each mistake of the user."""
 
 import codecs
 import contextlib
 import difflib
 import errno
-import functools
 import io
 import os
 import re
@@ -26,13 +25,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from vaelab import runs
 from vaelab.errors import UserError, refused_by_callback, refused_by_library
+from vaelab.runs import sweeps
 from vaelab.text import plain
 
 TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"
 Task = Callable[[DictConfig, Path], Any]  # config, the run's folder
 
 
-@functools.cache  # each process has one name for its run
 def run_name(name: Any) -> str:
     """A unique folder name: the time, the name and eight random hexadecimal digits.
 
@@ -40,16 +39,13 @@ def run_name(name: Any) -> str:
     """
     if int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0))) > 0:
         return "."
-    return f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{folder_name(name)}_{secrets.token_hex(4)}"
+    return f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{sweeps.folder_name(name)}_{secrets.token_hex(4)}"
 
 
-def folder_name(text: Any) -> str:
-    """Replace characters that need quotes in run=<folder>. Letters, digits, dot, underscore and hyphen stay."""
-    return re.sub(r"[^A-Za-z0-9._]+", "-", str(text)).strip("-")[:100]
-
-
-OmegaConf.register_new_resolver("run_name", run_name, replace=True)
-OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
+OmegaConf.register_new_resolver("threads_of_each", sweeps.threads_of_each, replace=True)
+# The cache is a part of the config, and a launcher hands it to the processes of a sweep: all of them have one folder
+OmegaConf.register_new_resolver("run_name", run_name, use_cache=True, replace=True)
+OmegaConf.register_new_resolver("folder_name", sweeps.folder_name, replace=True)
 
 
 def substitute(error: UnicodeError) -> tuple[str, int]:
@@ -70,19 +66,18 @@ def main(task: Task, config_dir: Path, config_name: str, resumable: bool = False
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="substitute")
     with _sentences():
-        resumed = [argument for argument in sys.argv[1:] if argument.startswith("resume=")]
+        resumed = [argument.removeprefix("resume=") for argument in sys.argv[1:] if argument.startswith("resume=")]
         if resumed and resumable:
-            _resume(task, resumed[-1].removeprefix("resume="))
-        else:
-            _launch(task, config_dir, config_name, writes=resumable)
+            if not {"-m", "--multirun"} & {*sys.argv}:
+                return _resume(task, resumed[-1])
+            place = sweeps.override_of(resumed[-1])
+            sys.argv = [place if argument.startswith("resume=") else argument for argument in sys.argv]
+        _launch(task, config_dir, config_name, writes=resumable)
 
 
 @contextlib.contextmanager
-def _sentences(go_on: bool = False) -> Iterator[None]:
-    """Exit with one sentence for an error that a user can mend. HYDRA_FULL_ERROR=1 keeps the traceback.
-
-    With `go_on`, for a run of a sweep, the sentence is only printed: Hydra continues with the next run.
-    """
+def _sentences() -> Iterator[None]:
+    """Exit with one sentence for an error that a user can mend. HYDRA_FULL_ERROR=1 keeps the traceback."""
     try:
         yield
     except BrokenPipeError:  # the program that reads the output has ended
@@ -92,18 +87,24 @@ def _sentences(go_on: bool = False) -> Iterator[None]:
         sys.exit("stopped outside of training; what was saved before is still there")
     except Exception as error:
         message = sentence(error)
-        if go_on:
-            print(f"error: {message or repr(error)}", file=sys.stderr)
-        if message is None and isinstance(error, InstantiationException) and error.__cause__ and not TRACEBACKS:
-            located = str(error).startswith("Error locating target")
-            raise ((located and error.__cause__.__cause__) or error.__cause__) from None  # the bug alone, not Hydra's
-        if go_on or TRACEBACKS or message is None:
-            raise
-        sys.exit(f"error: {message}")
+        if message is not None and not TRACEBACKS:
+            sys.exit(f"error: {message}")
+        bug = _bug(error)
+        if bug is not error and not TRACEBACKS:
+            raise bug from None
+        raise
+
+
+def _bug(error: Exception) -> BaseException:
+    """The exception of a user's part, without those that Hydra wraps around it."""
+    if not isinstance(error, InstantiationException) or not error.__cause__:
+        return error
+    located = str(error).startswith("Error locating target")
+    return (located and error.__cause__.__cause__) or error.__cause__
 
 
 def _launch(task: Task, config_dir: Path, config_name: str, writes: bool) -> None:
-    started = False
+    started, tracebacks = False, TRACEBACKS  # which the processes of a sweep get with the job
 
     @hydra.main(version_base="1.3", config_path=str(config_dir.absolute()), config_name=config_name)
     def job(cfg: DictConfig) -> Any:
@@ -111,13 +112,12 @@ def _launch(task: Task, config_dir: Path, config_name: str, writes: bool) -> Non
         started = True
         folder = Path(HydraConfig.get().runtime.output_dir).absolute()
         moved = writes and HydraConfig.get().job.chdir
-        if moved and isinstance(cfg.data.root, str):  # a relative path keeps its meaning
+        if moved and isinstance(cfg.data.get("root"), str):  # a relative path keeps its meaning
             cfg.data.root = to_absolute_path(str(Path(cfg.data.root).expanduser()))
         try:
-            with (
-                _sentences(go_on=HydraConfig.get().mode == RunMode.MULTIRUN),
-                runs.held(folder, new=True) if writes else contextlib.nullcontext(),
-            ):
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                return (_run_of_sweep if writes else _reported)(task, cfg, folder, tracebacks)
+            with _sentences(), runs.held(folder, new=True) if writes else contextlib.nullcontext():
                 return task(cfg, folder)
         finally:
             if folder != Path.cwd():
@@ -126,12 +126,14 @@ def _launch(task: Task, config_dir: Path, config_name: str, writes: bool) -> Non
 
     try:
         job()
+        if writes and HydraConfig.initialized():  # see sweeps.Announcement
+            sweeps.finish_sweep(sweeps.sweep_folder())
     except (ValueError, TypeError) as error:
         if started or _in_a_sweep(error) or isinstance(error, UserError | HydraException | OmegaConfBaseException):
             raise
         raise UserError(f"Hydra cannot read the command line: {error}") from error
     except OSError as error:
-        if started or _in_a_sweep(error) or isinstance(error, HydraException):
+        if started or _in_a_sweep(error) or isinstance(error, HydraException | BrokenPipeError):
             raise
         why = f"the run's folder {error.filename} cannot be created: {error.strerror}"
         raise UserError(f"{why}; hydra.run.dir=FOLDER chooses another folder") from error
@@ -141,6 +143,58 @@ def _in_a_sweep(error: BaseException) -> bool:
     """Whether an error comes from runs that train together, which do not call the task."""
     frames = traceback.walk_tb(error.__traceback__)
     return any(frame.f_globals.get("__name__") == "vaelab.extensions.sweep" for frame, _ in frames)
+
+
+def _reported(task: Task, cfg: DictConfig, folder: Path, tracebacks: bool) -> Any:
+    """Call the task of a sweep that trains nothing. Hydra goes on after an error, and names only the first one."""
+    try:
+        return task(cfg, folder)
+    except Exception as error:
+        _report(error, tracebacks)
+        raise
+
+
+def _report(error: Exception, tracebacks: bool) -> str:
+    """Print and return the sentence of an error. A bug also gets its traceback."""
+    message = sentence(error)
+    if message is None or tracebacks:
+        traceback.print_exception(_bug(error))
+    message = message or plain(repr(_bug(error)))
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    return message
+
+
+def _run_of_sweep(task: Task, cfg: DictConfig, folder: Path, tracebacks: bool) -> float | None:
+    """Train a run of a sweep. Return its monitored metric, or None after an error: the sweep goes on with other runs.
+
+    A run that the sweep's folder has already is skipped if it is finished, resumed if it was stopped, and repeated if
+    it failed or has no checkpoint.
+    """
+    sweep, overrides, holding = sweeps.sweep_folder(), list(HydraConfig.get().overrides.task), False
+    earlier = sweeps.find(sweep, overrides)
+    if earlier and earlier.finished:
+        print(f"skipped  {runs.shown(earlier.folder)}: it is finished", flush=True)
+        return earlier.value
+    try:
+        resumed = earlier and earlier.resumable
+        if earlier and not resumed:
+            sweeps.put_aside(earlier, sweep)
+        folder = earlier.folder if earlier and resumed else sweeps.free(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        with runs.held(folder, new=not resumed):
+            holding = True
+            if resumed:  # the user's own command names the modules to trust
+                moved = [override for override in overrides if override.startswith("data.root=")]
+                cfg = runs.saved_config(folder, moved, runs.foreign(cfg, resuming=True))
+                OmegaConf.update(cfg, "resume", str(folder))
+            return task(cfg, folder)
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        message = _report(error, tracebacks)
+        if holding:
+            sweeps.record_failure(folder, overrides, message)
+        return None
 
 
 def _resume(task: Task, folder: str) -> None:
@@ -177,10 +231,12 @@ def _sentence(error: BaseException) -> str | None:
         return f"{error.override}: Hydra cannot read this; some values need a second pair of quotes: 'name=\"a=b\"'"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
-        options = error.options or []
+        options = error.options or []  # Hydra has none for a wrong name in a list, such as callbacks=[ema,wrong]
         close = difflib.get_close_matches(option, options, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
-        return f"{group}={option}: {hint}" + (f"choose one of {', '.join(options)}" if options else "no such group")
+        return f"{group}={option}: {hint}" + (
+            f"choose one of {', '.join(options)}" if options else "there is no such option: --help lists them"
+        )
     if missing := re.search(r"Could not override '(\S+)/(\S+)'", text):
         return f"{missing[1]}/{missing[2]}: the chosen {missing[1]} has no choice of {missing[2]}"
     if isinstance(error, HydraException) and isinstance(cause, OmegaConfBaseException):

@@ -34,6 +34,6 @@ def refused_by_library(error: BaseException) -> bool:
 
     If so, a constructor of the library refused the user's settings. If not, the exception is a bug.
     """
-    packages = ("torch", "lightning", "hydra", "omegaconf", "importlib")
+    packages = ("torch", "lightning", "hydra", "omegaconf", "importlib", "wandb", "mlflow", "sqlalchemy")
     modules = [str(frame.f_globals.get("__name__")) for frame, _ in traceback.walk_tb(error.__traceback__)][1:]
     return all(f"{name}.".startswith(tuple(f"{package}." for package in packages)) for name in modules)

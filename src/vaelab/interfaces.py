@@ -42,7 +42,7 @@ class GenerativeModel(Protocol):
     def state_dict(self) -> dict[str, Tensor]: ...
 
 
-def labels(model: GenerativeModel, y: Tensor) -> Tensor | None:
+def labels(model: GenerativeModel, y: Tensor | None) -> Tensor | None:
     """The labels y (B,) if the model takes labels, otherwise None."""
     return y if model.num_classes else None
 

@@ -1,6 +1,9 @@
-"""Text from files and folders of unknown origin, made safe to show in a terminal, a log or Markdown."""
+"""Text from files and folders of unknown origin, made safe to show in a terminal, a log or Markdown. Also tables."""
 
+import csv
+import io
 import re
+from collections.abc import Sequence
 
 # Control characters, which move a terminal's cursor or begin its commands, and characters that are invisible, begin a
 # line or change the direction of text
@@ -18,3 +21,52 @@ def code(text: object) -> str:
     fence = "`" * (1 + max(map(len, re.findall("`+", shown)), default=0))
     space = " " if shown.startswith("`") or shown.endswith("`") or not shown else ""
     return f"{fence}{space}{shown}{space}{fence}"
+
+
+FORMATS = ("text", "markdown", "latex", "csv")
+WIDTH = 120  # characters of a line
+
+
+def cut(name: str, most: int = 40) -> str:
+    """A name of at most `most` characters. Three dots stand for its end."""
+    return name if len(name) <= most else f"{name[: most - 3]}..."
+
+
+def table(rows: Sequence[Sequence[str]], form: str = "text") -> str:
+    """Rows of cells, the header first, as a table in one of `FORMATS`. A LaTeX table needs the package booktabs.
+
+    A text that would be wider than 120 characters becomes several tables, one below the other, with the same first
+    column.
+    """
+    if form == "csv":
+        csv.writer(text := io.StringIO(), lineterminator="\n").writerows(rows)
+        return text.getvalue().rstrip("\n")
+    if form == "latex":
+        header, *lines = (" & ".join(map(_latex, row)) + r" \\" for row in rows)
+        columns = "l" + "r" * (len(rows[0]) - 1)
+        return "\n".join([rf"\begin{{tabular}}{{{columns}}}", r"\toprule", header, r"\midrule", *lines,
+                          r"\bottomrule", r"\end{tabular}"])  # fmt: skip
+    if form == "markdown":
+        rows = [[cell.replace("\\", "\\\\").replace("|", r"\|") for cell in row] for row in rows]
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    cells = [[cell.rjust(width) if i else cell.ljust(width) for i, (cell, width) in
+              enumerate(zip(row, widths, strict=True))] for row in rows]  # fmt: skip
+    if form == "markdown":
+        rule = [f"{'-' * (width - 1)}{':' if i else '-'}" for i, width in enumerate(max(3, each) for each in widths)]
+        return "\n".join(f"| {' | '.join(line)} |" for line in (cells[0], rule, *cells[1:]))
+    blocks: list[str] = []
+    start = 1
+    while start < len(widths) or not blocks:
+        end, width = start + 1, widths[0] + sum(2 + each for each in widths[start : start + 1])
+        while end < len(widths) and (width := width + 2 + widths[end]) <= WIDTH:
+            end += 1
+        blocks.append("\n".join("  ".join([line[0], *line[start:end]]).rstrip() for line in cells))
+        start = end
+    return "\n\n".join(blocks)
+
+
+def _latex(cell: str) -> str:
+    """The text of a cell in LaTeX."""
+    signs = {"\\": r"\textbackslash{}", "±": r"$\pm$", "–": "--", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    signs |= {letter: f"\\{letter}" for letter in "&%$#_{}"}
+    return re.sub(r"^-(?=\d)", "$-$", "".join(signs.get(letter, letter) for letter in cell))

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -86,6 +87,33 @@ def test_a_data_set_of_one_s_own() -> None:
     data = Own(DataSet("mine", part(5), part(2), part(4)), binarization="none", train_size=3)
     data.setup()
     assert list(data.protocol["images"].values()) == [3, 4, 2]
+
+
+def test_images_without_labels() -> None:
+    made = DataSet("mine", (part(5)[0], None), (part(2)[0], None))
+    data = Own(made, binarization="none", num_classes=3, batch_size=2)
+    data.setup()
+    assert list(data.protocol["images"].values()) == [4, 1, 2]
+    assert all(labels is None for _, labels in data.splits.values())
+    assert [(len(x), y) for x, y in data.train_dataloader()] == [(2, None), (2, None)]
+    x, y = data.images("test")
+    assert (x.shape, y) == ((2, 1, 2, 3), None)
+
+
+def test_images_that_are_too_large_for_a_gpu_stay_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = Own(DataSet("mine", part(5), part(2)), binarization="none")
+    data.setup()
+    gpu = torch.device("meta")  # a device that holds no values
+    trainer = {"strategy": SimpleNamespace(root_device=gpu), "overfit_batches": 0, "global_rank": 0, "world_size": 1}
+    data.trainer = SimpleNamespace(**trainer, current_epoch=0, limit_train_batches=None)  # type: ignore[assignment]
+    monkeypatch.setattr("vaelab.data.module.room", lambda _: 23)  # 24 bytes are needed
+    loader = data.train_dataloader()
+    assert loader.images.device == loader.labels.device == torch.device("cpu")
+    x, y = data.transfer_batch_to_device(next(iter(loader)), gpu, 0)
+    assert x.device == y.device == gpu
+    monkeypatch.setattr("vaelab.data.module.room", lambda _: 24)
+    monkeypatch.setattr("vaelab.data.module.Loader", lambda images, labels, *_, **__: (images, labels))
+    assert all(part.device == gpu for part in data.train_dataloader())
 
 
 @pytest.mark.parametrize(

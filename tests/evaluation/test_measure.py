@@ -23,9 +23,11 @@ class Data:
         torch.manual_seed(3)
         self.splits = {split: (oracle.images(60), torch.arange(60) % 3) for split in ("train", "test")}
 
-    def images(self, split: str, count: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    def images(self, split: str, count: int | None = None, device: object = None) -> tuple[torch.Tensor, torch.Tensor]:
         images, labels = self.splits[split]
         return images[:count], labels[:count]
+
+    pixels = images
 
 
 @pytest.fixture(scope="module")

@@ -1,3 +1,5 @@
+import csv
+
 import pytest
 
 from vaelab.evaluation import report
@@ -87,3 +89,21 @@ def test_a_metric_that_one_run_lacks_is_a_dash() -> None:
     assert lines[2].split() == ["b", "–", "20.00"]
     assert lines[3].split()[-2:] == ["–", "–"]
     assert [line.split(":")[0] for line in lines[-2:]] == ["protocol of a", "protocol of b"]
+
+
+def test_a_table_of_many_columns_is_narrow_and_has_other_formats() -> None:
+    metrics = dict.fromkeys(report.COLUMNS, -1234.5678)
+    records = {f"logs/sweep/{i}_{'long.name-' * 9}{i}": record(**metrics) for i in range(2)}
+    lines = report.comparison(records, [list(records)]).splitlines()
+    assert max(map(len, lines[:-1])) <= 120
+    assert sum(line.startswith("run ") for line in lines) == 2  # two tables, with the same runs
+    assert sum(line.startswith("0_long.name-long.name-") for line in lines) == 2
+    names, *rows = list(csv.reader(report.comparison(records, [list(records)], "csv").splitlines()))
+    assert names == ["run", *report.COLUMNS]
+    assert rows[0] == [next(iter(records)), *["-1234.5678"] * len(report.COLUMNS)]
+    assert [row[0].split(" of ")[0] for row in rows[2:4]] == ["mean", "s.d."]
+    assert rows[4] == ["#"]
+    latex = report.comparison(records, [list(records)], "latex")
+    assert r"0\_long.name" in latex
+    assert latex.count(r"$-$1234.57 $\pm$ 0") == len(report.COLUMNS)
+    assert report.comparison(records, [], "markdown").count(" -1234.57 |") == 2 * len(report.COLUMNS)

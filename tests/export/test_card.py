@@ -85,6 +85,7 @@ def test_the_command_on_the_card_is_of_any_machine(run: Path) -> None:
     record = json.loads((run / "run.json").read_text())
     record["starts"][0]["overrides"] = [
         "data.root=/home/me",
+        "data.path=/home/me/x.npz",
         "experiment=vae_iwae_protocol",
         "hydra.run.dir=/home/me/x",
         "seed=3",

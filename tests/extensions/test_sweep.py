@@ -104,7 +104,7 @@ def test_the_command_makes_a_whole_run_of_each(command: Command) -> None:
     assert "not a finite number at step 2" in str(code)  # the exit code of any sweep with a failed run
     assert printed.count("done ") == 2
     (folder,) = (command.folder / "logs").iterdir()
-    assert sorted(path.name for path in folder.iterdir()) == ["0", "1", "2", "3", "multirun.yaml"]
+    assert sorted(path.name for path in folder.iterdir()) == ["0", "1", "2", "3", "multirun.yaml", "sweep.md"]
     for i in (0, 1):
         run = folder / str(i)
         assert {"config.yaml", "run.json", "metrics.json", "weights.pt", "pictures", "train.log"} <= {
@@ -114,7 +114,7 @@ def test_the_command_makes_a_whole_run_of_each(command: Command) -> None:
         assert (run / "pictures" / "manifold.png").stat().st_size > 5000
         assert math.isfinite(metrics(run)["test"]["elbo"])
         assert {"train/loss", "val/elbo"} <= set(curves(run))
-        assert b"best/val_loss" in b"".join(path.read_bytes() for path in run.glob("events.*"))
+        assert b"weights/val_loss" in b"".join(path.read_bytes() for path in run.glob("events.*"))
         assert load_run(run).sample(2).mean.shape == (2, 1, 28, 28)
     assert load_run(folder / "0").training is False
     again, _ = command(f"resume={folder / '0'}", small=False)

@@ -70,7 +70,11 @@ def test_conv_norm_stands_after_each_convolution_but_the_last() -> None:
         ({"channels": []}, r"channels=\[\]: a list of whole numbers above zero"),
         ({"channels": [8, 0]}, r"channels=\[8, 0\]: a list of whole"),
         ({"channels": 8}, "channels=8: a list of whole"),
-        ({"channels": [2] * 4}, r"channels=\[2, 2, 2, 2\] halve 4 times, too often for 8 x 9"),
+        (
+            {"channels": [2] * 4},
+            r"channels=\[2, 2, 2, 2\] halve 4 times, too often for 8 x 9 pixels: any size from 16 x 16 pixels on "
+            "works, or keep 3 of these channels",
+        ),
         ({"num_blocks": -1}, "num_blocks=-1: a whole number, at least 0"),
         ({"norm": "layer"}, "norm=layer: choose one of none, batch"),
         ({"activation": "gelu"}, "activation=gelu: choose"),

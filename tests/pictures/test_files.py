@@ -32,6 +32,20 @@ def test_a_picture_is_the_same_file_each_time_and_holds_its_command(tmp_path: Pa
         assert text.encode() in content
 
 
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_a_title_stands_above_the_exact_pixels(mode: str) -> None:
+    picture = pictures.image(torch.rand(3, 30, 40), grey=mode == "L")
+    assert (picture.mode, picture.size) == (mode, (40, 30))
+    page = pictures.titled(picture, "a line that is wider than the picture", "7")
+    left, top = 0, page.height - 30
+    assert page.width > 150
+    assert top > 30
+    assert page.crop((left, top, left + 40, top + 30)).tobytes() == picture.convert("RGB").tobytes()
+    head = page.crop((0, 0, page.width, top)).convert("L")
+    assert head.getextrema() == (0, 255)
+    assert {*page.crop((40, top, *page.size)).convert("L").tobytes()} == {255}
+
+
 def test_an_animation_has_all_frames_and_ends_slowly(tmp_path: Path) -> None:
     frames = [Image.new("L", (8, 6), level) for level in (0, 100, 200)]
     pictures.save(frames, tmp_path / "a.gif", COMMAND, ABOUT)

@@ -63,7 +63,7 @@ def test_traversal_moves_one_dimension_at_a_time_in_the_order_of_rates(num_class
     rates = kl_divergence(q, Normal(torch.zeros(4), torch.full((4,), 2.0))).mean(0)
     order = rates.argsort(descending=True).tolist()
     assert order[:2] == [1, 2]
-    figure = pictures.traversal(model, x, y, steps=5)
+    figure = pictures.traversal(model, x, y, "test image 7", steps=5)
     shown, code = cells(figure, rows=4, columns=5), model.encode(x[:1], labels[:1] if num_classes else None)
     for row, j in enumerate(order):
         z = code.repeat(5, 1)
@@ -71,6 +71,7 @@ def test_traversal_moves_one_dimension_at_a_time_in_the_order_of_rates(num_class
         expected = model.decode(z, y[:1].expand(5) if num_classes else None).mean[:, 0]
         torch.testing.assert_close(shown[row], expected)
     axes = figure.axes[0]
+    assert "the code of test image 7" in axes.get_title()
     assert names(axes.yaxis) == [f"$z_{{{j}}}$   {rates[j]:.2f}" for j in order]
     assert names(axes.xaxis) == ["-3.0", "-1.5", "+0.0", "+1.5", "+3.0"]
     assert "nats" in axes.get_ylabel()

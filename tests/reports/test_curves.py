@@ -43,7 +43,7 @@ def test_the_curves_of_a_run_are_those_of_tensorboard(finished: Path, events: Ev
     curves = read_curves(finished)
     assert {"train/loss", "val/loss", "val/elbo", "train/lr"} <= curves.keys()
     for name, curve in curves.items():
-        assert curve == {event.step: event.value for event in events.Scalars(name)}
+        assert curve == pytest.approx({event.step: event.value for event in events.Scalars(name)})
 
 
 def test_a_run_without_files_has_no_curves(tmp_path: Path) -> None:

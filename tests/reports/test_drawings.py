@@ -50,6 +50,8 @@ def test_pictures_of_two_dimensions(finished: Path) -> None:
     codes, manifold = drawings.latent(run)
     assert picture(codes).width > 500
     assert picture(manifold).size == (20 * 29 + 1, 20 * 29 + 1)
+    run.data.splits["test"] = run.data.splits["test"][0], None  # images without labels
+    assert all(drawing.source for drawing in (*drawings.images(run), *drawings.latent(run)))
 
 
 def test_what_cannot_be_drawn_has_a_reason(opened: Callable[..., runs.Run]) -> None:

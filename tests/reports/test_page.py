@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import CHROMIUM, Browser
+from browser import CHROMIUM, opened
 from conftest import ROOT, compose_config, refused
 from hydra import compose, initialize_config_dir
 
@@ -195,10 +195,11 @@ def test_text_of_a_run_is_escaped_and_the_place_of_its_data_is_left_out(sweep: P
     start = record(sweep, "two-0", "run")["starts"][0]
     start |= {"overrides": [EVIL], "python": EVIL, "time": EVIL, "versions": {EVIL: EVIL}}
     (run / "run.json").write_text(json.dumps({"starts": [start, start]}))
-    opened = {"a": runs.open_run(str(sweep / "two-0")), EVIL: runs.open_run(str(run))}
-    opened[EVIL].cfg.data.update({"root": "/home/someone/data", "used": "MNIST-5k"})
-    assert "/home/someone" in runs.find_caveats(opened[EVIL].model, opened[EVIL].cfg)[0]
-    reports.write(tmp_path / "page.html", opened, {"a": record(sweep, "two-0"), EVIL: evaluation})
+    evil = runs.open_run(str(run))
+    evil.cfg.data.update({"root": "/home/someone/data", "used": "MNIST-5k"})
+    assert "/home/someone" in runs.find_caveats(evil.model, evil.cfg)[0]
+    both = {"a": runs.open_run(str(sweep / "two-0")), EVIL: evil}
+    reports.write(tmp_path / "page.html", both, {"a": record(sweep, "two-0"), EVIL: evaluation})
     text = (tmp_path / "page.html").read_text()
     assert text.count(html.escape(EVIL).replace("&#x27;", "&#39;").replace("&quot;", "&#34;")) > 5
     assert "This is not the full MNIST but MNIST-5k" in text
@@ -230,26 +231,31 @@ WIDE = """[...document.querySelectorAll("main *")].filter(part => !part.closest(
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
-def test_it_opens_in_a_browser_without_a_network(sweep: Path) -> None:
-    with Browser() as browser:
-        looks = []
-        for width, dark in ((1280, False), (1280, True), (390, False)):
-            browser.show(width, dark)
-            browser.open(sweep / "report.html")
-            assert browser.value("[...document.images].filter(image => !image.naturalWidth).length") == 0
-            assert browser.value("document.documentElement.scrollWidth") <= width
-            assert browser.value(WIDE) == []
-            looks.append((browser.value("getComputedStyle(document.body).backgroundColor"), browser.value(DRAWN)))
-        light, dark = ("rgb(255, 255, 255)", "dark"), ("rgb(20, 23, 27)", "light")  # the page, and the text of a plot
-        assert looks == [light, dark, light]
-        shown = browser.value("document.body.innerText")
-        assert all(name in shown for name in NAMES)
-        assert browser.value("document.title") == "4 runs of VAE Lab"
-        assert browser.value("[...document.images].every(image => image.alt)")
-        ids = browser.value("[...document.querySelectorAll('[id]')].map(part => part.id)")
-        assert len({*ids}) == len(ids) > 3
-        levels = browser.value("[...document.querySelectorAll('h1, h2, h3, h4, h5, h6')].map(part => +part.tagName[1])")
-        assert levels[0] == 1
-        assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
-        assert {address.partition(":")[0] for address in browser.requests} == {"file", "data"}
-        assert browser.messages == []
+def test_it_opens_in_a_browser_without_a_network(sweep: Path, tmp_path: Path) -> None:
+    looks, events = [], []
+    with opened(tmp_path) as page:
+        for width, scheme in ((1280, "light"), (1280, "dark"), (390, "light")):
+            size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+            page.call("Emulation.setDeviceMetricsOverride", **size)
+            page.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+            page.open((sweep / "report.html").as_uri())
+            assert page.run("[...document.images].filter(image => !image.naturalWidth).length") == 0
+            assert page.run("document.documentElement.scrollWidth") <= width
+            assert page.run(WIDE) == []
+            looks.append((page.run("getComputedStyle(document.body).backgroundColor"), page.run(DRAWN)))
+            events += page.events
+        shown, title = page.run("document.body.innerText"), page.run("document.title")
+        ids = page.run("[...document.querySelectorAll('[id]')].map(part => part.id)")
+        levels = page.run("[...document.querySelectorAll('h1, h2, h3, h4, h5, h6')].map(part => +part.tagName[1])")
+        assert page.run("[...document.images].every(image => image.alt)")
+    light, dark = ("rgb(255, 255, 255)", "dark"), ("rgb(20, 23, 27)", "light")  # the page, and the text of a plot
+    assert looks == [light, dark, light]
+    assert title == "4 runs of VAE Lab"
+    assert all(name in shown for name in NAMES)
+    assert len({*ids}) == len(ids) > 3
+    assert levels[0] == 1
+    assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
+    sent = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
+    assert {address.partition(":")[0] for address in sent} == {"file", "data"}
+    problems = ("Log.entryAdded", "Runtime.exceptionThrown", "Runtime.consoleAPICalled")
+    assert not [event for event in events if event["method"] in problems]

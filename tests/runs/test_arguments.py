@@ -1,6 +1,7 @@
 """Values of settings are compared with the annotations of the classes that take them."""
 
 import collections.abc
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, Optional
 
@@ -9,6 +10,7 @@ import torch
 from conftest import Compose
 
 from vaelab.data import MNISTDataModule
+from vaelab.errors import UserError
 from vaelab.runs.arguments import accepts, arguments, check_arguments, needed
 
 NAN = float("nan")
@@ -76,3 +78,24 @@ def test_a_class_takes_the_arguments_of_its_base_class_through_settings() -> Non
     assert "settings" not in taken
     assert arguments(Open) == ({}, True)
     assert arguments(Nothing) == ({}, False)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        (
+            "++model.likelihood._partial_=true",
+            "model.likelihood._partial_=true: vaelab.models.VAE takes the part itself",
+        ),
+        ("++objective._partial_=true", "objective._partial_=true: this group is built before the run"),
+        ("++data._partial_=true", "data._partial_=true: this group is built before the run"),
+        (
+            "++model.prior._partial_=false",
+            "needs latent_dim, which vaelab.models.VAE gives it: set model.prior._partial_",
+        ),
+        ("++model.posterior._partial_=false", "needs in_features and latent_dim, which vaelab.models.VAE gives it"),
+    ],
+)
+def test_a_part_is_partial_exactly_where_its_owner_builds_it(config: Compose, setting: str, message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        check_arguments(config(setting))

@@ -104,13 +104,13 @@ def test_a_hostile_target(run: Path, exported: Path, key: str, value: Any, name:
         ("callbacks.mine", {"_target_": "lightning.pytorch.callbacks.OnExceptionCheckpoint", "dirpath": "."}, "On"),
         ("callbacks.mine", {"_target_": "lightning.pytorch.callbacks.SpikeDetection"}, "SpikeDetection"),
         ("callbacks.mine", {"_target_": "vaelab.files.write_atomically", "_partial_": True}, "write_atomically"),
-        ("logger", {"_target_": "lightning.pytorch.loggers.CSVLogger", "save_dir": "."}, "CSVLogger"),
-        ("logger", {"_target_": "lightning.pytorch.loggers.WandbLogger"}, "WandbLogger"),
+        ("logger.more", {"_target_": "lightning.pytorch.loggers.NeptuneLogger"}, "NeptuneLogger"),
+        ("logger.more", {"_target_": "lightning.pytorch.loggers.WandbLogger"}, "WandbLogger"),
         ("trainer.profiler", {"_target_": "lightning.pytorch.profilers.SimpleProfiler"}, "SimpleProfiler"),
         ("optimizer", {"_target_": "torch.load", "f": "weights.pt"}, "torch.load"),
         ("scheduler.scheduler", {"_target_": "os.system", **TOUCH}, "os.system"),
         ("more", {"_target_": "os.system", **TOUCH}, "os.system"),
-        ("logger._target_", "lightning.pytorch.cli.LightningCLI", "lightning.pytorch.cli.LightningCLI"),
+        ("logger.tensorboard._target_", "lightning.pytorch.cli.LightningCLI", "lightning.pytorch.cli.LightningCLI"),
         ("module._target_", "vaelab.models.VAE", "vaelab.models.VAE"),
         ("trainer._target_", "vaelab.training.FastTrainer", "vaelab.training.FastTrainer"),
     ],
@@ -251,11 +251,15 @@ class Own(MLPEncoder):
 
 
 ELSEWHERE = {
-    "logger.name": "../elsewhere",
-    "logger.version": "a/../../elsewhere",
-    "logger.sub_dir": "$HOME/elsewhere",
-    "logger.filename_suffix": "/../../elsewhere",
-    "logger.save_dir": "/elsewhere",
+    "logger.tensorboard.name": "../elsewhere",
+    "logger.tensorboard.version": "a/../../elsewhere",
+    "logger.tensorboard.sub_dir": "$HOME/elsewhere",
+    "logger.tensorboard.filename_suffix": "/../../elsewhere",
+    "logger.tensorboard.save_dir": "/elsewhere",
+    "logger.csv": {"_target_": "lightning.pytorch.loggers.CSVLogger", "save_dir": "."},
+    "logger.db": {"_target_": "lightning.pytorch.loggers.MLFlowLogger", "tracking_uri": "sqlite:///mlflow.db"},
+    "logger.up": {"_target_": "lightning.pytorch.loggers.MLFlowLogger", "tracking_uri": "sqlite:///{folder}/../a"},
+    "logger.net": {"_target_": "lightning.pytorch.loggers.MLFlowLogger", "tracking_uri": "http://else/{folder}"},
     "trainer.default_root_dir": "~/elsewhere",
     "trainer.profiler": {"deep": ["file:///elsewhere"]},
     "callbacks.pictures": {"_target_": "vaelab.training.Pictures", "dirpath": "elsewhere"},
@@ -279,10 +283,12 @@ def test_a_path_that_leads_out_of_the_folder(run: Path, key: str) -> None:
 
 def test_paths_within_the_folder(run: Path) -> None:
     config = config_of(run)
-    for key, value in {"logger.name": "a/../b", "logger.sub_dir": str(run / "c"), "trainer.dirpath": str(run)}.items():
+    own = {"name": "a/../b", "sub_dir": str(run / "c"), "tracking_uri": "sqlite:///{folder}/mlflow.db"}
+    paths = {f"logger.tensorboard.{name}": path for name, path in own.items()}
+    for key, value in {**paths, "trainer.dirpath": str(run)}.items():
         put(key, value)(config)
     (run / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
-    assert runs.saved_config(run).logger.name == "a/../b"
+    assert runs.saved_config(run).logger.tensorboard.name == "a/../b"
 
 
 @pytest.mark.parametrize("name", ["train.log", ".config.yaml.new", "pictures", "checkpoints/best.ckpt", "more"])

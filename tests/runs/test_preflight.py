@@ -29,6 +29,10 @@ from vaelab.runs import check_config
         ),
         (["+trainer.max_epoch=3"], "trainer.max_epoch: lightning.pytorch.Trainer takes no such argument"),
         (["+callbacks.pictures.num=3"], "callbacks.pictures.num: .*Pictures takes no such argument"),
+        (
+            ["data=folder", "model.num_classes=${data.num_classes}"],
+            "model.num_classes is that of the data, and it is no",
+        ),
         (["+module.compiled=true"], "module.compiled: .*VAEModule takes no such argument"),
     ],
     ids=str,
@@ -57,3 +61,20 @@ def test_more_processes_than_cpus(config: Compose, monkeypatch: pytest.MonkeyPat
 def test_half_precision_needs_a_gpu(config: Compose) -> None:
     with pytest.raises(UserError, match=r"trainer.precision=16-mixed needs a GPU"):
         check_config(config("trainer.precision=16-mixed"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["callbacks=[ema,swa]"], "two callbacks average the weights"),
+        (["callbacks=swa", "model.encoder.norm=batch"], "callbacks=swa does not go with batch normalisation"),
+        (["callbacks=[ema,metrics]", "data.val_size=0"], "callbacks=metrics measures validation images"),
+    ],
+    ids=str,
+)
+def test_callbacks_that_do_not_go_together(
+    config: Compose, tmp_path: Path, overrides: list[str], sentence: str
+) -> None:
+    with pytest.raises(UserError, match=sentence):
+        train(config(*overrides), tmp_path)
+    assert not (tmp_path / "config.yaml").exists()

@@ -149,16 +149,37 @@ def test_an_exponential_average_is_what_is_validated_tested_and_kept(
 
 def test_a_stochastic_average_is_kept(config: Compose, tmp_path: Path, recorded: str) -> None:
     """Lightning averages the weights at the start of each epoch from swa_epoch_start on."""
-    swa = [
-        "+callbacks.swa._target_=lightning.pytorch.callbacks.StochasticWeightAveraging",
-        "+callbacks.swa.swa_lrs=0.01", "+callbacks.swa.swa_epoch_start=2",
-    ]  # fmt: skip
+    swa = ["callbacks=swa", "callbacks.swa.swa_lrs=0.01", "callbacks.swa.swa_epoch_start=2"]
     cfg = config(*SMALL, *swa, recorded, "trainer.max_epochs=4")
     train(cfg, tmp_path)
     starts = Recorder.starts[1:]
     average = {name: torch.stack([start[name] for start in starts]).mean(0) for name in starts[0]}
     torch.testing.assert_close(dict(checkpoint(tmp_path, "best")["state_dict"]), average)
     agree(cfg, tmp_path, "average")
+
+
+def test_a_stochastic_average_resumes_bit_for_bit(config: Compose, tmp_path: Path) -> None:
+    """The run is stopped among the epochs that are averaged."""
+    for name, epochs in (("whole", 5), ("parts", 3)):
+        (tmp_path / name).mkdir()
+        swa = ["callbacks=swa", "callbacks.swa.swa_epoch_start=2", "callbacks.swa.annealing_epochs=2"]
+        train(config(*SMALL, *swa, "callbacks.swa.swa_lrs=0.02", f"trainer.max_epochs={epochs}"), tmp_path / name)
+    cfg = runs.saved_config(tmp_path / "parts", ["trainer.max_epochs=5"])
+    cfg.resume = str(tmp_path / "parts")
+    train(cfg, tmp_path / "parts")
+    whole, parts = (checkpoint(tmp_path / name, "best") for name in ("whole", "parts"))
+    assert equal(whole["state_dict"], parts["state_dict"])
+    assert metrics(tmp_path / "whole")["test"] == metrics(tmp_path / "parts")["test"]
+
+
+def test_a_run_that_ends_early_has_no_stochastic_average(
+    config: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cfg = config(*SMALL, "callbacks=swa", "trainer.max_epochs=4", "trainer.max_steps=9")
+    with caplog.at_level(logging.INFO, "vaelab"):
+        train(cfg, tmp_path)
+    assert "so StochasticWeightAveraging changes no weights" in caplog.text
+    agree(cfg, tmp_path, "best")
 
 
 def test_averages_without_validation_images_are_kept(config: Compose, tmp_path: Path, recorded: str) -> None:

@@ -190,7 +190,7 @@ def test_a_run_that_is_stopped_before_its_last_curves_is_not_complete(
     train(cfg, tmp_path)
     assert metrics(tmp_path)["epochs"] == 1
     board = EventAccumulator(str(tmp_path)).Reload()
-    assert "best/val_loss" in board.Tags()["scalars"]
+    assert "weights/val_loss" in board.Tags()["scalars"]
 
 
 def test_resuming_with_more_epochs_equals_a_longer_run(config: Compose, tmp_path: Path) -> None:

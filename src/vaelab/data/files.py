@@ -96,17 +96,22 @@ def remote(source: str) -> tuple[tuple[str, ...], dict[str, str]]:
 
 
 def download(folder: Path, source: str, names: Iterable[str]) -> str:
-    """Download the archives of these files with torchvision. Return an empty string, or why it failed.
+    """Download the archives of these files with torchvision. Return an empty string, or why it failed."""
+    mirrors, archives = remote(source)
+    wanted = [GZIP] if GZIP in archives else [f"{name}.gz" for name in names]
+    if not mirrors or not archives.keys() >= {*wanted}:
+        return f"torchvision has no data set {source} in this format"
+    return fetch(folder, mirrors, {name: archives[name] for name in wanted})
+
+
+def fetch(folder: Path, mirrors: tuple[str, ...], archives: Mapping[str, str]) -> str:
+    """Download archives, whose md5 is given by their name. Return an empty string, or why it failed.
 
     An archive is written elsewhere and compared with its md5. Then it moves to its place in `folder`, which is empty.
     """
     from torchvision.datasets.utils import download_url
 
-    mirrors, archives = remote(source)
-    wanted = [GZIP] if GZIP in archives else [f"{name}.gz" for name in names]
-    if not mirrors or not archives.keys() >= {*wanted}:
-        return f"torchvision has no data set {source} in this format"
-    answering = reachable(mirrors, wanted[0])
+    answering = reachable(mirrors, next(iter(archives)))
     if not answering:
         return "no mirror answers: " + ", ".join(mirrors)
     folder.mkdir(parents=True, exist_ok=True)
@@ -114,11 +119,11 @@ def download(folder: Path, source: str, names: Iterable[str]) -> str:
         after.callback(socket.setdefaulttimeout, socket.getdefaulttimeout())
         socket.setdefaulttimeout(30)
         after.callback(shutil.rmtree, folder / ".download", ignore_errors=True)
-        for archive in wanted:
+        for archive, md5 in archives.items():
             faults: list[str] = []
             for mirror in () if exists(folder / archive) else answering:
                 try:
-                    download_url(f"{mirror}{archive}", folder / ".download", archive, archives[archive])
+                    download_url(f"{mirror}{archive}", folder / ".download", archive, md5)
                     (folder / ".download" / archive).rename(folder / archive)
                     faults.clear()
                     break

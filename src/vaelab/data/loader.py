@@ -39,7 +39,7 @@ def seed_of(*keys: int) -> int:
 
 
 class Loader:
-    """An iterable over (x, y): float32 images in [0, 1] of shape (B, C, H, W) and int64 labels (B,).
+    """An iterable over (x, y): float32 images in [0, 1] of shape (B, C, H, W) and int64 labels (B,), or None for y.
 
     Each pass is a new epoch. The order of images depends only on (seed, epoch), and the binarisation noise only on
     (seed, epoch, rank): random draws of a model do not change them. The ranks share the order, and each takes every
@@ -51,7 +51,7 @@ class Loader:
     def __init__(
         self,
         images: Tensor,  # uint8 (N, C, H, W), on the device where batches are wanted
-        labels: Tensor,  # int64 (N,), on the same device
+        labels: Tensor | None,  # int64 (N,), on the same device; None: the images have no labels
         batch_size: int,
         *,
         shuffle: bool = False,
@@ -85,11 +85,11 @@ class Loader:
             return len(self)
         return min(self.limit, len(self)) if isinstance(self.limit, int) else int(self.limit * len(self))
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor | None]]:
         self._order = None
         return iter(self._batches, None)
 
-    def _batches(self) -> tuple[Tensor, Tensor] | None:
+    def _batches(self) -> tuple[Tensor, Tensor | None] | None:
         index = self.next_index()
         return None if index is None else self.gather(index)
 
@@ -113,11 +113,11 @@ class Loader:
             yield index
             index = self.next_index() if self.batch < self.taken else None
 
-    def gather(self, index: Tensor) -> tuple[Tensor, Tensor]:
+    def gather(self, index: Tensor) -> tuple[Tensor, Tensor | None]:
         """The batch (x, y) of an index (B,). Dynamic binarisation uses the next noise of the loader."""
         rows = self._source.index_select(0, index)
         x = binarize(rows, self.noise).float() if self.dynamic else rows.float().div_(255)
-        return x, self.labels.index_select(0, index)
+        return x, None if self.labels is None else self.labels.index_select(0, index)
 
     @cached_property
     def _source(self) -> Tensor:

@@ -1,5 +1,6 @@
 """Images in memory as a LightningDataModule, with splits and binarisation. Each data set is a subclass."""
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from vaelab.errors import UserError
 BINARIZATIONS = ("none", "threshold", "static", "dynamic")
 PUBLISHED = "published"  # the binarization of files that hold binary pixels
 SPLITS = ("train", "val", "test")
-Part = tuple[Tensor, Tensor]  # images (N, C, H, W), uint8, and labels (N,), int64, on the CPU
+Part = tuple[Tensor, Tensor | None]  # images (N, C, H, W), uint8, and labels (N,), int64, or None, on the CPU
 
 
 class DataSet(NamedTuple):
@@ -28,20 +29,33 @@ class DataSet(NamedTuple):
     val: Part | None = None  # None: the last `val_size` training images validate
 
 
+def cut(part: Part, rows: slice) -> Part:
+    """Some of the images of a part, with their labels."""
+    images, labels = part
+    return images[rows], None if labels is None else labels[rows]
+
+
+def room(device: torch.device) -> float:
+    """The bytes that images may take on a device: half of what a GPU has left."""
+    return torch.cuda.mem_get_info(device)[0] / 2 if device.type == "cuda" else math.inf
+
+
 def check_part(
     images: Tensor,
-    labels: Tensor,
+    labels: Tensor | None,
     image_shape: Sequence[int],
     num_classes: int | None,
     images_name: str,  # in the messages
     labels_name: str,
 ) -> None:
     """Raise UserError unless the images (N, C, H, W) have this shape and N labels are below `num_classes`."""
-    if len(images) != len(labels):
+    if labels is not None and len(images) != len(labels):
         raise UserError(f"{images_name}: {len(images):,} images, but {labels_name}: {len(labels):,} labels")
     shape = list(images.shape[1:])
     if shape != list(image_shape):
         raise UserError(f"{images_name}: the images have the shape {shape}, but data.image_shape={list(image_shape)}")
+    if labels is None:
+        return
     low, high = (int(labels.min()), int(labels.max())) if len(labels) else (0, 0)
     if low < 0:
         raise UserError(f"{labels_name}: labels from {low} to {high}, but the first class is 0")
@@ -66,6 +80,7 @@ class ImageDataModule(L.LightningDataModule):
     """
 
     binarizations: tuple[str, ...] = BINARIZATIONS  # the choices of this data set
+    resizes = False  # whether images of any size are resized to those of the data set
 
     def __init__(
         self,
@@ -111,7 +126,7 @@ class ImageDataModule(L.LightningDataModule):
         static = "published static" if self.binarization == PUBLISHED else f"static({self.binarization_seed})"
         return {
             "dataset": self.name,
-            "images": {split: len(labels) for split, (_, labels) in self.splits.items()},
+            "images": {split: len(images) for split, (images, _) in self.splits.items()},
             "binarization": {split: static if self._is_static(split) else self.binarization for split in SPLITS},
         }
 
@@ -130,32 +145,37 @@ class ImageDataModule(L.LightningDataModule):
         self.name, train, test, val = self.read()
         if not re.fullmatch(r"[\w-]+", self.name):
             raise UserError(f"{self.name!r}: the name of a data set has letters, digits, _ and - only")
-        if self.used not in (None, self.name):
-            raise UserError(
-                f"this run was trained on {self.used}, but data.root={self.root} now gives {self.name}: set data.root "
-                f"to the folder of {self.used}, or start a new run"
-            )
+        self.check_used(self.name)
         for split, part in (("training", train), ("validation", val or train), ("test", test)):
             what = (f"the {split} {kind} of {self.name}" for kind in ("images", "labels"))
             check_part(*part, self.image_shape, self.num_classes, *what)
-        train, val = self._split(*train) if val is None else (self._first(train), val)
+        train, val = self._split(train) if val is None else (self._first(train), val)
         for split, (images, labels) in zip(SPLITS, (train, val, test), strict=True):
             self.splits[split] = self.fixed(images, split), labels
 
-    def _split(self, images: Tensor, labels: Tensor) -> tuple[Part, Part]:
+    def check_used(self, name: str) -> None:
+        """Raise UserError if the run to resume or to open was trained on another data set than the one of this name."""
+        if self.used not in (None, name):
+            raise UserError(
+                f"this run was trained on {self.used}, but data.root={self.root} now gives {name}: set data.root "
+                f"to the folder of {self.used}, or start a new run"
+            )
+
+    def _split(self, part: Part) -> tuple[Part, Part]:
         """Split into the training images, which come first, and the last `val_size` images for validation."""
-        rest = len(images) - self.val_size
+        count = len(part[0])
+        rest = count - self.val_size
         train_size = rest if self.train_size is None else self.train_size
         if not 0 < train_size <= rest:
             sizes = f"data.val_size={self.val_size} and data.train_size={self.train_size}"
-            raise UserError(f"{sizes} do not fit into the {len(images):,} training images of {self.name}")
-        return (images[:train_size], labels[:train_size]), (images[rest:], labels[rest:])
+            raise UserError(f"{sizes} do not fit into the {count:,} training images of {self.name}")
+        return cut(part, slice(train_size)), cut(part, slice(rest, None))
 
     def _first(self, train: Part) -> Part:
         """The first `train_size` training images of a data set with validation images of its own."""
-        if self.train_size is not None and self.train_size > len(train[1]):
-            raise UserError(f"data.train_size={self.train_size}, but {self.name} has {len(train[1]):,} training images")
-        return train[0][: self.train_size], train[1][: self.train_size]
+        if self.train_size is not None and self.train_size > len(train[0]):
+            raise UserError(f"data.train_size={self.train_size}, but {self.name} has {len(train[0]):,} training images")
+        return cut(train, slice(self.train_size))
 
     def _is_static(self, split: str) -> bool:
         """Whether the pixels of a split are drawn once. Published pixels stay as they are in a draw."""
@@ -175,11 +195,13 @@ class ImageDataModule(L.LightningDataModule):
     def _loader(self, split: str) -> Loader:
         trainer: Any = self.trainer
         device = trainer.strategy.root_device if trainer else torch.device("cpu")
-        images, labels = (part.to(device) for part in self.splits[split])
+        images, labels = self.splits[split]
+        if images.nbytes > room(device):
+            device = torch.device("cpu")
         training = split == "train"
         return Loader(
-            images,
-            labels,
+            images.to(device),
+            None if labels is None else labels.to(device),
             self.batch_size if training else self.eval_batch_size,
             shuffle=training and not (trainer and trainer.overfit_batches),
             dynamic=training and self.binarization == "dynamic",
@@ -204,19 +226,26 @@ class ImageDataModule(L.LightningDataModule):
         return self._loader("test")
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """The loader makes each batch on the training device."""
-        return batch
+        """The loader makes each batch on the training device, unless its images are too large for it."""
+        if not isinstance(batch, tuple | list):  # a window of indices
+            return batch
+        x, y = batch
+        return x.to(device), None if y is None else y.to(device)
 
-    def examples(self, count: int) -> tuple[Tensor, Tensor]:
+    def examples(self, count: int, device: torch.device | None = None) -> Part:
         """The first images and labels of the validation set, or of the training set if there is no validation set."""
-        return self.images("val" if self.val_size else "train", count)
+        return self.images("val" if self.val_size else "train", count, device)
 
-    def images(self, split: str, count: int | None = None) -> tuple[Tensor, Tensor]:
-        """The first images (count, C, H, W) in [0, 1] and their labels. Binary images are static draws."""
-        images, labels = (part[:count] for part in self.splits[split])
-        if self.binarization == "dynamic" and split == "train":
-            images = self._draw(images, split)
-        return images.float().div(255), labels
+    def images(self, split: str, count: int | None = None, device: torch.device | None = None) -> Part:
+        """The first images (count, C, H, W) in [0, 1] and their labels or None. Binary images are static draws."""
+        images, labels = self.pixels(split, count)
+        return images.to(device).float().div(255), None if labels is None else labels.to(device)
+
+    def pixels(self, split: str, count: int | None = None) -> Part:
+        """The same images as uint8, without a copy unless they are drawn."""
+        images, labels = cut(self.splits[split], slice(count))
+        drawn = self.binarization == "dynamic" and split == "train"
+        return self._draw(images, split) if drawn else images, labels
 
     def state_dict(self) -> dict[str, Any]:
         """The state of the training loader, for a checkpoint."""

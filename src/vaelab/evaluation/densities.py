@@ -54,7 +54,10 @@ def codes(model: GenerativeModel, batches: Iterable[tuple[Tensor, Any]], seed: i
             raise UserError(f"the codes of this model lie on {space(block)}, not in R^D: use a model with codes in R^D")
     device = device_of(model)
     with fixed_noise(device, seed):
-        draws = [model.infer(x.to(device), labels(model, y.to(device))).sample() for x, y in batches]
+        draws = []
+        for x, y in batches:
+            given = labels(model, y)
+            draws.append(model.infer(x.to(device), None if given is None else given.to(device)).sample())
     return torch.cat(draws).float()
 
 

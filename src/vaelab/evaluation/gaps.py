@@ -1,4 +1,4 @@
-"""The amortisation gap: the loss in ELBO because one encoder gives q(z | x) = N(mu, diag(sigma^2)) for all images.
+"""The amortization gap: the loss in ELBO because one encoder gives q(z | x) = N(mu, diag(sigma^2)) for all images.
 
     gap(x) = max over mu, sigma of ELBO(x; mu, sigma) - ELBO(x; encoder(x))
 

@@ -62,7 +62,7 @@ def protocol(
 
     Raises UserError for a setting out of its range, and for annealing (`ais`) with a model that it is not defined for.
     """
-    images = len(data.splits["test"][1])
+    images = len(data.splits["test"][0])
     checks.whole(num_samples=num_samples)
     checks.whole(2, num_images=images if num_images is None else num_images)  # a standard error needs two
     checks.whole(0, checks.SEEDS, seed=seed)
@@ -77,7 +77,7 @@ def protocol(
         name = "Bernoulli (on grey levels no density)"
     return {
         "dataset": data.name,
-        "train_images": len(data.splits["train"][1]),
+        "train_images": len(data.splits["train"][0]),
         "test_images": num_images or images,
         "binarization": data.protocol["binarization"]["test"],
         "likelihood": f"class-conditional {name}" if model.num_classes else name,
@@ -107,10 +107,9 @@ def measure(
     started = time.perf_counter()
     agreed = protocol(model, data, num_samples, num_images, seed, sizes, ais)
     device = device_of(model)
-    x, classes = (part.to(device) for part in data.images("test", agreed["test_images"]))
-    train_x, train_classes = (part.to(device) for part in data.images("train"))
-    y, train_y = labels(model, classes), labels(model, train_classes[: sizes.probed])
-    probed = train_x[: sizes.probed], train_y
+    x, classes = data.images("test", agreed["test_images"], device)
+    few_x, few_classes = data.images("train", sizes.probed, device)
+    y, probed = labels(model, classes), (few_x, labels(model, few_classes))
 
     per_image, absent = _densities(model, x, y, num_samples, seed, sizes)
     if ais:
@@ -133,11 +132,14 @@ def measure(
     with _bar("latent space", 1, "part"):
         latent = latent_statistics(model, x, y, seed=seed)
         codes = torch.cat([model.encode(*part) for part in batches(*probed)])
-        learned = representation(codes, train_classes[: sizes.probed], latent.codes, classes)
-        metrics = latent.metrics | learned | metrics
+        metrics = latent.metrics | metrics
+        if classes is None:
+            absent |= dict.fromkeys(report.OF_CLASSES, "the images have no labels")
+        else:
+            metrics |= representation(codes, few_classes, latent.codes, classes)
     pairs = None
     try:
-        copied, pairs = _samples(model, data, x, train_x, seed, sizes.drawn)
+        copied, pairs = _samples(model, data, x, seed, sizes.drawn)
         metrics |= copied
     except NotOfferedError as error:
         absent["sample_distance"] = str(error)
@@ -211,20 +213,19 @@ def _annealed(model: GenerativeModel, x: Tensor, y: Tensor | None, seed: int, se
     return {"ais_bound": bound, "drawn_lower": lower, "drawn_upper": upper, "drawn_gap": upper - lower}
 
 
-def _samples(
-    model: GenerativeModel, data: Any, x: Tensor, train_x: Tensor, seed: int, count: int
-) -> tuple[dict[str, float], Tensor]:
+def _samples(model: GenerativeModel, data: Any, x: Tensor, seed: int, count: int) -> tuple[dict[str, float], Tensor]:
     """Distances of samples to training images, and the 32 nearest pairs of sample and image, (32, C, H, 2 W).
 
     If the data are binary, samples are draws from p(x | z). If they are grey levels, samples are means of p(x | z).
     """
+    train_x = data.pixels("train")[0]
     y = labels(model, torch.arange(count, device=x.device) % max(model.num_classes, 1))
     with fixed_noise(x.device, seed):
         density = model.sample(count, y)
         samples = density.mean if data.binarization == "none" else density.sample()
     distances, index = nearest(samples, train_x)
     first = distances.argsort()[:32]
-    pairs = torch.cat([samples[first], train_x[index[first]]], dim=-1).cpu()
+    pairs = torch.cat([samples[first].cpu(), train_x[index[first].cpu()].float().div(255)], dim=-1)
     return memorization(distances, nearest(x[:count], train_x)[0]), pairs
 
 

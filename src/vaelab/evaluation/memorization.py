@@ -16,16 +16,17 @@ def nearest(queries: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
     """d of each query (M, C, H, W), and the index of its nearest image of (N, C, H, W): (M,) each. Uint8 is scaled.
 
     The nearest image minimises |x_n|^2 - 2 x'x_n. Rounding may decide between equally near images; d itself is exact.
+    The images may be on another device than the queries.
     """
     queries = _rows(queries)
     least = torch.full((len(queries),), torch.inf, device=queries.device)
     index = torch.zeros_like(least, dtype=torch.long)
     for number, chunk in enumerate(images.split(CHUNK)):
-        rows = _rows(chunk)
+        rows = _rows(chunk.to(queries.device))
         found, place = torch.addmm(rows.square().sum(1), queries, rows.T, alpha=-2).min(1)
         index = torch.where(found < least, place + number * CHUNK, index)
         least = torch.minimum(least, found)
-    return (queries - _rows(images[index])).norm(dim=1), index
+    return (queries - _rows(images[index.to(images.device)].to(queries.device))).norm(dim=1), index
 
 
 def memorization(samples: Tensor, tests: Tensor) -> dict[str, float]:

@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from vaelab import text
 from vaelab.errors import UserError
 
 NATS, PIXELS = "nats per image", "L2 over pixels in [0, 1]"
@@ -60,7 +61,12 @@ METRICS = {
         "nearer_share": "share of samples nearer than 95 % of the test images; above 0.05 hints at copies",
     },
 }
+OF_CLASSES = tuple(METRICS["representation"])  # the metrics that images without labels do not have
 LABELS = {"log_likelihood": "IW bound"}  # in tables, because this metric is not log p(x) itself
+HEADINGS = {  # of narrow columns; a CSV file has the names of the metrics
+    **LABELS, "exact_log_likelihood": "exact log p", "bits_per_dim": "bits/dim", "squared_error": "sq. error",
+    "active_units": "units", "linear_accuracy": "linear", "knn_accuracy": "k-NN",
+}  # fmt: skip
 # Settings in which runs of several seeds may differ: data.used names the data set, whatever was asked for
 OF_A_SEED = ("seed", "data.seed", "data.root", "data.dataset", "resume")
 COLUMNS = (
@@ -130,28 +136,39 @@ def table(record: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def comparison(records: Mapping[str, Mapping[str, Any]], groups: Sequence[Sequence[str]]) -> str:
-    """One line per run, and one line per group of seeds with the mean and the standard deviation."""
+def comparison(records: Mapping[str, Mapping[str, Any]], groups: Sequence[Sequence[str]], form: str = "text") -> str:
+    """One line per run, and for each group of seeds the mean and the standard deviation, in one of text.FORMATS.
+
+    A CSV table has unrounded metrics by their names, and a line of its own for the standard deviations.
+    """
     protocols = {name: protocol_line(record["protocol"]) for name, record in records.items()}
     columns = [name for name in COLUMNS if any(name in record["metrics"] for record in records.values())]
-    rows = [["run", *(LABELS.get(column, column) for column in columns)]]
+    exact, last = form == "csv", {name: name.rpartition("/")[2] for name in records}
+    labels = last if form == "text" and len({*last.values()}) == len(records) else {name: name for name in records}
+    rows = [["run", *(columns if exact else (HEADINGS.get(column, column) for column in columns))]]
     for name, record in records.items():
-        rows.append([name, *(shown(record["metrics"].get(column)) for column in columns)])
+        values = [record["metrics"].get(column) for column in columns]
+        cells = ["" if value is None else str(value) for value in values] if exact else map(shown, values)
+        rows.append([labels[name], *cells])
     for group in groups:
-        row = [f"mean ± s.d. of {len(group)} seeds, {group[0]} ..."]
-        for column in columns:
-            values = [records[name]["metrics"][column] for name in group if column in records[name]["metrics"]]
-            spread = statistics.stdev(values) if len(values) == len(group) else None
-            row.append("–" if spread is None else f"{shown(statistics.mean(values))} ± {spread:.2g}")
-        rows.append(row)
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in
-                       enumerate(zip(row, widths, strict=True))) for row in rows]  # fmt: skip
-    lines.append("")
+        each = [[records[name]["metrics"].get(column) for name in group] for column in columns]
+        whole = [None not in values for values in each]
+        means = [statistics.mean(values) if known else None for values, known in zip(each, whole, strict=True)]
+        spreads = [statistics.stdev(values) if known else None for values, known in zip(each, whole, strict=True)]
+        of = f"of {len(group)} seeds, {labels[group[0]]} ..."
+        if exact:
+            rows += [[f"{name} {of}", *("" if value is None else str(value) for value in numbers)]
+                     for name, numbers in (("mean", means), ("s.d.", spreads))]  # fmt: skip
+        else:
+            rows.append([f"mean ± s.d. {of}", *("–" if spread is None else f"{shown(mean)} ± {spread:.2g}"
+                                                for mean, spread in zip(means, spreads, strict=True))])  # fmt: skip
     one, *more = set(protocols.values())
-    lines += [f"protocol of {name}: {line}" for name, line in protocols.items()] if more else [f"protocol: {one}"]
-    lines += dict.fromkeys(caveat for record in records.values() for caveat in record.get("caveats", ()))
-    return "\n".join(lines)
+    notes = [f"protocol of {name}: {line}" for name, line in protocols.items()] if more else [f"protocol: {one}"]
+    notes += dict.fromkeys(caveat for record in records.values() for caveat in record.get("caveats", ()))
+    mark = {"latex": "% ", "csv": "# "}.get(form, "")
+    if form == "text":
+        rows = [[text.cut(row[0]), *row[1:]] for row in rows]
+    return "\n".join([text.table(rows, form), mark.strip(), *(mark + note for note in notes)])
 
 
 def shown(value: float | None) -> str:

@@ -15,7 +15,11 @@ HUB = {
     **dict.fromkeys(("MNIST", "MNIST-5k", "BinarizedMNIST"), "ylecun/mnist"),
     "FashionMNIST": "zalando-datasets/fashion_mnist",
 }
-LOCAL = ("data.root=", "hydra.", "resume=", "trainer.accelerator=")  # overrides for one machine only
+LOCAL = ("data.root=", "data.path=", "hydra.", "resume=", "trainer.accelerator=")  # overrides for one machine only
+PAGE = """
+
+Open [`page.html`](page.html) in a browser to move codes, to walk from one test image to another, and to see where the
+codes of test images lie. It runs the ONNX files offline, with ONNX Runtime Web."""
 CARD = """---
 library_name: vaelab
 tags: [autoencoder, onnx]{hub}
@@ -68,8 +72,11 @@ import onnxruntime
 """
 
 
-def card(run: Path, config: dict[str, Any], model: Any, made: dict[str, Graph]) -> str:
-    """The model card of a run as Markdown. `made` holds the ONNX graphs by file name. Text from a run is code."""
+def card(run: Path, config: dict[str, Any], model: Any, made: dict[str, Graph], page: bool = False) -> str:
+    """The model card of a run as Markdown. `made` holds the ONNX graphs by file name. Text from a run is code.
+
+    `page` says that the export has page.html.
+    """
     metrics, evaluation, record = (read_json(run / f"{name}.json") for name in ("metrics", "evaluation", "run"))
     dataset = metrics.get("protocol", {}).get("dataset", config["data"]["dataset"])
     channels, height, width = model.image_shape
@@ -82,6 +89,7 @@ def card(run: Path, config: dict[str, Any], model: Any, made: dict[str, Graph]) 
         note += " `std` is the posterior's standard deviation." if "std" in encoder.outputs else ""
     else:
         note += f" There is no encoder: {NO_MEAN}."
+    note += PAGE if page else ""
     more = f" `model.sample(16{y}).mean` makes new images." if model.prior else ""
     more += f" Labels y (B,) are whole numbers below {model.num_classes}." if label else ""
     return CARD.format(

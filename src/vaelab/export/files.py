@@ -26,7 +26,7 @@ def check(folder: Path) -> None:
 def write(folder: Path, files: dict[str, bytes]) -> None:
     """Replace an earlier export by these files. config.json is last, because a folder without it is not a model."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("config.json", "encoder.onnx", *PICTURES):
+    for name in ("config.json", "encoder.onnx", "page.html", *PICTURES):
         (folder / name).unlink(missing_ok=True)
     for name in sorted(files, key="config.json".__eq__):
         write_atomically(folder / name, files[name])

@@ -8,7 +8,6 @@ import contextlib
 import logging
 import math
 from collections.abc import Iterable, Iterator
-from functools import partial
 from itertools import chain, islice
 from typing import Any
 
@@ -94,8 +93,16 @@ class GraphedModule(VAEModule):
     def setup(self, stage: str) -> None:
         super().setup(stage)
         if stage == "fit":
-            self.trainer.datamodule.serve = partial(Windows, size=self.trainer.log_every_n_steps)
+            self.trainer.datamodule.serve = self._windows
             self._graph, self._taken = None, 0
+
+    def _windows(self, loader: Loader) -> Windows:
+        """The windows of a loader. Raises UserError for images that are not on the device of the graph."""
+        if loader.images.device.type != self.device.type:
+            raise UserError(
+                "trainer=gpu_fast needs all images in the GPU's memory, and they are too large: trainer=gpu"
+            )
+        return Windows(loader, self.trainer.log_every_n_steps)
 
     def _check(self) -> None:
         """Raise UserError for settings that need single steps, and log which callbacks see only windows."""

@@ -29,7 +29,7 @@ class Member(VAEModule):
     """One of the models that are trained together. Each has its own run; they share batches and noise."""
 
     folder: Path
-    own_logger: Any
+    own_loggers: list[Any]
     own_optimizer: Optimizer
     own_schedules: Sequence[LRSchedulerConfig] = ()
     seed: int
@@ -53,7 +53,7 @@ class Member(VAEModule):
 
     @property
     def loggers(self) -> list[Any]:
-        return [self.own_logger]
+        return self.own_loggers
 
     @property
     def schedules(self) -> Sequence[LRSchedulerConfig]:
@@ -63,7 +63,7 @@ class Member(VAEModule):
     def groups(self) -> list[dict[str, Any]]:
         return self.own_optimizer.param_groups
 
-    def log_dict(self, *args: Any, **kwargs: Any) -> None:
+    def log(self, *args: Any, **kwargs: Any) -> None:
         """Do nothing, because Lightning's table of metrics has room for one model."""
 
     def keep_best(self) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from vaelab import runs
 from vaelab.errors import UserError
@@ -64,7 +64,7 @@ def train(cfgs: Sequence[DictConfig], folders: Sequence[Path], contexts: Sequenc
     from vaelab.extensions.stack import Member
     from vaelab.extensions.together import Together
     from vaelab.files import read_plain
-    from vaelab.training import Interrupted, NonFiniteLossError, Pictures, measure, tensorboard
+    from vaelab.training import Interrupted, NonFiniteLossError, Pictures, log_results, log_start, measure
     from vaelab.training.threads import tune
 
     check(cfgs)
@@ -92,9 +92,9 @@ def train(cfgs: Sequence[DictConfig], folders: Sequence[Path], contexts: Sequenc
         cfg.data.seed = data.seed
         runs.fill_in(cfg, data, ())
         runs.check_schedules(cfg, member.objective, data, ())
-        member.own_logger = runs.build_logger(cfg, member.folder)
+        member.own_loggers = runs.build_loggers(cfg, member.folder)
         runs.record_start(member.folder, cfg)
-        tensorboard.add_layout(member.own_logger)
+        log_start(member.own_loggers, OmegaConf.to_container(cfg, resolve=True))
     callbacks = runs.build_callbacks(cfgs[0])
     bars = [callback for callback in callbacks if isinstance(callback, ProgressBar)]
     options: dict[str, Any] = {"enable_checkpointing": False, "_convert_": "all"}
@@ -124,15 +124,16 @@ def train(cfgs: Sequence[DictConfig], folders: Sequence[Path], contexts: Sequenc
         best = member.folder / "weights.pt"
         if best.exists():
             member.model.load_state_dict(read_plain(best))
-        own = {"logger": member.own_logger, "default_root_dir": member.folder, "enable_progress_bar": False}
+        own = {"logger": member.own_loggers, "default_root_dir": member.folder, "enable_progress_bar": False}
         alone = instantiate(cfg.trainer, **options, **own)
         measure(alone, member, data, None)
         for pictures in callbacks:
             if isinstance(pictures, Pictures) and pictures.count:
-                pictures.draw(alone, member)
+                pictures.draw(alone, member, trainer.current_epoch)
         kept = ("best", member.best_step) if best.exists() else ("last", trainer.global_step)
         runs.finish(member.folder, member, data.protocol, trainer, seconds, kept)
-        tensorboard.add_hyperparameters(member.own_logger, cfg, member.metrics.latest, trainer.global_step)
+        settings = runs.hyperparameters(member.folder, cfg, member, data)
+        log_results(member.own_loggers, member.folder, settings, member.metrics.latest, trainer.global_step)
         log.info("done     %s: %s", member.folder.name, runs.summary(member.metrics.latest, data.description))
         outcomes.append(member.metrics.result(member.monitor))
     for caveat in runs.find_caveats(members[0].model, cfgs[0]):

@@ -129,5 +129,8 @@ def _sizes(shape: Size, channels: Sequence[int], num_blocks: int, activation: st
     sizes = [(height >> i, width >> i) for i in range(len(channels) + 1)]
     if 0 in sizes[-1]:
         wrong = f"channels={list(channels)} halve {len(channels)} times, too often for {height} x {width} pixels"
-        raise UserError(f"{wrong}: use fewer channels")
+        least = 2 ** len(channels)
+        most = min(height, width).bit_length() - 1
+        fewer = f", or keep {most} of these channels" if most else ""
+        raise UserError(f"{wrong}: any size from {least} x {least} pixels on works{fewer}")
     return sizes

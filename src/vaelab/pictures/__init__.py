@@ -1,6 +1,6 @@
 """Pictures of a model: grids of images, the latent space, and picture files."""
 
-from vaelab.pictures.files import save, training
+from vaelab.pictures.files import image, save, titled, training
 from vaelab.pictures.grids import (
     framed,
     grid,
@@ -14,6 +14,6 @@ from vaelab.pictures.grids import (
 from vaelab.pictures.latent import COLOURS, ae_vs_vae, codes, prior, rates, traversal
 
 __all__ = [
-    "COLOURS", "ae_vs_vae", "codes", "framed", "grid", "interpolation", "manifold", "one_class", "prior", "rates",
-    "reconstructions", "samples", "save", "slerp", "training", "traversal",
+    "COLOURS", "ae_vs_vae", "codes", "framed", "grid", "image", "interpolation", "manifold", "one_class", "prior",
+    "rates", "reconstructions", "samples", "save", "slerp", "titled", "training", "traversal",
 ]  # fmt: skip

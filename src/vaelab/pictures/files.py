@@ -1,8 +1,11 @@
 """Picture files: pictures with the command that made them, and the pictures of a training as an animation."""
 
 import io
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
 
 from vaelab.errors import UserError
 from vaelab.files import MOST_PIXELS, png_size, write_atomically
@@ -29,23 +32,52 @@ def training(folder: Path, epochs: int, steps: int) -> list["Image"]:
             check_records(path)
     events = EventAccumulator(str(folder), {"images": 0})  # 0: all of them
     events.Reload()
-    tag = next((tag for tag in ("samples", "reconstructions") if tag in events.Tags()["images"]), None)
-    if tag is None:
+    tags = {tag.removeprefix("views/"): tag for tag in events.Tags()["images"]}  # older runs have no views/
+    what = next((name for name in ("samples", "reconstructions") if name in tags), None)
+    if what is None:
         raise UserError(f"{folder} has no event files with pictures of its training, and the animation needs them")
-    drawn = {event.step: event.encoded_image_string for event in events.Images(tag)}
+    drawn = {event.step: event.encoded_image_string for event in events.Images(tags[what])}
     sizes = [png_size(drawn[step], f"the picture of step {step} in {folder}") for step in drawn]
     width, height, steps = max(size[0] for size in sizes), max(size[1] for size in sizes), max(steps, 1)
     if len(drawn) > MOST_FRAMES or len(drawn) * width * height > MOST_PIXELS:
         raise UserError(f"{folder} has {len(drawn)} pictures of {width} x {height} pixels, too many for an animation")
     frames, caption = [], 30  # pixels
     for step in sorted(drawn):
-        frame = Image.new("L", (width, height + caption), 255)
-        frame.paste(Image.open(io.BytesIO(drawn[step]), formats=["PNG"]).convert("L"), (0, caption))
-        pen, text = ImageDraw.Draw(frame), f"{tag} at epoch {step * epochs / steps:.3g} of {epochs}, step {step:,}"
-        pen.text((5, 3), text, fill=0, font=ImageFont.load_default(16))
-        pen.rectangle((0, caption - 4, width * min(max(step / steps, 0), 1), caption - 1), fill=0)
+        image = Image.open(io.BytesIO(drawn[step]), formats=["PNG"])
+        mode = "L" if image.mode == "L" else "RGB"
+        frame = Image.new(mode, (width, height + caption), "white")
+        frame.paste(image.convert(mode), (0, caption))
+        pen, text = ImageDraw.Draw(frame), f"{what} at epoch {step * epochs / steps:.3g} of {epochs}, step {step:,}"
+        pen.text((5, 3), text, fill="black", font=ImageFont.load_default(16))
+        pen.rectangle((0, caption - 4, width * min(max(step / steps, 0), 1), caption - 1), fill="black")
         frames.append(frame)
     return frames
+
+
+def image(picture: "Tensor | Figure", grey: bool = False) -> "Image":
+    """A picture (3, height, width) in [0, 1], of which `grey` keeps one channel, or a matplotlib Figure, as pixels."""
+    from PIL import Image
+    from torchvision.transforms.functional import to_pil_image
+
+    if isinstance(picture, Tensor):
+        return to_pil_image((255 * picture[: 1 if grey else 3]).round().byte())
+    picture.savefig(content := io.BytesIO())
+    return Image.open(content).convert("RGB")
+
+
+def titled(picture: "Image", *lines: str) -> "Image":
+    """A picture below lines of text, black on white. It is as wide as its longest line. Its own pixels stay exact."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    font, height, margin = ImageFont.load_default(13), 18, 5  # pixels
+    width = max(picture.width, *(math.ceil(font.getlength(line)) + 2 * margin for line in lines))
+    top = height * len(lines) + 2 * margin
+    page = Image.new("RGB", (width, top + picture.height), "white")
+    pen = ImageDraw.Draw(page)
+    for i, line in enumerate(lines):
+        pen.text((margin, margin + height * i), line, fill="black", font=font)
+    page.paste(picture.convert("RGB"), (0, top))
+    return page
 
 
 def check_records(path: Path) -> None:

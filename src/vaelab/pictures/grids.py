@@ -18,10 +18,16 @@ if TYPE_CHECKING:
 
 
 def grid(images: Tensor, columns: int, zoom: int = 2) -> Tensor:
-    """Images (N, C, H, W) in [0, 1] in rows of `columns`: one picture (3, height, width), each pixel `zoom` wide."""
+    """Images (N, C, H, W) in [0, 1] in rows of `columns`: one picture (3, height, width), each pixel `zoom` wide.
+
+    One channel is grey, and three are red, green and blue. Of more channels, the first three are shown, and two are
+    shown as red and green.
+    """
     from torchvision.utils import make_grid
 
-    picture = make_grid(images.detach().float().cpu().clamp(0, 1), nrow=columns, padding=1, pad_value=0.5)
+    shown = images[:, :3].detach().float().cpu().clamp(0, 1)
+    shown = F.pad(shown, (0, 0, 0, 0, 0, 1)) if shown.shape[1] == 2 else shown
+    picture = make_grid(shown, nrow=columns, padding=1, pad_value=0.5)
     return picture.repeat_interleave(zoom, 1).repeat_interleave(zoom, 2)
 
 
@@ -137,17 +143,19 @@ def slerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def interpolation(model: GenerativeModel, x: Tensor, y: Tensor, count: int = 5, steps: int = 11) -> "Figure":
+def interpolation(model: GenerativeModel, x: Tensor, y: Tensor | None, count: int = 5, steps: int = 11) -> "Figure":
     """E[x | z] on the line and on the arc between the codes of two images, for `count` pairs of x (B, C, H, W).
 
-    The two images have different classes y (B,) if there are several, and the same class for a conditional model.
+    The two images have different classes y (B,) if there are several, and the same class for a conditional model. With
+    None for y, the pairs are those of the order.
     Raises UserError if there are fewer pairs than `count`.
     """
+    y = torch.zeros(len(x), dtype=torch.long, device=x.device) if y is None else y
     alike = model.num_classes > 0 or len(y.unique()) == 1
-    pairs = torch.arange(len(y) // 2 * 2, device=y.device).view(-1, 2)
+    pairs = torch.arange(len(x) // 2 * 2, device=x.device).view(-1, 2)
     pairs = pairs[(y[pairs[:, 0]] == y[pairs[:, 1]]) == alike][:count]
     if len(pairs) < count:
-        raise UserError(f"{count} pairs of images are needed, but {len(y):,} images give {len(pairs):,}: take fewer")
+        raise UserError(f"{count} pairs of images are needed, but {len(x):,} images give {len(pairs):,}: take fewer")
     (first, last), given = x[pairs.T], labels(model, y[pairs[:, 0]])
     a, b = model.encode(first, given), model.encode(last, given)
     t = torch.linspace(0, 1, steps, device=x.device).view(-1, 1, 1)

@@ -28,7 +28,7 @@ COLOURS = (
 
 
 @torch.no_grad()
-def rates(model: GenerativeModel, x: Tensor, y: Tensor) -> Tensor:
+def rates(model: GenerativeModel, x: Tensor, y: Tensor | None) -> Tensor:
     """KL(q(z_j | x) || p(z_j)) of each dimension j in nats, mean over images (B, C, H, W): (D,).
 
     Raises UserError unless q and p are factorised Gaussians.
@@ -41,20 +41,24 @@ def rates(model: GenerativeModel, x: Tensor, y: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def traversal(model: GenerativeModel, x: Tensor, y: Tensor, steps: int = 13) -> "Figure":
+def traversal(
+    model: GenerativeModel, x: Tensor, y: Tensor | None, name: str = "a test image", steps: int = 13
+) -> "Figure":
     """E[x | z] as one dimension of z moves and the others stay at the code of the first image of x (B, C, H, W).
 
-    The dimensions are sorted by rate, highest first. Raises UserError as `rates` does.
+    `name` is that of the image in the title. The dimensions are sorted by rate, highest first. Raises UserError as
+    `rates` does.
     """
     rate = rates(model, x, y)
     order, p = rate.argsort(descending=True), model.prior(model.infer)
     units = torch.linspace(-3, 3, steps, device=x.device)
-    code = model.encode(x[:1], labels(model, y[:1]))
+    (first, label), *_ = batches(x, labels(model, y), 1)
+    code = model.encode(first, label)
     z = code.repeat(len(order), steps, 1)  # (D, steps, D)
     z[range(len(order)), :, order] = p.mean[order, None] + p.stddev[order, None] * units
     figure = framed(
-        grid(model.decode(z, labels(model, y[:1])).mean.flatten(0, 1), steps),
-        f"E[x | z] around a test image's code, one dimension at a time\n(the rates add up to {rate.sum():.2f} nats)",
+        grid(model.decode(z, label).mean.flatten(0, 1), steps),
+        f"E[x | z] around the code of {name}, one dimension at a time\n(the rates add up to {rate.sum():.2f} nats)",
         [f"$z_{{{j}}}$   {rate[j]:.2f}" for j in order.tolist()], [f"{unit:+.1f}" for unit in units.tolist()],
         xlabel="$z_j$ in standard deviations of its prior; triangle: that of the image",
         ylabel="$z_j$, rate in nats",
@@ -66,8 +70,10 @@ def traversal(model: GenerativeModel, x: Tensor, y: Tensor, steps: int = 13) -> 
 
 
 @torch.no_grad()
-def codes(model: GenerativeModel, x: Tensor, y: Tensor, projection: str | None = None, seed: int = 0) -> "Figure":
-    """Codes (posterior means) of images x (B, C, H, W) in two dimensions, coloured by class y (B,).
+def codes(
+    model: GenerativeModel, x: Tensor, y: Tensor | None, projection: str | None = None, seed: int = 0
+) -> "Figure":
+    """Codes (posterior means) of images x (B, C, H, W) in two dimensions, coloured by class y (B,), if it is given.
 
     `projection` is "pca" or "tsne". It is "pca" by default if there are more than two dimensions. `seed` has an effect
     on "tsne" only. Raises UserError for a latent space of one dimension.
@@ -81,13 +87,14 @@ def codes(model: GenerativeModel, x: Tensor, y: Tensor, projection: str | None =
         of = f" of {model.latent_dim} dimensions"
     figure = Figure(figsize=(6.5, 6), layout="constrained", dpi=110)
     axes = figure.subplots()
-    _scatter(axes, z, y.cpu())
+    _scatter(axes, z, y)
     axes.set(xlabel=names[0], ylabel=names[1], title=f"Codes{of} of {len(z):,} images")
-    axes.legend(title="class", loc="center left", bbox_to_anchor=(1, 0.5), markerscale=3, frameon=False)
+    if y is not None:
+        axes.legend(title="class", loc="center left", bbox_to_anchor=(1, 0.5), markerscale=3, frameon=False)
     return figure
 
 
-def _encoded(model: GenerativeModel, x: Tensor, y: Tensor) -> Tensor:
+def _encoded(model: GenerativeModel, x: Tensor, y: Tensor | None) -> Tensor:
     """The codes of images, (N, D), on the CPU."""
     return torch.cat([model.encode(*part).float().cpu() for part in batches(x, labels(model, y))])
 
@@ -107,9 +114,17 @@ def _project(z: Tensor, projection: str, seed: int) -> tuple[Tensor, list[str]]:
     return z @ directions[:2].T, [f"principal component {i + 1} ({shares[i]:.0%} of the variance)" for i in range(2)]
 
 
-def _scatter(axes: "Axes", z: Tensor, y: Tensor) -> None:
-    """Points (N, 2) in the colours of their classes (N,), with the name of each class at the median of its points."""
+def _scatter(axes: "Axes", z: Tensor, y: Tensor | None) -> None:
+    """Points (N, 2) in the colours of their classes (N,), with the name of each class at the median of its points.
+
+    Without classes, all points have one colour.
+    """
     size = max(5, min(30, 15_000 / len(z)))
+    if y is None:
+        axes.scatter(z[:, 0], z[:, 1], s=size, linewidths=0, alpha=0.6, color=COLOURS[0])
+        axes.set_aspect("equal", adjustable="datalim")
+        return
+    y = y.cpu()
     for label in y.unique().tolist():
         points, colour = z[y == label], COLOURS[label % len(COLOURS)]
         axes.scatter(points[:, 0], points[:, 1], s=size, linewidths=0, alpha=0.6, color=colour, label=str(label))
@@ -120,7 +135,7 @@ def _scatter(axes: "Axes", z: Tensor, y: Tensor) -> None:
 
 
 @torch.no_grad()
-def prior(model: GenerativeModel, x: Tensor, y: Tensor, seed: int = 0, most: int = 20) -> "Figure":
+def prior(model: GenerativeModel, x: Tensor, y: Tensor | None, seed: int = 0, most: int = 20) -> "Figure":
     """The aggregate posterior, with one draw z ~ q(z | x) per image, against the prior.
 
     The left panel shows the first two dimensions, the right panel shows up to `most` dimensions, each alone. They are
@@ -183,10 +198,10 @@ def _histogram(z: Tensor, bins: int = 60) -> tuple[Any, Any, Any]:
 
 
 @torch.no_grad()
-def ae_vs_vae(panels: Sequence[tuple[str, GenerativeModel, Tensor, Tensor]], steps: int = 10) -> "Figure":
+def ae_vs_vae(panels: Sequence[tuple[str, GenerativeModel, Tensor, Tensor | None]], steps: int = 10) -> "Figure":
     """Several models decode the same two-dimensional codes, the quantiles of the last model's prior.
 
-    A panel is a name, a model, its images and their classes. Raises UserError as `manifold` does.
+    A panel is a name, a model, its images and their classes or None. Raises UserError as `manifold` does.
     """
     from matplotlib.figure import Figure
 
@@ -198,7 +213,7 @@ def ae_vs_vae(panels: Sequence[tuple[str, GenerativeModel, Tensor, Tensor]], ste
     for i, ((name, model, x, y), picture) in enumerate(zip(panels, pictures, strict=True)):
         left, share = i * (size + gap) / width, (size / width, size / height)
         above = figure.add_axes((left, (size + gap) / height, *share))
-        _scatter(above, _encoded(model, x, y), y.cpu())
+        _scatter(above, _encoded(model, x, y), y)
         above.plot(*points.T.cpu().numpy(), "k+", markersize=5)
         kind = "an autoencoder" if isinstance(model.infer(x[:1]), Delta) else "a VAE"
         title = f"{plain(name)}\n{kind}: codes of {len(x):,} test images, and {len(points)} points +"

@@ -55,12 +55,12 @@ def latent(run: Run) -> list[Drawing]:
     return [_draw(f"Codes of {len(x):,} test images", lambda: _figure(pictures.codes(model, x, y))), second]
 
 
-def _test_images(run: Run, count: int) -> tuple[Tensor, Tensor]:
-    """Test images and their classes, the same for all runs on the same data. Some data sets are sorted by class."""
-    x, y = run.data.images("test")
-    some = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))[:count]
+def _test_images(run: Run, count: int) -> tuple[Tensor, Tensor | None]:
+    """Test images and their classes or None, the same for all runs on the same data. It may be sorted by class."""
+    x, y = run.data.pixels("test")
+    some = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:count]
     device = device_of(run.model)
-    return x[some].to(device), y[some].to(device)
+    return x[some].to(device).float().div(255), None if y is None else y[some].to(device)
 
 
 def _draw(title: str, make: Callable[[], str]) -> Drawing:
@@ -72,20 +72,13 @@ def _draw(title: str, make: Callable[[], str]) -> Drawing:
 
 def _grid(picture: Tensor) -> str:
     """A grid of images (3, height, width) with a zoom of 2, as a PNG without the zoom, of one channel if it is grey."""
-    from PIL import Image
-
-    small = picture[:, ::2, ::2].mul(255).round().byte().movedim(0, -1)
-    grey = bool((small == small[..., :1]).all())
-    return _png(Image.fromarray(small.numpy()).convert("L" if grey else "RGB"))
+    small = picture[:, ::2, ::2]
+    return _png(pictures.image(small, grey=bool((small == small[:1]).all())))
 
 
 def _figure(figure: Any) -> str:
     """A figure as a PNG of 256 colours, because a thousand points make a large SVG."""
-    from PIL import Image
-
-    content = io.BytesIO()
-    figure.savefig(content, format="png")
-    return _png(Image.open(content).convert("RGB").quantize(256))
+    return _png(pictures.image(figure).quantize(256))
 
 
 def _png(image: Any) -> str:

@@ -189,7 +189,7 @@ def _repeat(entry: Entry) -> dict[str, Any]:
     record, result = read_json(folder / "run.json"), read_json(folder / "metrics.json")
     start = (record.get("starts") or [{}])[-1]
     words = [f"num_samples={protocol['num_samples']}", f"seed={protocol['seed']}"]
-    if protocol["test_images"] < len(entry.run.data.splits["test"][1]):
+    if protocol["test_images"] < len(entry.run.data.splits["test"][0]):
         words.append(f"num_images={protocol['test_images']}")
     words += _changed("sizes", protocol["sizes"], measure.DEFAULT._asdict())
     if protocol["ais"]:

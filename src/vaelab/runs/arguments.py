@@ -16,7 +16,9 @@ from omegaconf import DictConfig, OmegaConf
 from vaelab.errors import UserError
 from vaelab.runs.config import settings
 
-GROUPS = ("data", "model", "objective", "optimizer", "trainer", "module", "logger")
+BUILT = ("data", "model", "objective", "trainer")  # groups that take no arguments later
+GROUPS = ("data", "model", "objective", "optimizer", "trainer", "module")
+NAMED = ("callbacks", "logger")  # groups of classes, each with a name
 WORDS = {
     bool: "true or false",
     int: "a whole number",
@@ -33,7 +35,7 @@ TEXTS = (str, Path, os.PathLike)
 
 
 def check_groups(cfg: DictConfig) -> None:
-    """Raise UserError for a group or a callback that names no class with `_target_`. A callback may be null.
+    """Raise UserError for a group, callback or logger that names no class with `_target_`. The last two may be null.
 
     Raises OmegaConf's error for a value that is missing or refers to a missing one.
     """
@@ -41,11 +43,14 @@ def check_groups(cfg: DictConfig) -> None:
     for group in GROUPS:
         if group in cfg and not (isinstance(cfg[group], DictConfig) and isinstance(cfg[group].get("_target_"), str)):
             raise UserError(f"{group}={cfg[group]}: this group needs a _target_, which names its class")
-    for name, callback in cfg.callbacks.items():
-        if isinstance(callback, str):
-            raise UserError(f"callbacks.{name}={callback}: name a class with callbacks.{name}._target_={callback}")
-        if callback is not None and not isinstance(callback, DictConfig):
-            raise UserError(f"callbacks.{name}={callback}: a callback has a _target_, or is null to leave it out")
+    for group in NAMED:
+        for name, each in (cfg.get(group) or {}).items():
+            key = f"{group}.{name}={each}"
+            if isinstance(each, str):
+                place = "NAME" if name == "_target_" else name  # version 0.1 had one logger, without a name
+                raise UserError(f"{key}: name a class with {group}.{place}._target_={each}")
+            if each is not None and not isinstance(each, DictConfig):
+                raise UserError(f"{key}: a {group.rstrip('s')} has a _target_, or is null to leave it out")
 
 
 def check_arguments(cfg: DictConfig) -> None:
@@ -56,6 +61,9 @@ def check_arguments(cfg: DictConfig) -> None:
         for option in ("_partial_", "_recursive_"):
             if not isinstance(node.get(option, True), bool):
                 raise UserError(f"{key}.{option}={node[option]}: true or false is needed")
+        group, *rest = key.split(".")
+        if node.get("_partial_") and (key in BUILT or (group in NAMED and len(rest) == 1)):
+            raise UserError(f"{key}._partial_=true: this group is built before the run, so it must not be partial")
         try:
             taken, more = arguments(hydra.utils.get_object(node["_target_"]))
         except Exception:  # building the class raises a clearer error
@@ -69,6 +77,23 @@ def check_arguments(cfg: DictConfig) -> None:
             hint = taken.get(name, Any)
             if not accepts(hint, value, node["_target_"].startswith(PACKAGES)):
                 raise UserError(f"{key}.{name}={value}: {needed(hint)} is needed")
+            if isinstance(value, dict) and "_target_" in value:
+                check_partial(f"{key}.{name}", value, hint, node["_target_"])
+
+
+def check_partial(key: str, part: dict[str, Any], hint: Any, owner: str) -> None:
+    """Raise UserError for a part that is partial where its owner takes the part itself, and the other way round."""
+    inner = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    origins = {typing.get_origin(each) or each for each in inner}
+    if part.get("_partial_"):
+        if all(isinstance(each, type) and each is not collections.abc.Callable for each in origins):
+            raise UserError(f"{key}._partial_=true: {owner} takes the part itself: remove _partial_")
+    elif origins == {collections.abc.Callable} and isinstance(target := hydra.utils.get_object(part["_target_"]), type):
+        parameters = inspect.signature(target).parameters.values()
+        needed = [one.name for one in parameters if one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD]
+        if missing := [name for name in needed if name not in part]:
+            text = f"{part['_target_']} needs {' and '.join(missing)}, which {owner} gives it"
+            raise UserError(f"{key}: {text}: set {key}._partial_=true")
 
 
 def arguments(target: Any) -> tuple[dict[str, Any], bool]:

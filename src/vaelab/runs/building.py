@@ -9,7 +9,7 @@ import hydra.utils
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from vaelab.errors import UserError
+from vaelab.errors import UserError, refused_by_library
 
 if TYPE_CHECKING:
     from vaelab.data import ImageDataModule
@@ -57,19 +57,49 @@ def build_callbacks(cfg: DictConfig) -> list[Any]:
     return kept
 
 
-def build_logger(cfg: DictConfig, folder: Path, purge_step: int | None = None) -> Any:
-    """Build the logger of a run in `folder`. The config gets its version, so that a resumed run continues its files.
+def build_loggers(cfg: DictConfig, folder: Path, purge_step: int | None = None) -> list[Any]:
+    """Build the loggers of a run in `folder`, and as the last the one that writes its metrics.csv.
 
-    A resumed run replaces the points of the curves from `purge_step` on.
+    In their settings, {folder} is the folder and {run} is its name. A setting `purge_step` becomes the first step that
+    a resumed run takes again. The config gets the id that a logger has made (`version` or `run_id`), so that a resumed
+    run continues its files. Raises UserError for a logger that cannot start.
     """
-    logger = hydra.utils.instantiate(cfg.logger, save_dir=str(folder), purge_step=purge_step)
-    try:
-        _ = logger.experiment  # the logger's own writer, which gets settings that the logger does not know
-    except TypeError as error:
-        raise UserError(f"logger: {error}") from error
-    if "version" in cfg.logger:
-        cfg.logger.version = logger.version
-    return logger
+    from vaelab.training import MetricsFile
+
+    loggers = []
+    for name, settings in (cfg.get("logger") or {}).items():
+        if not settings:  # null leaves it out
+            continue
+        placed = _placed(OmegaConf.to_container(settings, resolve=True), {"folder": str(folder), "run": folder.name})
+        if "purge_step" in placed:
+            placed["purge_step"] = purge_step
+        try:
+            logger = hydra.utils.instantiate(placed, _convert_="all")
+            getattr(
+                logger, "experiment", None
+            )  # the logger's own writer, which gets settings that the logger does not know
+        except Exception as error:
+            cause = error.__cause__ or error
+            if isinstance(cause, ModuleNotFoundError):
+                install = "pip install -e '.[loggers]' installs the packages of all loggers"
+                raise UserError(f"logger.{name} needs a package that is not installed: {install} ({cause})") from error
+            if not isinstance(cause, TypeError) and not refused_by_library(cause):
+                raise
+            raise UserError(f"logger.{name}: {cause}") from error
+        for key in ("version", "run_id"):
+            if key in settings and settings[key] is None:
+                settings[key] = logger.version
+        loggers.append(logger)
+    return [*loggers, MetricsFile(folder, purge_step)]
+
+
+def _placed(value: Any, names: dict[str, str]) -> Any:
+    """A copy of nested settings, in the texts of which {NAME} is replaced."""
+    if isinstance(value, dict):
+        return {key: _placed(inner, names) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_placed(inner, names) for inner in value]
+    return re.sub(r"\{(folder|run)\}", lambda found: names[found[1]], value) if isinstance(value, str) else value
 
 
 def fill_in(cfg: DictConfig, data: "ImageDataModule", callbacks: Sequence[Any]) -> None:

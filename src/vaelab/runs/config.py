@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 from hydra import compose, initialize
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from vaelab.errors import UserError
@@ -31,7 +32,8 @@ OWN = {  # the modules that may define the class of a key; for all other keys it
 }
 TORCH = ("torch.optim",)
 LIGHTNING = (
-    *("Trainer", "TensorBoardLogger", "DeviceStatsMonitor", "EarlyStopping", "EMAWeightAveraging"),
+    *("Trainer", "CSVLogger", "MLFlowLogger", "TensorBoardLogger"),
+    *("DeviceStatsMonitor", "EarlyStopping", "EMAWeightAveraging"),
     *("GradientAccumulationScheduler", "LearningRateFinder", "LearningRateMonitor", "ModelSummary", "RichModelSummary"),
     *("RichProgressBar", "StochasticWeightAveraging", "Timer", "TQDMProgressBar", "WeightAveraging"),
 )
@@ -39,6 +41,12 @@ RENAMED = {  # classes of version 0.1
     "vaelab.posteriors.Flow": "vaelab.posteriors.FlowPosterior",
     "vaelab.posteriors.PowerSpherical": "vaelab.posteriors.Hyperspherical",
     "vaelab.priors.Flow": "vaelab.priors.FlowPrior",
+}
+PLACES = {  # what the files of a data set that can be downloaded are, below data.root
+    **dict.fromkeys(("MNISTDataModule", "EMNISTDataModule", "QMNISTDataModule"), "{}"),  # a folder with its name
+    "CIFAR10DataModule": "cifar-10-batches-py",
+    "SVHNDataModule": "test_32x32.mat",
+    "OmniglotDataModule": "omniglot-py",
 }
 MOST_BYTES = 50_000  # of a config; a usual one has 3,000
 
@@ -76,7 +84,8 @@ def read_config(folder: Path, resuming: bool = False, trust: Sequence[str] = ())
             raise UserError(f"{path} names {value}, {why}")
     data, sections = plain["data"], (*READ, *(RESUMED if resuming else ()))
     odd = [part for part in sections if not isinstance(plain.get(part, {}), dict)]
-    odd += [f"data.{name}" for name in ("root", "dataset", "binarization") if type(data.get(name)) is not str]
+    texts = ("dataset", "binarization", *(["root"] if "root" in data else []))  # generated images are in no folder
+    odd += [f"data.{name}" for name in texts if type(data.get(name)) is not str]
     odd += [f"data.{name}" for name in ("dataset", "used") if not re.fullmatch(r"[\w-]+", str(data.get(name)))]
     if odd:
         raise UserError(f"{path} is not the config of a run: its {odd[0]} is missing or has no meaning")
@@ -112,8 +121,13 @@ def saved_config(folder: Path, overrides: Sequence[str] = (), trust: Sequence[st
     if not any(override.startswith("data.root=") for override in overrides):
         check_root(saved.data)
     ConfigStore.instance().store("resumed", saved)
-    with initialize(config_path=None, version_base="1.3"):
-        cfg = compose("resumed", list(overrides))
+    sweep = GlobalHydra.instance().hydra  # of the command, if it is a sweep
+    GlobalHydra.instance().clear()
+    try:
+        with initialize(config_path=None, version_base="1.3"):
+            cfg = compose("resumed", list(overrides))
+    finally:
+        GlobalHydra.instance().hydra = sweep
     before, after = dict(settings(saved)), dict(settings(cfg))
     typed = [override.split("=")[0].lstrip("+~") for override in overrides]
     for key in before | after:
@@ -147,10 +161,11 @@ def check_root(data: DictConfig) -> None:
     The data module would download them to this place. Places in the working directory are fine.
     """
     name = str(data.get("used") or data.dataset)
-    folder = Path(data.root).expanduser() / name.partition("-")[0]  # EMNIST-letters is in the folder of EMNIST
-    there = folder.is_dir() or folder.resolve().is_relative_to(Path.cwd())
-    downloads = str(data._target_).endswith((".MNISTDataModule", ".EMNISTDataModule", ".QMNISTDataModule"))
-    if downloads and name != "MNIST-5k" and not there:
+    place = PLACES.get(str(data._target_).rpartition(".")[2])
+    if place is None or name == "MNIST-5k":
+        return
+    folder = Path(data.root).expanduser() / place.format(name.partition("-")[0])  # EMNIST's splits share a folder
+    if not folder.exists() and not folder.resolve().is_relative_to(Path.cwd()):
         raise UserError(f"{folder}, where the run found its data, does not exist: data.root=... names their folder")
 
 
@@ -207,11 +222,13 @@ def _within(module: str, packages: Sequence[str]) -> bool:
 def _leads_out(folder: Path, key: str, value: Any) -> bool:
     """Whether a text, taken as a path in a run's folder, leads to another place or an address.
 
-    A key such as `dirpath` is relative to the working directory.
+    {folder} in it is the folder. A key such as `dirpath` or `save_dir` is relative to the working directory.
     """
     if not isinstance(value, str | bytes | Path):
         return False
     path, root = os.fsdecode(value), os.path.realpath(folder)
-    base = Path.cwd() if key.endswith("path") else Path(root)
+    if "{folder}" in path:
+        path = path.removeprefix("sqlite:///").replace("{folder}", root)
+    base = Path.cwd() if key.endswith(("path", "save_dir")) else Path(root)
     inside = Path(os.path.realpath(base / path)).is_relative_to(root)
     return not inside or path.startswith("~") or "$" in path or "://" in path

@@ -6,6 +6,7 @@
 | run.json | each start: command, overrides, versions, git state, machine |
 | train.log | the messages of the run, with their times |
 | metrics.json | the metrics of train.py, with their protocol |
+| metrics.csv | the points of the curves, a row each |
 | weights.pt | the state dict of the model, with the weights that were tested |
 | checkpoints/ | best.ckpt and last.ckpt |
 | pictures/ | the latest pictures |
@@ -31,7 +32,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from vaelab.errors import UserError
 from vaelab.files import check_values, png_size, read_bytes, read_text, write_atomically, write_plain
-from vaelab.runs.config import parse
+from vaelab.runs.config import parse, settings
 from vaelab.runs.log import log, rank, shown
 from vaelab.text import plain
 
@@ -42,6 +43,7 @@ LOCK = ".lock"
 PACKAGES = ("vaelab", "torch", "torchvision", "lightning", "hydra-core", "omegaconf", "tensorboard", "numpy")
 
 MOST_JSON, MOST_PNG = 10**7, 10**8  # bytes
+ELSEWHERE = ("hydra", "resume", "trust", "logger", "name")  # overrides that say nothing about the result
 LARGEST = 1e100  # a number of a run is smaller
 # What an earlier version did not write to evaluation.json
 LATER: dict[str, Any] = {"caveats": [], "absent": {}, "variance_per_dim": [], "rate_per_dim": None, "collapse": None}
@@ -78,6 +80,7 @@ FORMS: dict[str, Any] = {
             }
         ]
     },
+    "failed.json": {"overrides": [str], "error": str},
 }
 
 
@@ -87,7 +90,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read metrics.json, evaluation.json or run.json. The result is empty if there is no such file.
+    """Read metrics.json, evaluation.json, run.json or failed.json. The result is empty if there is no such file.
 
     Raises UserError for a file that is not JSON, and for one that lacks what this project writes.
     """
@@ -222,6 +225,26 @@ def _git_state() -> dict[str, Any] | None:
     return {"commit": lines[0].split()[-1], "modified": not all(line.startswith("#") for line in lines)}
 
 
+def hyperparameters(folder: Path, cfg: DictConfig, module: "VAEModule", data: Any) -> dict[str, Any]:
+    """The settings of a run in a table of runs: its true data and sizes, and what was typed at one of its starts."""
+    sizes = {
+        "data.used": cfg.data.used,
+        "model.latent_dim": module.model.latent_dim,
+        "data.batch_size": cfg.data.batch_size,
+        "trainer.max_epochs": cfg.trainer.max_epochs,
+        "train_images": len(data.splits["train"][1]),
+        "parameters": sum(parameter.numel() for parameter in module.model.parameters()),
+    }
+    typed = [override for start in read_json(folder / "run.json").get("starts", []) for override in start["overrides"]]
+    values, chosen = dict(settings(cfg)), {}
+    for override in typed:
+        key, equals, text = override.lstrip("+~").partition("=")
+        if equals and key.split(".")[0] not in ELSEWHERE and key != "data.root":
+            value = values.get(key)
+            chosen[key] = value if isinstance(value, bool | int | float) else text
+    return chosen | sizes
+
+
 def finish(
     folder: Path,
     module: "VAEModule",
@@ -254,5 +277,6 @@ def finish(
         "fit_seconds": seconds,
         "device": _named(trainer.strategy.root_device),
         "best_checkpoint": "checkpoints/best.ckpt" if weights != "last" else None,
+        "monitored": module.metrics.name(module.monitor),
     }
     write_json(folder / "metrics.json", content)

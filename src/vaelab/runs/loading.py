@@ -71,7 +71,7 @@ def open_run(
         data = like.data
     else:
         # The run may have used MNIST-5k, although MNIST is available now
-        data = _built(DictConfig({**cfg.data, "dataset": used}), path)
+        data = _built(DictConfig({**cfg.data, "dataset": used, "used": used}), path)
         data.setup()
     cfg.data.used = used
     check_data(model, data)

@@ -1,5 +1,6 @@
 """Checks at the start of a run: settings that no part checks, and settings that this machine does not support."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -50,6 +51,8 @@ def check_config(cfg: DictConfig) -> None:
         if isinstance(value, str) and part in PARTS:
             raise UserError(f"model.{part}={value}: a part is chosen with a slash, model/{part}={value}")
     check_groups(cfg)
+    if "num_classes" in cfg.model and cfg.model.num_classes is None:
+        raise UserError("model.num_classes is that of the data, and it is not known: set data.num_classes=CLASSES")
     if cfg.data.get("used") is not None and not cfg.resume:
         raise UserError(
             f"data.used={cfg.data.used}: the run itself writes the data set that it used here: leave it out"
@@ -118,14 +121,34 @@ def check_data(model: "GenerativeModel", data: "ImageDataModule") -> None:
             f"model.image_shape={list(model.image_shape)} does not fit the images of {data.name}, "
             f"{list(data.image_shape)}: leave it out, and it follows data.image_shape"
         )
-    if min(data.batch_size, len(data.splits["train"][1])) == 1 and _normalises_batches(model):
+    if min(data.batch_size, len(data.splits["train"][0])) == 1 and _normalises_batches(model, ("BatchNorm1d",)):
         raise UserError("data.batch_size=1: batch normalisation needs at least two images in a batch")
-    labels = 1 + max(int(y.max()) for _, y in data.splits.values() if len(y))
+    given = [y for _, y in data.splits.values() if y is not None and len(y)]
+    if model.num_classes and not given:
+        raise UserError(
+            f"model.num_classes={model.num_classes}, but the images of {data.name} have no labels: set it to 0"
+        )
+    labels = 1 + max((int(y.max()) for y in given), default=0)
     if 0 < model.num_classes < labels:
         raise UserError(f"model.num_classes={model.num_classes}, but {data.name} has {labels} classes")
 
 
-def _normalises_batches(model: Any) -> bool:
-    from torch import nn
+def check_callbacks(cfg: DictConfig, callbacks: Sequence[Any], model: "GenerativeModel") -> None:
+    """Raise UserError for callbacks that do not go with each other, with the model or with the data."""
+    from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
 
-    return any(isinstance(part, nn.BatchNorm1d) for part in model.modules())
+    from vaelab.training import EvaluationMetrics
+
+    if cfg.trainer.get("limit_val_batches") == 0 and any(isinstance(each, EvaluationMetrics) for each in callbacks):
+        raise UserError("callbacks=metrics measures validation images, but this run has none: leave it out")
+    if not any(isinstance(each, StochasticWeightAveraging) for each in callbacks):
+        return
+    if any(isinstance(each, WeightAveraging) for each in callbacks):
+        raise UserError("two callbacks average the weights, such as callbacks=[ema,swa]: choose one of them")
+    if _normalises_batches(model):
+        why = "Lightning then takes an epoch more than trainer.max_epochs, for which this project has no checkpoints"
+        raise UserError(f"callbacks=swa does not go with batch normalisation: {why}; choose callbacks=ema")
+
+
+def _normalises_batches(model: Any, kinds: tuple[str, ...] = ("BatchNorm1d", "BatchNorm2d")) -> bool:
+    return any(type(part).__name__ in kinds for part in model.modules())

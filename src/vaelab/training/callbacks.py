@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, ProgressBar
-from lightning.pytorch.loggers import TensorBoardLogger
 from torch.distributions import Independent
 from tqdm import tqdm
 
 from vaelab import checks, pictures
 from vaelab.interfaces import labels
+from vaelab.text import plain
+from vaelab.training.loggers import add_picture
 
 log = logging.getLogger(__name__)
 SILENCE = 60  # seconds; the most between two lines, if there is no bar
@@ -82,8 +83,9 @@ class Progress(ProgressBar):
 
     def _redraw(self, trainer: Any, module: Any) -> None:
         """Show the latest losses and the metrics that are logged with prog_bar=True."""
-        own = [f"{name} {float(value):.4g}" for name, value in trainer.progress_bar_metrics.items()]
-        shown = [f"epoch {trainer.current_epoch + 1}", _losses(module.metrics.latest), *own]
+        latest, more = module.metrics.latest, trainer.progress_bar_metrics
+        own = [f"{name} {float(more[name]):.4g}" for name in more if name not in latest]
+        shown = [f"epoch {trainer.current_epoch + 1}", _losses(latest), *own]
         self._bar.n = trainer.global_step
         self._bar.set_postfix_str(", ".join(filter(None, shown)))
 
@@ -99,9 +101,10 @@ class Pictures(Callback):
     """Draws pictures of the model before the first step, and then `count` times at equal intervals.
 
     The pictures are images beside their reconstructions and, if the model has a prior, samples at fixed noise. A model
-    with two latent dimensions also gets the decoded manifold and the codes, coloured by class. TensorBoard gets all
-    pictures, and the folder pictures/ of the run holds the latest PNG of each. With `keep`, those of each time stay,
-    too, in pictures/epoch_NNN/, after NNN epochs. Raises UserError for a number out of its range.
+    with two latent dimensions also gets the decoded manifold and the codes, coloured by class. Loggers that take
+    pictures get them all, and the folder pictures/ of the run holds the latest PNG of each, with a title. With `keep`,
+    those of each time stay, too, in pictures/epoch_NNN/, after NNN epochs. Raises UserError for a number out of its
+    range.
     """
 
     def __init__(
@@ -122,13 +125,13 @@ class Pictures(Callback):
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
         if self._drawn < 0 and trainer.is_global_zero:  # there was no step to take
-            self.draw(trainer, pl_module)
+            self.draw(trainer, pl_module, trainer.current_epoch)
 
     def _draw_if_due(self, trainer: Any, module: Any, epochs: int) -> None:
         due = int(self.count * trainer.global_step / module.total_steps)
         if due > self._drawn and trainer.is_global_zero:
             self._drawn = due
-            self.draw(trainer, module)
+            self.draw(trainer, module, epochs)
             folder = Path(trainer.default_root_dir) / "pictures"
             kept = folder / f"epoch_{epochs:03}"
             if self.keep and not kept.exists():  # a run that goes on draws once more where it stopped
@@ -136,43 +139,42 @@ class Pictures(Callback):
                 for path in folder.glob("*.png"):
                     shutil.copyfile(path, kept / path.name)
 
-    def draw(self, trainer: Any, module: Any) -> None:
-        """Draw all pictures now and write them."""
-        from PIL import Image
-        from torchvision.transforms.functional import to_pil_image
-
+    def draw(self, trainer: Any, module: Any, epochs: int) -> None:
+        """Draw all pictures after so many epochs, write them with a title and send them to the loggers."""
         training = module.training
         module.eval()
         drawn = self._draw(trainer, module)
         module.train(training)
         folder = Path(trainer.default_root_dir) / "pictures"
         folder.mkdir(exist_ok=True)
-        boards = [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-        for name, picture in drawn.items():
-            path = folder / f"{name}.png"
-            if isinstance(picture, torch.Tensor):
-                picture = picture[:1] if module.model.image_shape[0] == 1 else picture
-                to_pil_image((255 * picture).round().byte()).save(path)
-            else:
-                picture.savefig(path)
-            pixels = np.asarray(Image.open(path))
-            for board in boards:
-                board.add_image(name, pixels, trainer.global_step, dataformats="HWC"[: pixels.ndim])
+        when = f"epoch {epochs}, {plain(folder.parent.name)}"
+        for name, (picture, title) in drawn.items():
+            pictures.titled(picture, title, when).save(folder / f"{name}.png")
+            for logger in trainer.loggers:
+                add_picture(logger, f"views/{name}", np.asarray(picture), trainer.global_step)
 
-    def _draw(self, trainer: Any, module: Any) -> dict[str, Any]:
-        """The pictures by name: image grids (3, height, width) or matplotlib Figures."""
-        model = module.model
+    def _draw(self, trainer: Any, module: Any) -> dict[str, tuple[Any, str]]:
+        """The pictures by name, as PIL images of one or three channels, and their titles."""
+        model, grey = module.model, module.model.image_shape[0] == 1
         x, y = self._examples(trainer, module, self.num_reconstructions)
-        drawn: dict[str, Any] = {"reconstructions": pictures.reconstructions(model, x, labels(model, y))}
+        pairs = pictures.reconstructions(model, x, labels(model, y))
+        drawn = {
+            "reconstructions": (pictures.image(pairs, grey), "Images, each with E[x | z] at its code on the right")
+        }
         if model.prior is not None:
-            drawn["samples"] = pictures.samples(model, self.num_samples)
+            drawn["samples"] = (
+                pictures.image(pictures.samples(model, self.num_samples), grey),
+                "Samples: E[x | z], z from p(z)",
+            )
         if model.latent_dim == 2 and not model.num_classes:
-            drawn["codes"] = pictures.codes(model, *self._examples(trainer, module, 5000))
+            x, y = self._examples(trainer, module, 5000)
+            drawn["codes"] = pictures.image(pictures.codes(model, x, y)), "Codes, coloured by class"
             if model.prior is not None and isinstance(model.prior(model.infer), Independent):  # it has quantiles
-                drawn["manifold"] = pictures.manifold(model)
+                title = "Manifold: E[x | z] at the prior's quantiles"
+                drawn["manifold"] = pictures.image(pictures.manifold(model), grey), title
         return drawn
 
     @staticmethod
-    def _examples(trainer: Any, module: Any, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-        x, y = trainer.datamodule.examples(count)
-        return x.to(module.device, module.dtype), y.to(module.device)
+    def _examples(trainer: Any, module: Any, count: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+        x, y = trainer.datamodule.examples(count, module.device)
+        return x.to(module.dtype), y

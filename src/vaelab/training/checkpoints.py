@@ -98,7 +98,13 @@ class BestCheckpoint(Checkpoint):
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         for callback in trainer.callbacks:
-            if isinstance(callback, StochasticWeightAveraging) and trainer.current_epoch > callback.swa_end:
+            if not isinstance(callback, StochasticWeightAveraging):
+                continue
+            if trainer.current_epoch <= callback.swa_end:
+                log.info(
+                    "weights  the run ended before its last epoch, so StochasticWeightAveraging changes no weights"
+                )
+            else:
                 log.info("weights  the average of StochasticWeightAveraging replaces the best weights")
                 self.kind = "average"
                 self._save(trainer)
@@ -259,4 +265,5 @@ def measure(trainer: Any, module: Any, data: Any, checkpoint: Path | None) -> No
         loggers, trainer.loggers = trainer.loggers, []  # these metrics are not points of the curves
         trainer.validate(module, data, verbose=False)
         trainer.loggers = loggers
+    module.logs_results = False  # log_results does it
     trainer.test(module, data, verbose=False)

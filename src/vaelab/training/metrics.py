@@ -88,8 +88,12 @@ class Metrics:
         return self._means("train", window), window.get("images", 0.0)
 
     def result(self, monitor: str | None) -> float:
-        """The metric that a run returns: the monitored one, otherwise the loss of training, otherwise of the test."""
-        return next(self.latest[name] for name in (monitor, "train/loss", "test/loss") if name in self.latest)
+        """The metric that a run returns, see `name`."""
+        return self.latest[self.name(monitor)]
+
+    def name(self, monitor: str | None) -> str:
+        """The name of the monitored metric, otherwise of the loss of training, otherwise of the test."""
+        return next(name for name in (monitor, "train/loss", "test/loss") if name in self.latest)
 
     def epoch(self, split: str, trainer: Any) -> dict[str, float]:
         """The means per image over the epoch so far and over all processes."""

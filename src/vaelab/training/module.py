@@ -29,7 +29,7 @@ from vaelab.training.metrics import Metrics, NonFiniteLossError
 from vaelab.training.rehearsal import build_optimizer, build_schedule, rehearse
 
 log = logging.getLogger(__name__)
-Batch = tuple[Tensor, Tensor]  # images x (B, C, H, W) in [0, 1] and labels y (B,)
+Batch = tuple[Tensor, Tensor | None] | Tensor  # images x (B, C, H, W) in [0, 1], and labels y (B,) if there are any
 
 
 class VAEModule(L.LightningModule):
@@ -68,6 +68,7 @@ class VAEModule(L.LightningModule):
         self._settings: list[dict[str, Any]] = []  # the optimiser's settings in the config, by parameter group
         self._restored: dict[str, Any] = {}  # the entry "vaelab" of a checkpoint
         self.resumable = True  # whether a run can resume from a checkpoint within an epoch
+        self.logs_results = True  # whether loggers get the results of Trainer.validate and Trainer.test
         self.measured: dict[str, float] = {}  # the means of this epoch and of its validations
         self._logged_step, self._clock = 0, 0.0
 
@@ -80,7 +81,7 @@ class VAEModule(L.LightningModule):
 
     def terms(self, batch: Batch, step: Tensor | None) -> dict[str, Tensor]:
         """The objective's terms {name: (B,)} after `step` optimiser steps. With None, schedules are at their end."""
-        x, y = batch
+        x, y = (batch, None) if isinstance(batch, Tensor) else batch
         inputs = (self.model, x, labels(self.model, y), step)
         if self._scores and self.training:
             try:
@@ -270,7 +271,10 @@ class VAEModule(L.LightningModule):
         means = self.metrics.end_epoch(split, self.trainer)
         self.measured |= means
         fitting = self.trainer.state.fn == "fit"
-        self.log_dict(means, on_step=False, on_epoch=True, logger=not fitting, batch_size=1)
+        for name, value in means.items():
+            shown = name.endswith("/loss")  # in a progress bar of Lightning
+            logged = self.logs_results and not fitting
+            self.log(name, value, shown, logged, on_step=False, on_epoch=True, batch_size=1)
         if fitting and split == "val" and not self.trainer.sanity_checking:
             self.record(means)
 

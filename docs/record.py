@@ -1,0 +1,76 @@
+"""Record finished runs of experiments for their pages: `python docs/record.py logs/RUN...`, then build the site.
+
+A run of `experiment=NAME` gives docs/methods/runs/NAME.json, with its settings and test metrics, and
+docs/methods/pictures/NAME.png, with its reconstructions above its samples.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from vaelab import runs
+
+HERE = Path(__file__).parent / "methods"
+GAP = 8  # pixels between reconstructions and samples
+ELSEWHERE = ("data.root=", "hydra.", "trainer.accelerator=")  # settings that do not change what a run computes
+
+
+def main(folders: list[str]) -> None:
+    for folder in map(Path, folders):
+        metrics, starts = runs.read_json(folder / "metrics.json"), runs.read_json(folder / "run.json").get("starts", [])
+        if not metrics or not starts:
+            sys.exit(f"error: {folder} holds no finished run")
+        experiments = [one.partition("=")[2] for one in starts[0]["overrides"] if one.startswith("experiment=")]
+        if not experiments:
+            sys.exit(f"error: {folder} is a run without experiment=NAME")
+        (HERE / "runs").mkdir(parents=True, exist_ok=True)
+        (HERE / "pictures").mkdir(exist_ok=True)
+        text = json.dumps(record(metrics, starts), indent=2, ensure_ascii=False)
+        (HERE / "runs" / f"{experiments[0]}.json").write_text(f"{text}\n")
+        picture(folder / "pictures").save(HERE / "pictures" / f"{experiments[0]}.png", optimize=True)
+
+
+def record(metrics: dict[str, Any], starts: list[dict[str, Any]]) -> dict[str, Any]:
+    """The command of a run, and what its files say about its data, its hardware, its time and its test metrics."""
+    first = starts[0]
+    overrides = [one for one in first["overrides"] if not one.startswith(ELSEWHERE)]
+    kept = ("protocol", "weights", "test", "epochs", "steps", "fit_seconds", "device")
+    facts = {"processor": first["machine"]["processor"], "versions": first["versions"]}
+    return {
+        "command": " ".join(["python train.py", *overrides]),
+        "time": first["time"],
+        "starts": len(starts),
+        **facts,
+    } | {key: metrics[key] for key in kept}
+
+
+def picture(folder: Path) -> Image.Image:
+    """The reconstructions above the samples, if the run has any."""
+    files = [folder / f"{name}.png" for name in ("reconstructions", "samples")]
+    parts = [wide(Image.open(path)) for path in files if path.is_file()]
+    whole = Image.new(
+        parts[0].mode, (max(part.width for part in parts), sum(part.height + GAP for part in parts) - GAP)
+    )
+    top = 0
+    for part in parts:
+        whole.paste(part, (0, top))
+        top += part.height + GAP
+    return whole
+
+
+def wide(grid: Image.Image) -> Image.Image:
+    """The upper and the lower half of a square grid beside each other. Both keep the border between them, 2 pixels."""
+    middle, width = grid.height // 2, grid.width
+    if grid.height != width:
+        return grid
+    halves = Image.new(grid.mode, (2 * width - 2, middle + 1))
+    halves.paste(grid.crop((0, 0, width, middle + 1)), (0, 0))
+    halves.paste(grid.crop((0, middle - 1, width, grid.height)), (width - 2, 0))
+    return halves
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
