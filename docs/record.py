@@ -62,10 +62,14 @@ def picture(folder: Path) -> Image.Image:
 
 
 def wide(grid: Image.Image) -> Image.Image:
-    """The upper and the lower half of a square grid beside each other. Both keep the border between them, 2 pixels."""
-    middle, width = grid.height // 2, grid.width
-    if grid.height != width:
+    """The upper and the lower half of a square grid beside each other, without the title above it.
+
+    Both halves keep the border between them, 2 pixels. A grid that is wider than high is left as it is.
+    """
+    width, middle = grid.width, grid.width // 2
+    if grid.height < width:
         return grid
+    grid = grid.crop((0, grid.height - width, width, grid.height))
     halves = Image.new(grid.mode, (2 * width - 2, middle + 1))
     halves.paste(grid.crop((0, 0, width, middle + 1)), (0, 0))
     halves.paste(grid.crop((0, middle - 1, width, grid.height)), (width - 2, 0))

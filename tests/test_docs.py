@@ -83,7 +83,8 @@ def test_a_recorded_run_has_its_metrics_and_its_pictures(tmp_path: Path, monkeyp
         torch.randint(256, size, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
         for size in ((1, 466, 466), (1, 234, 914))  # as a run draws them, with borders of 2 pixels
     )
-    to_pil_image(samples).save(run / "pictures" / "samples.png")
+    title = torch.full((1, 40, 466), 255, dtype=torch.uint8)
+    to_pil_image(torch.cat([title, samples], 1)).save(run / "pictures" / "samples.png")
     to_pil_image(reconstructions).save(run / "pictures" / "reconstructions.png")
     overrides = ["experiment=beta_vae", "seed=3", "data.root=elsewhere", "hydra.run.dir=run"]
     facts = {"starts": [{"overrides": overrides, "time": "now", "machine": {"processor": "one"}, "versions": {}}]}
