@@ -27,9 +27,15 @@ def evaluate(cfg: DictConfig, _: Path) -> None:
     from vaelab.runs import sweeps
 
     torch.distributions.Distribution.set_default_validate_args(False)
+    if cfg.images and cfg.report:
+        raise UserError(f"report={cfg.report}: images={cfg.images} only writes codes, so leave one of them out")
     if cfg.images:
         return encode(cfg)
     checks.one_of(FORMATS, format=cfg.format)
+    if cfg.report:
+        from vaelab import reports
+
+        page = reports.check(cfg.report)
     folders = [cfg.run] if not cfg.run or isinstance(cfg.run, str) else list(cfg.run)
     folders = sweeps.finished_runs(folders) if all(folders) else folders
     opened: dict[str, Run] = {}
@@ -42,15 +48,19 @@ def evaluate(cfg: DictConfig, _: Path) -> None:
     protocols = {name: measure.protocol(run.model, run.data, *settings) for name, run in opened.items()}
     if not cfg.across_protocols:
         report.check_protocols(protocols)
+    reuse = len(folders) > 1 or bool(cfg.report)
     with contextlib.redirect_stdout(
         sys.stdout if cfg.format == "text" else sys.stderr
     ):  # the output is the table alone
-        records = {plain(name): measured(run, protocols[name], len(folders) > 1) for name, run in opened.items()}
+        records = {plain(name): measured(run, protocols[name], reuse) for name, run in opened.items()}
     if len(folders) == 1 and cfg.format == "text":
         print(report.table(*records.values()))
     else:
         configs = {plain(name): dict(runs.settings(run.cfg)) for name, run in opened.items()}
         print(report.comparison(records, report.seed_groups(configs), cfg.format))
+    if cfg.report:
+        print(f"drawing {runs.shown(page)}", file=sys.stdout if cfg.format == "text" else sys.stderr, flush=True)
+        reports.write(page, dict(zip(records, opened.values(), strict=True)), records)
 
 
 def group(cfg: DictConfig, name: str, default: Any) -> Any:

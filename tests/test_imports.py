@@ -33,6 +33,7 @@ MAY = {
     "training": ("training", "objectives", "linear", "likelihoods", "priors", "evaluation", "pictures", *FLOOR),
     "runs": ("runs", "training", "data", *FLOOR),
     "export": ("export", "runs", "pictures", "evaluation", *FLOOR),
+    "reports": ("reports", "export", "runs", "pictures", "evaluation", *FLOOR),
     "cli": ("cli", "runs", *FLOOR),
     "extensions": ("extensions", "runs", "training", "data", *FLOOR),
     "": ("runs",),  # vaelab/__init__.py

@@ -110,7 +110,7 @@ def meanings(protocol: Mapping[str, Any], names: Iterable[str]) -> dict[str, str
     numbers = {**protocol, **(protocol["ais"] or {})}
     numbers |= {name: min(images, protocol["sizes"][name]) for name in ("checked", "refined")}
     known = {name: text for section in METRICS.values() for name, text in section.items()}
-    return {name: known[name].format(**numbers) for name in names}
+    return {name: known[name].format(**numbers) for name in names if name in known}
 
 
 def table(record: Mapping[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """The model card of an export in Markdown: how to load the model, its metrics, its parts and its limits."""
 
+import shlex
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -78,7 +79,6 @@ def card(run: Path, config: dict[str, Any], model: Any, made: dict[str, Graph], 
     """
     metrics, evaluation, record = (read_json(run / f"{name}.json") for name in ("metrics", "evaluation", "run"))
     dataset = metrics.get("protocol", {}).get("dataset", config["data"]["dataset"])
-    typed = [start["overrides"] for start in record.get("starts", [])] or [[]]  # of each start of the run
     channels, height, width = model.image_shape
     y, label = (", y", ', "label": y') if model.num_classes else ("", "")
     use = [f'onnxruntime.InferenceSession("decoder.onnx").run(["image"], {{"code": z{label}}})']
@@ -92,10 +92,6 @@ def card(run: Path, config: dict[str, Any], model: Any, made: dict[str, Graph], 
     note += PAGE if page else ""
     more = f" `model.sample(16{y}).mean` makes new images." if model.prior else ""
     more += f" Labels y (B,) are whole numbers below {model.num_classes}." if label else ""
-    commands = [
-        " ".join([f"python train.py{' resume=RUN' * (i > 0)}", *(word for word in words if not word.startswith(LOCAL))])
-        for i, words in enumerate(typed)
-    ]
     return CARD.format(
         trust=f", trust={foreign(config)}" if foreign(config) else "",
         hub=f"\ndatasets: [{HUB[dataset]}]" if dataset in HUB else "",
@@ -106,7 +102,7 @@ def card(run: Path, config: dict[str, Any], model: Any, made: dict[str, Graph], 
         dim=model.latent_dim,
         parameters=sum(weight.numel() for weight in model.parameters()),
         version=metadata.version("vaelab"),
-        command=", then ".join(map(code, commands)),
+        command=", then ".join(map(code, commands(record))),
         pictures="\n\n".join(
             f"![{PICTURES[name]}]({name})\n*At the end of training: {PICTURES[name]}.*" for name in pictures(run)
         ),
@@ -123,6 +119,14 @@ def card(run: Path, config: dict[str, Any], model: Any, made: dict[str, Graph], 
         parts="\n".join(f"| {code(name)} | {code(part)} |" for name, part in _parts(config)),
         limits="\n".join(f"* {limit}" for limit in _limits(config, model, dataset, evaluation)),
     )
+
+
+def commands(record: dict[str, Any]) -> list[str]:
+    """The commands that repeat a run, one for each start in its run.json. Settings for one machine are left out."""
+    typed = [start["overrides"] for start in record.get("starts", [])] or [[]]
+    kept = [[word for word in words if not word.startswith(LOCAL)] for words in typed]
+    starts = [["python", "train.py", *(["resume=RUN"] if i else [])] for i in range(len(kept))]
+    return [shlex.join([*start, *words]) for start, words in zip(starts, kept, strict=True)]
 
 
 def _metrics(metrics: dict[str, Any], evaluation: dict[str, Any]) -> Iterator[str]:

@@ -29,7 +29,7 @@ def training(folder: Path, epochs: int, steps: int) -> list["Image"]:
 
     for path in folder.glob("*tfevents*"):
         if path.is_file():
-            _check_records(path)
+            check_records(path)
     events = EventAccumulator(str(folder), {"images": 0})  # 0: all of them
     events.Reload()
     tags = {tag.removeprefix("views/"): tag for tag in events.Tags()["images"]}  # older runs have no views/
@@ -80,7 +80,7 @@ def titled(picture: "Image", *lines: str) -> "Image":
     return page
 
 
-def _check_records(path: Path) -> None:
+def check_records(path: Path) -> None:
     """Raise UserError for an event file with an empty or giant record, for which its reader would take the memory.
 
     A record is its length (8 bytes), a checksum (4 bytes), the content and another checksum (4 bytes).

@@ -45,8 +45,11 @@ PACKAGES = ("vaelab", "torch", "torchvision", "lightning", "hydra-core", "omegac
 MOST_JSON, MOST_PNG = 10**7, 10**8  # bytes
 ELSEWHERE = ("hydra", "resume", "trust", "logger", "name")  # overrides that say nothing about the result
 LARGEST = 1e100  # a number of a run is smaller
+# What an earlier version did not write to evaluation.json
+LATER: dict[str, Any] = {"caveats": [], "absent": {}, "variance_per_dim": [], "rate_per_dim": None, "collapse": None}
 # What the rest of the package reads from each file: the type of each value, a list of one form, a dict with a form for
-# each key. float is a finite number, and ... stands for all other keys
+# each key, and a tuple with the form of a value that can be missing or null. float is a finite number, and ... stands
+# for all other keys
 FORMS: dict[str, Any] = {
     "metrics.json": {
         "protocol": {"dataset": str, "images": {"train": int, "test": int}, "binarization": {"test": str}},
@@ -60,8 +63,23 @@ FORMS: dict[str, Any] = {
         "metrics": {...: float},
         "standard_errors": {...: float},
         "caveats": [str],
+        "absent": {...: str},
+        "variance_per_dim": [float],
+        "rate_per_dim": ([float],),
+        "collapse": (str,),
     },
-    "run.json": {"starts": [{"overrides": [str]}]},
+    "run.json": {
+        "starts": [
+            {
+                "overrides": [str],
+                "time": (str,),
+                "git": ({"commit": str, "modified": bool},),
+                "python": (str,),
+                "versions": ({...: str},),
+                "machine": ({"processor": str},),
+            }
+        ]
+    },
     "failed.json": {"overrides": [str], "error": str},
 }
 
@@ -87,7 +105,7 @@ def read_json(path: Path) -> dict[str, Any]:
     if isinstance(content, dict) and path.name == "evaluation.json":
         if "figures" in content:  # the name in version 0.1
             content["metrics"] = content.pop("figures")
-        content.setdefault("caveats", [])
+        content = {**LATER, **content}
     for key in _misfits(content, FORMS[path.name]):
         raise UserError(f"{path} is not what a run writes, see its {key}: restore this file, or move it away")
     return content
@@ -106,6 +124,9 @@ def _misfits(value: Any, form: Any, key: str = "content") -> Iterator[str]:
     elif isinstance(form, list) and isinstance(value, list):
         for each in value:
             yield from _misfits(each, form[0], key)
+    elif isinstance(form, tuple):
+        if value is not None:
+            yield from _misfits(value, form[0], key)
     elif form in (int, float):
         if type(value) not in (int, form) or not -LARGEST < value < LARGEST:  # also true if it is not a number
             yield key
