@@ -40,7 +40,9 @@ def as_text(images: torch.Tensor) -> bytes:
 
 
 def test_the_images_are_those_of_the_original_files(published: BinarizedMNISTDataModule) -> None:
-    sums = [hashlib.sha256(as_text(images)).hexdigest() for images, _ in published.splits.values()]
+    train, val, test = (images for images, _ in published.splits.values())
+    in_the_file = test[binarized.test_order().argsort()]
+    sums = [hashlib.sha256(as_text(images)).hexdigest() for images in (train, val, in_the_file)]
     assert sums == [
         "ad693b29f94c14277b095f5238ddefbbdaaae0939789dd2f4f0205278cee3e4d",
         "1de3d397c40fe8eeb33dafd4099a1f665ec01e96d9be234aaeeac8a34930e2e2",
@@ -54,6 +56,15 @@ def test_labels_are_counted_and_fit_the_images(published: BinarizedMNISTDataModu
     images, labels = published.splits["test"]
     nearest = torch.cdist(images.flatten(1).float(), means).argmin(1)
     assert (nearest == labels).float().mean() > 0.75  # chance is 0.1
+
+
+def test_the_first_test_images_are_of_all_digits(published: BinarizedMNISTDataModule) -> None:
+    """The labels of the file are sorted, so that its first images are all zeros."""
+    _, labels = published.splits["test"]
+    assert labels[binarized.test_order().argsort()].equal(labels.sort().values)
+    for count in (100, 1000):
+        found, whole = labels[:count].bincount(minlength=10) / count, labels.bincount() / len(labels)
+        assert (found - whole).abs().max() < 4 * (0.1 * 0.9 / count) ** 0.5
 
 
 def test_the_protocol(published: BinarizedMNISTDataModule) -> None:
@@ -98,7 +109,7 @@ def test_original_files_are_read(
 ) -> None:
     (tmp_path / "BinarizedMNIST").mkdir()
     path = tmp_path / "BinarizedMNIST" / "binarized_mnist_test.amat"
-    text = as_text(published.splits["test"][0])
+    text = as_text(published.splits["test"][0][binarized.test_order().argsort()])
     path.write_bytes(text)
     read: list[Path] = []
     original = binarized.read_text

@@ -47,7 +47,7 @@ def test_a_sweep_ends_with_a_table_and_mean_curves(command: Command) -> None:
         assert curves["mean"]["val/loss"][step] == pytest.approx(statistics.mean(pair))
         assert curves["mean+sd"]["val/loss"][step] == pytest.approx(statistics.mean(pair) + statistics.stdev(pair))
         assert curves["mean-sd"]["val/loss"][step] == pytest.approx(statistics.mean(pair) - statistics.stdev(pair))
-    assert {"train/loss", "train/lr", "test/elbo"} <= set(curves["mean"])
+    assert {"train/loss", "train/lr", "weights/test_elbo"} <= set(curves["mean"])
     runs = [f"logs/s/{name}" for name in NAMES]
     assert sweeps.finished_runs(["logs/s"]) == sweeps.finished_runs(["logs/*"]) == runs
     assert sweeps.finished_runs(["logs/s/*_seed-1", "logs/s", "nowhere", str(folder / NAMES[0])]) == [

@@ -14,6 +14,7 @@ from vaelab.errors import UserError
 
 NAME = "BinarizedMNIST"
 VALIDATION = 10_000  # images of the published validation set
+TESTED = 10_000
 PIXELS = 784
 SHA256 = {  # of the original text files
     "train": "ad693b29f94c14277b095f5238ddefbbdaaae0939789dd2f4f0205278cee3e4d",
@@ -23,7 +24,10 @@ SHA256 = {  # of the original text files
 
 
 class BinarizedMNISTDataModule(ImageDataModule):
-    """One published binary draw of MNIST, in its own order: 50,000 training, 10,000 validation and 10,000 test images.
+    """One published binary draw of MNIST in its own splits: 50,000 training, 10,000 validation and 10,000 test images.
+
+    The test images of the files are sorted by digit. Here `test_order` mixes them, so that the first ones, with which
+    some metrics are measured, are of all digits. The other images keep the order of the files.
 
     Source: Salakhutdinov and Murray 2008, https://doi.org/10.1145/1390156.1390266, and Larochelle and Murray 2011,
     https://proceedings.mlr.press/v15/larochelle11a.html. The original files are binarized_mnist_train.amat, _valid.amat
@@ -64,8 +68,14 @@ class BinarizedMNISTDataModule(ImageDataModule):
             labels = torch.from_numpy(arrays[f"{split}_label"]).long()
             pixels = read_text(path, split, len(labels)) if path.exists() else np.unpackbits(arrays[split], axis=1)
             parts[split] = torch.from_numpy(pixels * np.uint8(255)).view(-1, 1, 28, 28), labels
+        parts["test"] = parts["test"][0][test_order()], parts["test"][1][test_order()]
         images, labels = parts["valid"]
         return DataSet(NAME, parts["train"], parts["test"], (images[: self.val_size], labels[: self.val_size]))
+
+
+def test_order() -> torch.Tensor:
+    """The rows of the test file (10000,) in the order in which they are served, which is drawn once for all."""
+    return torch.randperm(TESTED, generator=torch.Generator().manual_seed(0))
 
 
 def read_text(path: Path, split: str, count: int) -> np.ndarray:
