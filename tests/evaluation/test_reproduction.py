@@ -69,4 +69,4 @@ def test_recorded_verdicts_follow_from_their_runs() -> None:
         values = [run["value"] for run in record["runs"]]
         assert record["result"] == compare(record, values), path
         seeds = [run["seed"] for run in record["runs"]]
-        assert seeds == record["seeds"][: len(seeds)]
+        assert seeds == [seed for seed in record["seeds"] if seed in seeds]  # one may not be evaluated yet

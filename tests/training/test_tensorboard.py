@@ -62,7 +62,7 @@ def test_hyperparameters_are_what_the_user_typed(command: Command) -> None:
     assert command(f"hydra.run.dir={run}", *typed, *short, "trainer.max_epochs=1")[0] is None
     assert command(f"resume={run}", "trainer.max_epochs=2", "optimizer.lr=0.01", small=False)[0] is None
     cfg = runs.read_config(run)
-    data = SimpleNamespace(splits={"train": (None, range(7))})
+    data = SimpleNamespace(splits={"train": (range(7), None)})
     found = runs.hyperparameters(run, cfg, SimpleNamespace(model=load_run(run)), data)
     assert found.pop("parameters") > 0
     assert found == {

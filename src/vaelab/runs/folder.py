@@ -193,10 +193,19 @@ def record_start(folder: Path, cfg: DictConfig) -> None:
         "overrides": [plain(override) for override in overrides],
         "git": _git_state(),
         "python": platform.python_version(),
-        "versions": {dist.name: dist.version for dist in metadata.distributions() if dist.name in PACKAGES},
+        "versions": _versions(),
         "machine": {"system": platform.platform(), "processor": _processor(), "cpus": os.cpu_count()},
     }
     write_json(path, {"starts": [*starts, start]})
+
+
+def _versions() -> dict[str, str]:
+    """The versions of the packages that a run depends on, if they are installed."""
+    found = {}
+    for name in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def _processor() -> str:
