@@ -371,7 +371,12 @@ def test_an_output_that_takes_ascii_only(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_run_whose_folder_is_deleted(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     run = command.folder / "run"
-    stop_at(monkeypatch, 3, lambda: shutil.rmtree(run))
+
+    def delete() -> None:
+        while run.exists():  # a checkpoint may be written at the same time
+            shutil.rmtree(run, ignore_errors=True)
+
+    stop_at(monkeypatch, 3, delete)
     code, printed = command(f"hydra.run.dir={run}", "callbacks.pictures.count=0")
     assert str(code).startswith(f"error: {run}/")
     assert str(code).endswith("and neither does its folder: was the run's folder moved or deleted?")
