@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
 
 from vaelab import checks, cli
 from vaelab.errors import NotOfferedError, UserError
@@ -36,7 +36,7 @@ def evaluate(cfg: DictConfig, _: Path) -> None:
         from vaelab import reports
 
         page = reports.check(cfg.report)
-    folders = [cfg.run] if not cfg.run or isinstance(cfg.run, str) else list(cfg.run)
+    folders = list(cfg.run) if isinstance(cfg.run, ListConfig) and cfg.run else [cfg.run and str(cfg.run)]
     folders = sweeps.finished_runs(folders) if all(folders) else folders
     opened: dict[str, Run] = {}
     for folder in folders:  # errors of all runs come before the first measurement

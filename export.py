@@ -22,7 +22,7 @@ def export(cfg: DictConfig, _: Path) -> None:
         raise UserError(f"run={cfg.run}: the folder of a finished run is needed, such as run=logs/RUN")
     run = Path(cfg.run).expanduser()
     checks.one_of((True, False), page=cfg.page)
-    output = Path(cfg.output or run / "export").expanduser()
+    output = Path(str(cfg.output or run / "export")).expanduser()
     exports.check(output)
     data = None
     if cfg.page:  # it shows test images

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
 
 from vaelab import cli
 from vaelab.errors import UserError
@@ -67,7 +67,7 @@ def check(cfg: DictConfig, chosen: list[str]) -> None:
     if {"index", "seed"} <= {*chosen}:
         raise UserError(f"index={cfg.index} chooses the image, so that seed={cfg.seed} changes nothing: leave one out")
     needed = 2 if cfg.kind == "ae_vs_vae" else 1
-    if needed != (1 if cfg.run is None or isinstance(cfg.run, str) else len(cfg.run)):
+    if needed != (len(cfg.run) if isinstance(cfg.run, ListConfig) else 1):
         example = "two runs, 'run=[AUTOENCODER,VAE]'" if needed == 2 else "one run, run=logs/RUN"
         raise UserError(f"run={cfg.run}: kind={cfg.kind} draws {example}")
 

@@ -128,7 +128,8 @@ def record(name: str, row: dict[str, Any], folder: Path) -> dict[str, Any]:
         if row["evaluation"]:
             evaluation = runs.read_json(run / "evaluation.json")
             value, protocol = evaluation["metrics"][row["metric"]], evaluation["protocol"]
-            wanted = dict(setting.split("=") for setting in row["evaluation"])
+            images = {"test_images": str(metrics["protocol"]["images"]["test"]), "seed": "0"}
+            wanted = images | dict(setting.split("=") for setting in row["evaluation"])
             if protocol.get("ais") or any(str(protocol.get(key)) != size for key, size in wanted.items()):
                 raise UserError(f"{run}/evaluation.json was measured with other settings than {wanted}: move it away")
         facts = ("time", "overrides", "git", "python", "versions", "machine")

@@ -97,8 +97,10 @@ def methods(docs: Path) -> dict[str, str]:
 
 
 def measured(test: dict[str, float]) -> str:
-    """The test metrics of a recorded run, without the loss where it only repeats the ELBO."""
-    return ", ".join(f"{key} {value:,.2f}" for key, value in test.items() if key != "loss" or "elbo" not in test)
+    """The test metrics of a recorded run, without a loss that only repeats the ELBO."""
+    return ", ".join(
+        f"{key} {value:,.2f}" for key, value in test.items() if (key, value) != ("loss", -test.get("elbo", 0))
+    )
 
 
 def headline(run: dict[str, Any] | None) -> str:
@@ -120,18 +122,19 @@ def method(
     if run:
         images, drawn = run["protocol"]["images"], run["protocol"]["binarization"]["test"]
         hardware = f"{run['device']}, {run['processor']}" if run["device"] == "cpu" else run["device"]
-        start = "" if run["starts"] == 1 else f" in {run['starts']} starts, the last one"
+        start = " in the last start" if len(run["commands"]) > 1 else ""
         shown = [
             f"* Test metrics: {measured(run['test'])}, of the {run['weights']['test']} weights",
             f"* Data: {images['test']:,} test images of {run['protocol']['dataset']}, binarization {drawn}",
-            f"* Command: `{run['command']}`, once",
+            *(f"* Command: `{command}`" for command in run["commands"]),
             f"* Length: {run['epochs']:,} epochs of {images['train']:,} images, {run['steps']:,} steps",
             f"* Time: {run['fit_seconds']:,.0f} s of training{start} on {hardware}, torch {run['versions']['torch']},"
             f" {run['time'][:10]}",
             "",
             f"![Reconstructions and samples of {name}](../../methods/pictures/{name}.png)",
             "",
-            "Each test image stands beside its reconstruction. Below them are samples, if the method has a prior.",
+            f"Each {'validation' if images['val'] else 'training'} image stands beside its reconstruction.",
+            "Below them are samples, if the method has a prior. They show the last weights of the training.",
         ]
     lines = [f"# {name}", "", prose(said["what"]), "", "```bash", command, "```", ""]
     lines += ["## What is optimised", "", *equation(objective_of(name)), ""]

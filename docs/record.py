@@ -34,17 +34,17 @@ def main(folders: list[str]) -> None:
 
 
 def record(metrics: dict[str, Any], starts: list[dict[str, Any]]) -> dict[str, Any]:
-    """The command of a run, and what its files say about its data, its hardware, its time and its test metrics."""
-    first = starts[0]
-    overrides = [one for one in first["overrides"] if not one.startswith(ELSEWHERE)]
-    kept = ("protocol", "weights", "test", "epochs", "steps", "fit_seconds", "device")
-    facts = {"processor": first["machine"]["processor"], "versions": first["versions"]}
-    return {
-        "command": " ".join(["python train.py", *overrides]),
-        "time": first["time"],
-        "starts": len(starts),
-        **facts,
-    } | {key: metrics[key] for key in kept}
+    """The commands of a run, what its files say about its data and test metrics, and the time of its last start."""
+    commands = []
+    for start in starts:
+        kept = [one for one in start["overrides"] if not one.startswith(ELSEWHERE)]
+        commands.append(
+            " ".join(["python train.py", *("resume=logs/RUN" if "resume=" in one else one for one in kept)])
+        )
+    last = starts[-1]
+    facts = {"processor": last["machine"]["processor"], "versions": last["versions"], "time": last["time"]}
+    names = ("protocol", "weights", "test", "epochs", "steps", "fit_seconds", "device")
+    return {"commands": commands, **facts} | {name: metrics[name] for name in names}
 
 
 def picture(folder: Path) -> Image.Image:

@@ -87,7 +87,8 @@ def test_a_recorded_run_has_its_metrics_and_its_pictures(tmp_path: Path, monkeyp
     to_pil_image(torch.cat([title, samples], 1)).save(run / "pictures" / "samples.png")
     to_pil_image(reconstructions).save(run / "pictures" / "reconstructions.png")
     overrides = ["experiment=beta_vae", "seed=3", "data.root=elsewhere", "hydra.run.dir=run"]
-    facts = {"starts": [{"overrides": overrides, "time": "now", "machine": {"processor": "one"}, "versions": {}}]}
+    others = {"time": "now", "machine": {"processor": "one"}, "versions": {}}
+    facts = {"starts": [{"overrides": each, **others} for each in (overrides, ["resume=runs/run"])]}
     (run / "run.json").write_text(json.dumps(facts))
     metrics = {"test": {"elbo": -100.5}, "epochs": 4, "steps": 20, "fit_seconds": 1.5, "device": "cpu", "unit": "nats"}
     metrics["protocol"] = {"dataset": "MNIST", "images": {"train": 500, "test": 200}, "binarization": {"test": "none"}}
@@ -96,7 +97,7 @@ def test_a_recorded_run_has_its_metrics_and_its_pictures(tmp_path: Path, monkeyp
     monkeypatch.setattr(record, "HERE", tmp_path / "methods")
     record.main([str(run)])
     found = json.loads((tmp_path / "methods" / "runs" / "beta_vae.json").read_text())
-    assert found["command"] == "python train.py experiment=beta_vae seed=3"
+    assert found["commands"] == ["python train.py experiment=beta_vae seed=3", "python train.py resume=logs/RUN"]
     assert {key: found[key] for key in ("test", "device", "steps")} == {
         key: metrics[key] for key in ("test", "device", "steps")
     }

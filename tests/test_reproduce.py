@@ -106,8 +106,9 @@ def test_an_evaluation_of_another_protocol_is_not_recorded(tmp_path: Path) -> No
     write_json(run / "metrics.json", {"protocol": protocol, "test": {"elbo": -100.0}, **ended})
     row = {"evaluation": ["num_samples=200"], "metric": "log_likelihood", "seeds": [0, 1, 2]}
     row |= {"published": -90.0, "tolerance": 0.5}
-    for more, refused in (({"num_samples": 200}, False), ({"num_samples": 5000}, True), ({"ais": {}}, True)):
-        measured = {"num_samples": 200, "test_images": 1, "ais": None, **more}
+    others: list[dict] = [{"num_samples": 5000}, {"ais": {}}, {"test_images": 2}, {"seed": 1}]
+    for more, refused in (({"num_samples": 200}, False), *((other, True) for other in others)):
+        measured = {"num_samples": 200, "test_images": 1, "seed": 0, "ais": None, **more}
         if "ais" in more:
             measured["ais"] = {"chains": 16}
         values = {"metrics": {"log_likelihood": -90.2}, "standard_errors": {}, "caveats": []}

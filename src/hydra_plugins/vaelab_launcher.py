@@ -28,7 +28,8 @@ class Together(Launcher):
         from vaelab.extensions import sweep
         from vaelab.runs import sweeps
 
-        if old := [run.folder.name for run in sweeps.started(Path(self.config.hydra.sweep.dir))]:
+        old = [run.folder.name for run in sweeps.started(Path(self.config.hydra.sweep.dir))]
+        if old and initial_job_idx == 0:  # a later batch of this sweep finds its own runs
             raise UserError(f"hydra/launcher=together cannot continue a sweep, and its folder has {old[0]} already")
         setup_globals()
         own, jobs = HydraConfig.instance().cfg, []

@@ -171,11 +171,11 @@ def _run_of_sweep(task: Task, cfg: DictConfig, folder: Path, tracebacks: bool) -
     it failed or has no checkpoint.
     """
     sweep, overrides, holding = sweeps.sweep_folder(), list(HydraConfig.get().overrides.task), False
-    earlier = sweeps.find(sweep, overrides)
-    if earlier and earlier.finished:
-        print(f"skipped  {runs.shown(earlier.folder)}: it is finished", flush=True)
-        return earlier.value
     try:
+        earlier = sweeps.find(sweep, overrides)
+        if earlier and earlier.finished:
+            print(f"skipped  {runs.shown(earlier.folder)}: it is finished", flush=True)
+            return earlier.value
         resumed = earlier and earlier.resumable
         if earlier and not resumed:
             sweeps.put_aside(earlier, sweep)

@@ -72,6 +72,7 @@ def test_seeds_are_grouped_and_their_spread_shown() -> None:
     }
     groups = report.seed_groups(configs)
     assert groups == [["a", "b", "d"]]
+    assert report.seed_groups({"a": base, "the same run again": base, "b": configs["b"]}) == []
     records = {name: record(elbo=value) for name, value in zip("abcd", (-100.0, -101.0, -90.0, -102.0), strict=True)}
     lines = report.comparison(records, groups).splitlines()
     assert lines[0].split() == ["run", "elbo"]
@@ -79,6 +80,10 @@ def test_seeds_are_grouped_and_their_spread_shown() -> None:
     assert lines[5].startswith("mean ± s.d. of 3 seeds, a ...")
     assert lines[5].endswith("-101.00 ± 1")
     assert lines[-1].startswith("protocol: MNIST")
+    two = {**configs, "e": {**configs["c"], "seed": 1, "data.seed": 1}}
+    records["e"] = record(elbo=-91.0)
+    first = [line.split()[0] for line in report.comparison(records, report.seed_groups(two)).splitlines()[1:8]]
+    assert first == ["a", "b", "c", "d", "mean", "e", "mean"]  # each below the last of its runs
 
 
 def test_a_metric_that_one_run_lacks_is_a_dash() -> None:

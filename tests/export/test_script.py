@@ -82,6 +82,10 @@ def test_a_secret_behind_a_link_is_not_exported(run: Path, command: Callable, tm
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
+        (
+            ["run={run}", "output={other}"],
+            "other holds files other than an export: output=FOLDER chooses another folder",
+        ),
         (["run={run}", "output={run}"], "run holds files other than an export: output=FOLDER chooses another folder"),
         (["run=nowhere"], "nowhere is not a run: no such folder"),
         ([], "run=None: the folder of a finished run is needed, such as run=logs/RUN"),
@@ -92,7 +96,11 @@ def test_a_secret_behind_a_link_is_not_exported(run: Path, command: Callable, tm
 def test_refusals(run: Path, command: Callable, arguments: list[str], sentence: str, monkeypatch: Any) -> None:
     monkeypatch.setattr(exports, "graphs", lambda _: GRAPHS)
     before = {path.name for path in run.iterdir()}
-    code, _ = command(*(argument.format(run=run) for argument in arguments))
+    other = run.parent / "other"  # such as a model of another library
+    other.mkdir()
+    (other / "config.json").write_text('{"model_type": "bert"}')
+    code, _ = command(*(argument.format(run=run, other=other) for argument in arguments))
+    assert (other / "config.json").read_text() == '{"model_type": "bert"}'
     assert sentence in code
     assert "\n" not in code
     assert {path.name for path in run.iterdir()} == before

@@ -62,6 +62,7 @@ def test_the_axis_fits_the_curves_after_the_first_tenth_of_the_steps() -> None:
     bands = [Band([0, 10, 100], [900.0, 3.0, 1.0], [5.0, 1.0, 0.0]), Band([5, 50], [500.0, 2.0], [0.0, 0.0])]
     assert plots.limits(bands) == pytest.approx((1 - 0.15, 4 + 0.15))
     assert plots.limits([Band([7], [2.0], [0.0])]) == (1.0, 3.0)
+    assert plots.limits([Band([50, 100], [1.0, 1.0], [0.0, 0.0]), Band([2, 4], [8.0, 5.0], [0.0, 0.0])]) == (0.8, 5.2)
 
 
 def test_a_plot_follows_the_page_and_loads_nothing() -> None:

@@ -35,8 +35,12 @@ class File(NamedTuple):
 
 def find(root: Path) -> list[File]:
     """All image files below a folder, sorted by name. Links are followed, and hidden files and folders are not read."""
+
+    def refuse(error: OSError) -> None:
+        raise error
+
     found, seen = [], set()
-    for folder, folders, names in os.walk(root, followlinks=True):
+    for folder, folders, names in os.walk(root, followlinks=True, onerror=refuse):
         real = os.path.realpath(folder)
         folders[:] = [] if real in seen else [name for name in folders if not name.startswith(".")]
         if real in seen:  # a link back

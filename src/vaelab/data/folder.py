@@ -19,6 +19,8 @@ from vaelab.data.images import SUFFIXES
 from vaelab.data.module import SPLITS, DataSet, ImageDataModule, Part, cut
 from vaelab.errors import UserError
 
+DIGEST = re.compile(r"-[0-9a-f]{8}$")  # at the end of the name of a data set that was used
+
 
 def check_sizes(**sizes: float) -> None:
     """Raise UserError for a size of a split that is neither a number of images nor a share of all."""
@@ -38,7 +40,7 @@ class FolderDataModule(ImageDataModule):
     The subfolders are the classes, and their sorted order gives the labels. Images that lie in the folder itself have
     no labels. If the subfolders are train, and perhaps val and test, they are the splits, with the classes in each. A
     split without a subfolder is drawn from the training images. The draw depends on `split_seed` and the names of the
-    files alone, so an image keeps its place when others come and go.
+    files alone.
 
     The images are decoded once: see `cache.decoded`. Their name in records is `dataset` and a digest of the files and
     of the image shape, so that metrics of other files do not compare.
@@ -83,7 +85,7 @@ class FolderDataModule(ImageDataModule):
             raise UserError(f"data.root={self.root}: there is no such folder")
         parts = self._parts()
         files = [file for part in parts.values() for file in part]
-        name = re.sub(r"-[0-9a-f]{8}$", "", self.dataset)
+        name = DIGEST.sub("", self.dataset)
         name += f"-{cache.digest([file[:2] for file in files], self.image_shape)[:8]}"
         self.check_used(name)  # before anything is decoded
         labels = self._labels(files) if self.labelled else None
@@ -114,7 +116,7 @@ class FolderDataModule(ImageDataModule):
         for split, count in (("test", test), ("val", val)):
             if not parts.get(split):
                 parts[split], parts["train"] = parts["train"][:count], parts["train"][count:]
-        if val == 0:
+        if self.shares[0] == 0:
             parts["val"] = []
         self.val_size = len(parts["val"])
         if not parts["train"] or not parts["test"]:
@@ -173,7 +175,7 @@ class ArraysDataModule(ImageDataModule):
         self.path, self.share = self.root / Path(path).expanduser(), val_size
 
     def read(self) -> DataSet:
-        """The arrays of the file."""
+        """The arrays of the file. Their name in records is `dataset` and a digest of the file."""
         if not self.path.is_file():
             raise UserError(f"data.path={self.path}: there is no such file")
         try:
@@ -189,6 +191,10 @@ class ArraysDataModule(ImageDataModule):
             raise UserError(
                 f"{self.path} is not an NPZ file of plain arrays, as numpy.savez writes: {error}"
             ) from error
+        with self.path.open("rb") as content:
+            digest = hashlib.file_digest(content, "sha256").hexdigest()
+        name = f"{DIGEST.sub('', self.dataset)}-{digest[:8]}"
+        self.check_used(name)
         known = [f"{split}_{kind}" for split in SPLITS for kind in ("images", "labels")]
         if unknown := sorted(arrays.keys() - {*known}):
             raise UserError(f"{self.path} has an array {unknown[0]}, but the names are {', '.join(known)}")
@@ -198,7 +204,7 @@ class ArraysDataModule(ImageDataModule):
         if "val" in parts:
             parts["val"] = parts["val"] if self.share else cut(parts["val"], slice(0))
         self.val_size = len(parts["val"][0]) if "val" in parts else number(self.share, len(parts["train"][0]))
-        return DataSet(self.dataset, parts["train"], parts["test"], parts.get("val"))
+        return DataSet(name, parts["train"], parts["test"], parts.get("val"))
 
     def _part(self, arrays: dict[str, np.ndarray], split: str) -> Part:
         """Images (N, C, H, W) and their labels, if there are any. Raises UserError for other arrays."""

@@ -34,7 +34,7 @@ def read_images(folder: str | Path, image_shape: Sequence[int], invert: bool = F
 
     Only the first frame of an animation is read. Raises UserError if there are no images, and as `decode` does.
     """
-    folder = Path(folder).expanduser()
+    folder = Path(str(folder)).expanduser()  # the name of a folder can be a number
     if not folder.is_dir():
         raise UserError(f"images={folder}: there is no such folder")
     found = sorted(path for path in folder.glob("*") if path.suffix.lower() in SUFFIXES)

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from filelock import FileLock
 
 from vaelab import checks
 from vaelab.data import files
@@ -43,15 +44,23 @@ def provide(dataset: str, folder: Path, mirror: str, archives: Mapping[str, str]
 
 
 def unpack(archive: Path, name: str) -> None:
-    """Unpack the folder `name` of an archive beside it. The folder gets its place when it is complete."""
-    made = archive.with_name(".unpacked")
-    shutil.rmtree(made, ignore_errors=True)
-    if archive.suffix == ".zip":
-        shutil.unpack_archive(archive, made)
-    else:
-        shutil.unpack_archive(archive, made, filter="data")
-    (made / name).rename(archive.with_name(name))
-    shutil.rmtree(made)
+    """Unpack the folder `name` of an archive beside it. The folder gets its place when it is complete.
+
+    Of several processes, one unpacks it, and the others wait.
+    """
+    made, place = archive.with_name(".unpacked"), archive.with_name(name)
+    lock = archive.with_name(".unpacked.lock")
+    with FileLock(lock):
+        if files.exists(place):
+            return
+        shutil.rmtree(made, ignore_errors=True)
+        if archive.suffix == ".zip":
+            shutil.unpack_archive(archive, made)
+        else:
+            shutil.unpack_archive(archive, made, filter="data")
+        (made / name).rename(place)
+        shutil.rmtree(made)
+        lock.unlink()  # a process that waits for it finds the folder in its place
 
 
 class CIFAR10DataModule(ImageDataModule):

@@ -133,7 +133,7 @@ def measure(
         latent = latent_statistics(model, x, y, seed=seed)
         codes = torch.cat([model.encode(*part) for part in batches(*probed)])
         metrics = latent.metrics | metrics
-        if classes is None:
+        if classes is None or few_classes is None:
             absent |= dict.fromkeys(report.OF_CLASSES, "the images have no labels")
         else:
             metrics |= representation(codes, few_classes, latent.codes, classes)

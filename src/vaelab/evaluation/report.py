@@ -87,13 +87,17 @@ def check_protocols(protocols: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def seed_groups(configs: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
-    """Groups of at least two runs that differ only in the seed. Their settings are {dotted key: value}."""
+    """Groups of at least two runs that differ only in the seed, and no two of them have the same seed.
+
+    Their settings are {dotted key: value}.
+    """
     groups: dict[str, list[str]] = {}
     for name, config in configs.items():
         leaves = {key: value for key, value in config.items() if not isinstance(value, dict | list)}
         same = repr(sorted((key, value) for key, value in leaves.items() if key not in OF_A_SEED))
         groups.setdefault(same, []).append(name)
-    return [group for group in groups.values() if len(group) > 1]
+    distinct = {group: len({configs[name].get("seed") for name in names}) for group, names in groups.items()}
+    return [names for group, names in groups.items() if len(names) == distinct[group] > 1]
 
 
 def protocol_line(protocol: Mapping[str, Any]) -> str:
@@ -137,31 +141,37 @@ def table(record: Mapping[str, Any]) -> str:
 
 
 def comparison(records: Mapping[str, Mapping[str, Any]], groups: Sequence[Sequence[str]], form: str = "text") -> str:
-    """One line per run, and for each group of seeds the mean and the standard deviation, in one of text.FORMATS.
+    """One line per run, and below the last run of a group of seeds its mean and s.d., in one of text.FORMATS.
 
-    A CSV table has unrounded metrics by their names, and a line of its own for the standard deviations.
+    A CSV table has unrounded metrics by their names. Means and standard deviations are lines of their own at its end.
     """
     protocols = {name: protocol_line(record["protocol"]) for name, record in records.items()}
     columns = [name for name in COLUMNS if any(name in record["metrics"] for record in records.values())]
     exact, last = form == "csv", {name: name.rpartition("/")[2] for name in records}
     labels = last if form == "text" and len({*last.values()}) == len(records) else {name: name for name in records}
     rows = [["run", *(columns if exact else (HEADINGS.get(column, column) for column in columns))]]
-    for name, record in records.items():
-        values = [record["metrics"].get(column) for column in columns]
-        cells = ["" if value is None else str(value) for value in values] if exact else map(shown, values)
-        rows.append([labels[name], *cells])
-    for group in groups:
+
+    def of_seeds(group: Sequence[str]) -> list[list[str]]:
         each = [[records[name]["metrics"].get(column) for name in group] for column in columns]
         whole = [None not in values for values in each]
         means = [statistics.mean(values) if known else None for values, known in zip(each, whole, strict=True)]
         spreads = [statistics.stdev(values) if known else None for values, known in zip(each, whole, strict=True)]
         of = f"of {len(group)} seeds, {labels[group[0]]} ..."
         if exact:
-            rows += [[f"{name} {of}", *("" if value is None else str(value) for value in numbers)]
-                     for name, numbers in (("mean", means), ("s.d.", spreads))]  # fmt: skip
-        else:
-            rows.append([f"mean ± s.d. {of}", *("–" if spread is None else f"{shown(mean)} ± {spread:.2g}"
-                                                for mean, spread in zip(means, spreads, strict=True))])  # fmt: skip
+            return [[f"{what} {of}", *("" if value is None else str(value) for value in numbers)]
+                    for what, numbers in (("mean", means), ("s.d.", spreads))]  # fmt: skip
+        return [[f"mean ± s.d. {of}", *("–" if spread is None else f"{shown(mean)} ± {spread:.2g}"
+                                        for mean, spread in zip(means, spreads, strict=True))]]  # fmt: skip
+
+    ends = {max(group, key=list(records).index): group for group in groups}
+    for name, record in records.items():
+        values = [record["metrics"].get(column) for column in columns]
+        cells = ["" if value is None else str(value) for value in values] if exact else map(shown, values)
+        rows.append([labels[name], *cells])
+        if name in ends and not exact:
+            rows += of_seeds(ends[name])
+    for group in groups if exact else ():
+        rows += of_seeds(group)
     one, *more = set(protocols.values())
     notes = [f"protocol of {name}: {line}" for name, line in protocols.items()] if more else [f"protocol: {one}"]
     notes += dict.fromkeys(caveat for record in records.values() for caveat in record.get("caveats", ()))

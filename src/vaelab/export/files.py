@@ -1,6 +1,7 @@
 """The files of an export: check its folder, collect weights and pictures, and write all files."""
 
 import importlib.util
+import json
 from importlib import metadata
 from pathlib import Path
 
@@ -19,8 +20,17 @@ def check(folder: Path) -> None:
     if missing:
         names = ", ".join(missing)
         raise UserError(f"an export needs packages that are not installed ({names}): run pip install -e '.[export]'")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "config.json").is_file():
+    if folder.is_dir() and any(folder.iterdir()) and not _is_export(folder / "config.json"):
         raise UserError(f"{folder} holds files other than an export: output=FOLDER chooses another folder")
+
+
+def _is_export(path: Path) -> bool:
+    """Whether a config.json is that of an export. Models of other libraries have a file of this name, too."""
+    try:
+        config = json.loads(path.read_bytes())
+        return all("_target_" in config[group] for group in ("model", "data"))
+    except (OSError, ValueError, TypeError, KeyError):
+        return False
 
 
 def write(folder: Path, files: dict[str, bytes]) -> None:

@@ -23,6 +23,7 @@ from lightning.pytorch.callbacks import Callback
 
 from vaelab.errors import UserError
 from vaelab.runs import sweeps
+from vaelab.text import plain
 
 log = logging.getLogger("vaelab.train")
 PRUNED = "pruned"  # a mark of a trial in the study
@@ -75,6 +76,15 @@ def unfinished(study: Any, space: dict[str, Any]) -> list[tuple[int, dict[str, A
     """
     trials = study.trials
     for trial in trials:
+        if trial.state.name == "RUNNING" and trial.params.keys() < space.keys():  # it was stopped while it was made
+            tell(study, trial.number, None)
+            continue
+        for key in trial.params.keys() & space.keys():
+            choices = getattr(space[key], "choices", None)
+            if choices is not None and choices != trial.distributions[key].choices:
+                raise UserError(f"the study of this sweep has other choices of {key}: start a new sweep")
+            if choices is None and not isinstance(trial.params[key], int | float):
+                raise UserError(f"the study of this sweep has {key}={plain(trial.params[key])}, which is no number")
         if trial.params and trial.params.keys() != space.keys():
             raise UserError(
                 f"the study of this sweep searches {', '.join(trial.params)}, and not {', '.join(space)}: "
@@ -87,7 +97,7 @@ def unfinished(study: Any, space: dict[str, Any]) -> list[tuple[int, dict[str, A
         if trial.state.name == "FAIL" and trial.params not in known:
             study.enqueue_trial(trial.params)
             known.append(trial.params)
-    return [(trial.number, trial.params) for trial in trials if trial.state.name == "RUNNING"]
+    return [(trial.number, trial.params) for trial in study.trials if trial.state.name == "RUNNING"]
 
 
 def tell(study: Any, number: int, value: float | None) -> None:

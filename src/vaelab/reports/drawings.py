@@ -29,7 +29,10 @@ def images(run: Run) -> list[Drawing]:
     """Samples of a run, and reconstructions of test images."""
     model, (x, y) = run.model, _test_images(run, SHOWN)
     return [
-        _draw("64 samples: E[x | z] at z ~ p(z)", lambda: _grid(pictures.samples(model))),
+        _draw(
+            f"{'Some samples, a column for each class' if model.num_classes else '64 samples'}: E[x | z] at z ~ p(z)",
+            lambda: _grid(pictures.samples(model)),
+        ),
         _draw(
             f"{len(x)} test images, each with E[x | z] at its code on the right",
             lambda: _grid(pictures.reconstructions(model, x, labels(model, y), columns=4)),

@@ -67,7 +67,7 @@ def write(path: Path, runs: Mapping[str, Run], records: Mapping[str, Mapping[str
         results=[_results(part, curves, styles) for part in tables.by_protocol(groups)],
         images={entry.key: drawings.images(entry.run) for entry in entries},
         latent={each.key: drawings.latent(each.entries[0].run) for each in groups},
-        rates=_rates(groups, styles),
+        rates=list(filter(None, (_rates(part, styles) for part in tables.by_protocol(groups)))),
         units=_by_text({entry.key: [_units(entry.record)] for entry in entries}),
         caveats=_by_text({entry.key: _caveats(entry) for entry in entries}),
         absent=_by_text(

@@ -63,10 +63,11 @@ def curves(bands: Mapping[str, Band], styles: Mapping[str, Style], name: str) ->
 
 
 def limits(bands: Sequence[Band]) -> tuple[float, float]:
-    """The range of the bands after the first tenth of the steps, with a margin."""
+    """The range of the bands after the first tenth of the steps, and of the end of each, with a margin."""
     start = max(band.steps[-1] for band in bands) / 10
     pairs = [zip(band.steps, *_edges(band), strict=True) for band in bands]
-    kept = [(low, high) for pair in pairs for step, low, high in pair if step >= start]
+    kept = [(low, high) for pair, band in zip(pairs, bands, strict=True) for step, low, high in pair
+            if step >= start or step == band.steps[-1]]  # fmt: skip
     low, high = min(low for low, _ in kept), max(high for _, high in kept)
     margin = 0.05 * (high - low) or 1.0
     return low - margin, high + margin

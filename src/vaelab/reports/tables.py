@@ -89,7 +89,7 @@ def _leaves(cfg: Mapping[str, Any]) -> dict[str, str]:
     """The single settings of a config, without those of the seed and of the machine."""
     found = {}
     for key, value in settings(cfg):
-        if isinstance(value, dict | list) or key in report.OF_A_SEED or key.endswith("_partial_"):
+        if isinstance(value, dict | list) or key in (*report.OF_A_SEED, "data.path") or key.endswith("_partial_"):
             continue
         text = plain(value).removesuffix(".0") if isinstance(value, float) else plain(value)  # 1.0 and 1 are equal
         part = key.endswith("._target_")

@@ -75,9 +75,7 @@ def build_loggers(cfg: DictConfig, folder: Path, purge_step: int | None = None) 
             placed["purge_step"] = purge_step
         try:
             logger = hydra.utils.instantiate(placed, _convert_="all")
-            getattr(
-                logger, "experiment", None
-            )  # the logger's own writer, which gets settings that the logger does not know
+            getattr(logger, "experiment", None)  # its own writer gets settings that the logger does not know
         except Exception as error:
             cause = error.__cause__ or error
             if isinstance(cause, ModuleNotFoundError):

@@ -9,6 +9,7 @@
 | replaced/ | runs that were repeated: those that failed, and those that stopped before their first checkpoint |
 """
 
+import os
 import re
 import shlex
 import statistics
@@ -85,6 +86,9 @@ def override_of(folder: str) -> str:
     if not path.is_dir() or (path / "config.yaml").exists():
         why = "it is one run, so leave out -m" if path.is_dir() else "no such folder"
         raise UserError(f"-m continues a sweep, but {folder} is not the folder of a sweep: {why}")
+    check_links(path)
+    if others := sorted(each.parent.name for each in path.glob(f"*/{TABLE}")):
+        raise UserError(f"-m continues a sweep, but {folder} holds whole sweeps: name one of them, such as {others[0]}")
     quoted = str(path).replace('"', '\\"')
     return f'hydra.sweep.dir="{quoted}"'
 
@@ -96,7 +100,8 @@ def threads_of_each(side_by_side: int | None) -> str:
 
 def started(sweep: Path) -> list[Started]:
     """The runs in a sweep's folder, in the order of their names, where numbers count as numbers."""
-    folders = {path.parent for name in ("run.json", FAILED) for path in sweep.rglob(name)}
+    walked = os.walk(sweep)  # other processes may remove empty folders meanwhile
+    folders = {Path(folder) for folder, _, names in walked if {"run.json", FAILED} & {*names}}
     return [_read(each) for each in sorted(folders, key=_order) if REPLACED not in each.relative_to(sweep).parts]
 
 
@@ -121,7 +126,7 @@ def _read(folder: Path) -> Started:
 
 
 def finished_runs(names: Sequence[str]) -> list[str]:
-    """The runs that are meant: run folders, the finished runs of sweeps, and patterns with *, ? or [ of such folders.
+    """The runs that are meant: run folders, and the finished runs of sweeps and of patterns with *, ? or [.
 
     A name that means none of them is returned unchanged. Raises UserError for a link that leads out of a folder.
     """
@@ -132,7 +137,8 @@ def finished_runs(names: Sequence[str]) -> list[str]:
         folders = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))), key=_order) if pattern else [path]
         for folder in folders:
             if (folder / "config.yaml").exists() or (folder / "config.json").exists():
-                members.append(str(folder))
+                if not pattern or (folder / "metrics.json").exists() or (folder / "config.json").exists():
+                    members.append(str(folder))
             elif folder.is_dir() and not (pattern and folder.name == REPLACED):
                 check_links(folder)
                 members += [str(run.folder) for run in started(folder) if run.finished]
@@ -186,25 +192,30 @@ def finish_sweep(sweep: Path) -> None:
     rows = _rows(runs, groups)
     print(f"\n{table(rows)}\n", flush=True)
     write_atomically(sweep / TABLE, (table(rows, "markdown") + "\n").encode())
-    for old in [*sweep.rglob("events.*.mean")]:  # of an earlier end of this sweep, which may have had other groups
-        old.unlink()
+    for old in [*sweep.glob("mean*/events.*.mean"), *sweep.glob("*/mean*/events.*.mean")]:
+        if (old.parents[1] / TABLE).exists() and old.parents[1] != sweep:  # those of another sweep
+            continue
+        old.unlink()  # an earlier end of this sweep may have had other groups
         if not any(old.parent.iterdir()):
             old.parent.rmdir()
     if groups:
         from vaelab.training.seeds import add_mean_curves
 
-        for name, group in groups.items():
-            add_mean_curves(sweep / name, [run.folder for run in group])
-        means = ", ".join(f"{shown(sweep / name)}/mean" for name in groups)
-        print(f"seeds    mean and mean ± s.d. of all curves: {means} ...", flush=True)
+        drawn = [name for name, group in groups.items() if add_mean_curves(sweep / name, [run.folder for run in group])]
+        if drawn:  # not without TensorBoard's files
+            means = ", ".join(f"{shown(sweep / name)}/mean" for name in drawn)
+            print(f"seeds    mean and mean ± s.d. of all curves: {means} ...", flush=True)
     print(f"table    {shown(sweep / TABLE)}", flush=True)
-    open_ends = [f"{run.folder.name}: {run.error or run.status}" for run in runs if not run.finished]
+    open_ends = [f"{plain(run.folder.name)}: {run.error or run.status}" for run in runs if not run.finished]
     if open_ends:
         raise UserError(f"{len(open_ends)} of {len(runs)} runs are not finished: {'; '.join(open_ends)}")
 
 
 def seed_groups(runs: Sequence[Started]) -> dict[str, list[Started]]:
-    """The groups of at least two finished runs that differ only in the seed, by the settings that tell them apart."""
+    """The groups of at least two finished runs that differ only in the seed, by the settings that tell them apart.
+
+    No two runs of a group have the same seed.
+    """
     groups: dict[tuple[tuple[str, str], ...], list[Started]] = {}
     keys = [key for key in _differing(runs) if key != "seed"]
     for run in runs:
@@ -212,7 +223,7 @@ def seed_groups(runs: Sequence[Started]) -> dict[str, list[Started]]:
             groups.setdefault(tuple((key, run.settings.get(key, "default")) for key in keys), []).append(run)
     named: dict[str, list[Started]] = {}
     for settings, group in groups.items():
-        if len(group) > 1:
+        if len({run.settings.get("seed") for run in group}) == len(group) > 1:
             name = folder_name("_".join(f"{key}-{value}" for key, value in settings))
             named[f"{name}_{len(named)}" if name in named else name] = group
     return named
@@ -235,7 +246,7 @@ def _rows(runs: Sequence[Started], groups: Mapping[str, Sequence[Started]]) -> l
     for run in runs:
         values = [_number(run.value) if run.monitor == each and run.value is not None else "–" for each in monitors]
         cells = [cut(run.settings.get(key, "–"), 24) for key in keys]
-        rows.append([cut(run.folder.name, 30), *cells, *values, run.status])
+        rows.append([cut(plain(run.folder.name), 30), *cells, *values, run.status])
     for group in groups.values():
         settings = group[0].settings
         cells = ["" if key == "seed" else cut(settings.get(key, "–"), 24) for key in keys]

@@ -64,19 +64,20 @@ class MetricsFile(Logger):
 
     def _read(self) -> list[dict[str, str]]:
         """The rows of the file before `purge_step`, which is then forgotten. The columns become those of the file."""
+        first, self.purge_step = self.purge_step, None
         if not self.path.is_file():  # the run of an older version
             return []
         whole, _, _ = read_text(self.path, MOST_BYTES).rpartition("\n")  # a killed process may leave a part of a row
-        first = self.purge_step
         try:
             columns, *rows = csv.reader(io.StringIO(whole))
             table = [dict(zip(columns, row, strict=True)) for row in rows]
             kept = [row for row in table if first is None or int(row["step"]) < first]
         except (ValueError, KeyError) as error:
+            self.purge_step = first
             raise UserError(
                 f"{self.path} is not what a run writes: move it away, and the run begins another"
             ) from error
-        self._columns, self.purge_step = columns, None
+        self._columns = columns
         return kept
 
 

@@ -18,8 +18,10 @@ def read_curves(folder: Path) -> Curves:
     return {tag: {event.step: event.value for event in events.Scalars(tag)} for tag in events.Tags()["scalars"]}
 
 
-def add_mean_curves(folder: Path, runs: Sequence[Path]) -> None:
+def add_mean_curves(folder: Path, runs: Sequence[Path]) -> bool:
     """Write the runs mean, mean+sd and mean-sd of TensorBoard into `folder`, from at least two runs.
+
+    The result is False, and nothing is written, if the runs have no curve in common.
 
     A curve has the steps that all runs have, so it ends with the shortest run. s.d. is the standard deviation of a
     sample, as in the formula above.
@@ -27,10 +29,14 @@ def add_mean_curves(folder: Path, runs: Sequence[Path]) -> None:
     from torch.utils.tensorboard import SummaryWriter
 
     curves = [read_curves(run) for run in runs]
+    tags = [tag for tag in curves[0] if all(tag in each for each in curves)]
+    if not tags:
+        return False
     for name, sign in (("mean", 0), ("mean+sd", 1), ("mean-sd", -1)):
         with SummaryWriter(str(folder / name), filename_suffix=".mean") as board:
-            for tag in [tag for tag in curves[0] if all(tag in each for each in curves)]:
+            for tag in tags:
                 steps = set.intersection(*(set(each[tag]) for each in curves))
                 for step in sorted(steps):
                     values = [each[tag][step] for each in curves]
                     board.add_scalar(tag, statistics.mean(values) + sign * statistics.stdev(values), step)
+    return True
