@@ -121,6 +121,12 @@ def test_option(
     resumes(folder, epochs=2)
 
 
+def test_a_callback_is_added_to_those_of_an_experiment(config: Compose) -> None:
+    callbacks = config("experiment=vampprior", "callbacks=ema").callbacks
+    assert {"ema", "early_stopping", "best_checkpoint"} <= {*callbacks}
+    assert callbacks.early_stopping.monitor == "auto"
+
+
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_experiment(config: Compose, tmp_path: Path, experiment: str, moved: dict) -> None:
     """One run of two epochs equals a resumed one, including discriminators and codebooks."""

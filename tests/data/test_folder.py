@@ -225,3 +225,9 @@ def test_no_arrays(tmp_path: Path) -> None:
     (tmp_path / "x.npz").write_text("no arrays")
     with pytest.raises(UserError, match=r"x.npz is not an NPZ file of plain arrays"):
         ArraysDataModule(str(tmp_path), "x.npz").setup()
+
+
+def test_the_name_of_arrays_tells_files_apart(tmp_path: Path) -> None:
+    names = [opened(tmp_path, train_images=images(5), test_images=images(5) // k).name for k in (1, 2)]
+    assert names[0] != names[1]
+    assert all(re.fullmatch("arrays-[0-9a-f]{8}", name) for name in names)

@@ -158,3 +158,24 @@ def test_other_launchers_use_one_folder(launcher: str, data_root: Path, tmp_path
     (folder,) = (tmp_path / "logs").iterdir()
     assert [row[1::2] for row in rows(folder)[1:]] == [["0.001", "finished"], ["-1", "failed"]]
     assert "threads  1;" in (folder / "0_optimizer.lr-0.001" / "train.log").read_text()
+
+
+def test_runs_of_one_seed_are_no_group(tmp_path: Path) -> None:
+    def run(name: str, seed: str) -> sweeps.Started:
+        settings = {"model.latent_dim": "2", "seed": seed}
+        return sweeps.Started(tmp_path / name, settings, "finished", "val/loss", 1.0, "")
+
+    assert sweeps.seed_groups([run("a", "0"), run("b", "0")]) == {}
+    assert [
+        [each.folder.name for each in group] for group in sweeps.seed_groups([run("a", "0"), run("b", "1")]).values()
+    ] == [["a", "b"]]
+
+
+def test_the_folder_of_several_sweeps_is_not_continued(tmp_path: Path) -> None:
+    (tmp_path / "logs" / "one").mkdir(parents=True)
+    (tmp_path / "logs" / "one" / "sweep.md").touch()
+    with pytest.raises(UserError, match="holds whole sweeps: name one of them, such as one"):
+        sweeps.override_of(str(tmp_path / "logs"))
+    (tmp_path / "logs" / "one" / "mean").symlink_to(tmp_path)
+    with pytest.raises(UserError, match="is a link that leads out of the folder"):
+        sweeps.override_of(str(tmp_path / "logs" / "one"))

@@ -190,3 +190,12 @@ def test_an_unknown_logger_gets_no_pictures() -> None:
 def test_each_option_has_its_test_in_this_file() -> None:
     options = {path.stem for path in (ROOT / "configs" / "logger").glob("*.yaml")}
     assert options == {"tensorboard", "csv", "wandb", "mlflow", "none"}
+
+
+def test_a_resumed_run_whose_file_is_missing_keeps_all_its_rows(tmp_path: Path) -> None:
+    """Another column rewrites the file, which must not drop the rows that this run has written."""
+    table = MetricsFile(tmp_path, purge_step=11)
+    table.log_metrics({"train/loss": 3.0}, 15)
+    table.log_metrics({"train/loss": 2.0}, 20)
+    table.log_metrics({"val/loss": 2.5}, 20)
+    assert (tmp_path / "metrics.csv").read_text() == "step,train/loss,val/loss\n15,3.0,\n20,2.0,\n20,,2.5\n"
