@@ -16,6 +16,7 @@ from vaelab.errors import UserError
 
 ROOT = Path(__file__).parent
 ROWS = ROOT / "configs" / "row"
+FOLDERS = ("data.root=", "resume=", "hydra.")  # overrides that name folders of a machine, which no record needs
 HEADER = """# Reproduced figures
 
 `python reproduce.py row=NAME` trains, measures and compares a row of this table. `python reproduce.py` lists all rows.
@@ -88,7 +89,7 @@ def evaluate(run: Path, settings: list[str], end: float | None) -> None:
 
 def _settings(overrides: list[str]) -> set[str]:
     """The overrides that change what a run computes, not where."""
-    where = ("trainer=", "trainer.accelerator=", "data.root=", "hydra.")
+    where = ("trainer=", "trainer.accelerator=", *FOLDERS)
     return {override for override in overrides if not override.startswith(where)}
 
 
@@ -132,10 +133,13 @@ def record(name: str, row: dict[str, Any], folder: Path) -> dict[str, Any]:
             wanted = images | dict(setting.split("=") for setting in row["evaluation"])
             if protocol.get("ais") or any(str(protocol.get(key)) != size for key, size in wanted.items()):
                 raise UserError(f"{run}/evaluation.json was measured with other settings than {wanted}: move it away")
-        facts = ("time", "overrides", "git", "python", "versions", "machine")
-        starts = [{key: one[key] for key in facts} for one in runs.read_json(run / "run.json")["starts"]]
-        kept = {key: metrics[key] for key in ("epochs", "steps", "fit_seconds", "device")}
-        each.append({"seed": seed, "value": value, "protocol": protocol, **kept, "starts": starts})
+        starts = []
+        for one in runs.read_json(run / "run.json")["starts"]:
+            kept = [override for override in one["overrides"] if not override.startswith(FOLDERS)]
+            facts = {key: one[key] for key in ("time", "git", "python", "versions", "machine")}
+            starts.append({"overrides": kept, **facts})
+        ended = {key: metrics[key] for key in ("epochs", "steps", "fit_seconds", "device")}
+        each.append({"seed": seed, "value": value, "protocol": protocol, **ended, "starts": starts})
     result = reproduction.compare(row, [one["value"] for one in each])
     return {"command": f"python reproduce.py row={name}", **row, "result": result, "runs": each}
 

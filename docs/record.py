@@ -12,10 +12,10 @@ from typing import Any
 from PIL import Image
 
 from vaelab import runs
+from vaelab.export.card import commands
 
 HERE = Path(__file__).parent / "methods"
 GAP = 8  # pixels between reconstructions and samples
-ELSEWHERE = ("data.root=", "hydra.", "trainer.accelerator=")  # settings that do not change what a run computes
 
 
 def main(folders: list[str]) -> None:
@@ -35,16 +35,10 @@ def main(folders: list[str]) -> None:
 
 def record(metrics: dict[str, Any], starts: list[dict[str, Any]]) -> dict[str, Any]:
     """The commands of a run, what its files say about its data and test metrics, and the time of its last start."""
-    commands = []
-    for start in starts:
-        kept = [one for one in start["overrides"] if not one.startswith(ELSEWHERE)]
-        commands.append(
-            " ".join(["python train.py", *("resume=logs/RUN" if "resume=" in one else one for one in kept)])
-        )
     last = starts[-1]
     facts = {"processor": last["machine"]["processor"], "versions": last["versions"], "time": last["time"]}
     names = ("protocol", "weights", "test", "epochs", "steps", "fit_seconds", "device")
-    return {"commands": commands, **facts} | {name: metrics[name] for name in names}
+    return {"commands": commands({"starts": starts}), **facts} | {name: metrics[name] for name in names}
 
 
 def picture(folder: Path) -> Image.Image:

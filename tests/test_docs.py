@@ -97,7 +97,7 @@ def test_a_recorded_run_has_its_metrics_and_its_pictures(tmp_path: Path, monkeyp
     monkeypatch.setattr(record, "HERE", tmp_path / "methods")
     record.main([str(run)])
     found = json.loads((tmp_path / "methods" / "runs" / "beta_vae.json").read_text())
-    assert found["commands"] == ["python train.py experiment=beta_vae seed=3", "python train.py resume=logs/RUN"]
+    assert found["commands"] == ["python train.py experiment=beta_vae seed=3", "python train.py resume=RUN"]
     assert {key: found[key] for key in ("test", "device", "steps")} == {
         key: metrics[key] for key in ("test", "device", "steps")
     }

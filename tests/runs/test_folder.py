@@ -241,3 +241,12 @@ def test_the_record_of_a_start_has_no_hidden_characters(
     (start,) = runs.read_json(tmp_path / "run.json")["starts"]
     assert start["overrides"] == [r"name=a\nb", r"trainer=[\n]"]
     assert start["command"] == r"python train.py name=a\nb trainer=[\n]"
+
+
+def test_the_starts_of_a_run_before_processors_were_recorded_are_read(tmp_path: Path) -> None:
+    start = {"overrides": ["seed=0"], "machine": {"system": "Linux", "cpus": 2}}
+    runs.write_json(tmp_path / "run.json", {"starts": [start]})
+    assert runs.read_json(tmp_path / "run.json") == {"starts": [start]}
+    runs.write_json(tmp_path / "run.json", {"starts": [{**start, "machine": {"processor": 3}}]})
+    with pytest.raises(UserError, match="is not what a run writes, see its processor"):
+        runs.read_json(tmp_path / "run.json")

@@ -202,7 +202,7 @@ def _repeat(entry: Entry) -> dict[str, Any]:
         "commit": git and git["commit"] + ", with changes" * git["modified"],
         "versions": ", ".join(f"{name} {version}" for name, version in sorted(versions.items())),
         "Python": start.get("python"),
-        "processor": machine and machine["processor"],
+        "processor": machine and machine.get("processor"),
         "device": result.get("device"),
         "training": result and f"{result['epochs']:,} epochs, {result['steps']:,} steps",
         "weights (SHA-256)": entry.record["weights"],

@@ -76,7 +76,7 @@ FORMS: dict[str, Any] = {
                 "git": ({"commit": str, "modified": bool},),
                 "python": (str,),
                 "versions": ({...: str},),
-                "machine": ({"processor": str},),
+                "machine": ({"processor": (str,)},),
             }
         ]
     },
