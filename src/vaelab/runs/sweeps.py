@@ -30,10 +30,11 @@ from vaelab.files import check_links, read_text, write_atomically
 from vaelab.runs.config import MOST_BYTES, parse
 from vaelab.runs.folder import held, read_json, write_json
 from vaelab.runs.log import shown
-from vaelab.text import cut, plain, table
+from vaelab.text import cut, plain, rounded, table
 
 REPLACED, FAILED, TABLE, UNFINISHED = "replaced", "failed.json", "sweep.md", "not finished"
 ELSEWHERE = ("data.root", "resume")  # settings that a run of the same sweep may change
+_KNOWN: dict[Path, tuple[list[Any], dict[str, str]]] = {}  # see `_settings`
 
 
 class Started(NamedTuple):
@@ -80,8 +81,12 @@ def sweep_folder() -> Path:
     return Path(to_absolute_path(HydraConfig.get().sweep.dir))
 
 
-def override_of(folder: str) -> str:
-    """The override that lets Hydra use the folder of an earlier sweep. Raises UserError if it is no such folder."""
+def override_of(folder: str, overrides: Sequence[str]) -> str:
+    """The override that lets Hydra use the folder of an earlier sweep.
+
+    Raises UserError if it is no such folder, and if the overrides of the command do not repeat those of the sweep,
+    because this would add a run of the default settings.
+    """
     path = Path(folder).expanduser()
     if not path.is_dir() or (path / "config.yaml").exists():
         why = "it is one run, so leave out -m" if path.is_dir() else "no such folder"
@@ -89,6 +94,11 @@ def override_of(folder: str) -> str:
     check_links(path)
     if others := sorted(each.parent.name for each in path.glob(f"*/{TABLE}")):
         raise UserError(f"-m continues a sweep, but {folder} holds whole sweeps: name one of them, such as {others[0]}")
+    task = [each for each in overrides if not each.lstrip("+~").startswith(("hydra.", "hydra/"))]
+    if not as_settings(task) and all(settings := [_settings(run) for run in _folders(path)]):
+        known = ", ".join(dict.fromkeys(key for each in settings for key in each))
+        why = f"its runs were started with {known}" if known else "none of its runs was started"
+        raise UserError(f"-m resume={folder} needs the settings of the sweep again: {why}")
     quoted = str(path).replace('"', '\\"')
     return f'hydra.sweep.dir="{quoted}"'
 
@@ -100,19 +110,35 @@ def threads_of_each(side_by_side: int | None) -> str:
 
 def started(sweep: Path) -> list[Started]:
     """The runs in a sweep's folder, in the order of their names, where numbers count as numbers."""
-    walked = os.walk(sweep)  # other processes may remove empty folders meanwhile
-    folders = {Path(folder) for folder, _, names in walked if {"run.json", FAILED} & {*names}}
-    return [_read(each) for each in sorted(folders, key=_order) if REPLACED not in each.relative_to(sweep).parts]
+    return [_read(folder) for folder in sorted(_folders(sweep), key=_order)]
+
+
+def _folders(sweep: Path) -> Iterator[Path]:
+    """The folders of the runs of a sweep, without those that were replaced."""
+    for folder, below, names in os.walk(sweep):  # other processes may remove empty folders meanwhile
+        if {"run.json", FAILED} & {*names}:
+            below.clear()  # the folders of a run hold no runs
+            yield Path(folder)
+        below[:] = [name for name in below if name != REPLACED]
 
 
 def _order(path: Path) -> list[tuple[int, str]]:
     return [(int(part or 0), text) for part, text in re.findall(r"(\d*)(\D*)", str(path))]
 
 
+def _settings(folder: Path) -> dict[str, str]:
+    """The settings with which the run of a folder was started. They are read again only if its files have changed."""
+    files = [folder / "run.json", folder / FAILED]
+    states = [(path.stat().st_mtime_ns, path.stat().st_ino) if path.exists() else None for path in files]
+    if folder not in _KNOWN or _KNOWN[folder][0] != states:  # each run of a sweep asks for those of all others
+        first = (read_json(files[0]).get("starts") or [read_json(files[1])])[0]
+        _KNOWN[folder] = states, as_settings(first.get("overrides", []))
+    return _KNOWN[folder][1]
+
+
 def _read(folder: Path) -> Started:
     failed, metrics = read_json(folder / FAILED), read_json(folder / "metrics.json")
-    first = (read_json(folder / "run.json").get("starts") or [failed])[0]
-    settings, monitor, value = as_settings(first.get("overrides", [])), "", None
+    settings, monitor, value = _settings(folder), "", None
     if not metrics:
         return Started(folder, settings, "failed" if failed else UNFINISHED, "", None, failed.get("error", ""))
     split, _, name = str(metrics.get("monitored")).partition("/")
@@ -155,7 +181,8 @@ def as_settings(overrides: Sequence[str]) -> dict[str, str]:
 def find(sweep: Path, overrides: Sequence[str]) -> Started | None:
     """The run of a sweep that has these overrides, or None if it was not started."""
     wanted = as_settings(overrides)
-    return next((run for run in started(sweep) if run.settings == wanted), None)
+    same = [folder for folder in _folders(sweep) if _settings(folder) == wanted]
+    return _read(min(same, key=_order)) if same else None
 
 
 def put_aside(run: Started, sweep: Path) -> None:
@@ -258,7 +285,7 @@ def _spreads(group: Sequence[Started], monitors: Sequence[str]) -> Iterator[str]
     for each in monitors:
         values = [run.value for run in group if run.monitor == each and run.value is not None]
         whole = len(values) == len(group)
-        yield f"{_number(statistics.mean(values))} ± {statistics.stdev(values):.2g}" if whole else "–"
+        yield f"{_number(statistics.mean(values))} ± {rounded(statistics.stdev(values))}" if whole else "–"
 
 
 def _number(value: float) -> str:
