@@ -136,7 +136,7 @@ CHINESE = {
     ),
     "beta {}: rate {:6.2f} nats, squared error {:.2f}, sum {:6.2f}, mean sigma {:.3f}, draws of N(0, I) that are "
     "readable {:.0%}": (
-        "beta {}：码率 {:6.2f} 奈特，平方误差 {:.2f}，两者之和 {:6.2f}，平均 σ {:.3f}，N(0, I) 的抽样中可辨认的占 {:.0%}"
+        "beta {}：码率 {:6.2f} 奈特，平方误差 {:.2f}，两者之和 {:6.2f}，平均 σ {:.3f}，N(0, I) 抽样中可辨认的占 {:.0%}"
     ),
     "ten pixels selected: squared error {:.1f}; ten features extracted: {:.1f}": (
         "选择十个像素：平方误差 {:.1f}；提取十个特征：{:.1f}"

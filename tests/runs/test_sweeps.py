@@ -199,7 +199,7 @@ def test_the_folder_of_several_sweeps_is_not_continued(tmp_path: Path) -> None:
     (tmp_path / "logs" / "one").mkdir(parents=True)
     (tmp_path / "logs" / "one" / "sweep.md").touch()
     with pytest.raises(UserError, match="holds whole sweeps: name one of them, such as one"):
-        sweeps.override_of(str(tmp_path / "logs"))
+        sweeps.override_of(str(tmp_path / "logs"), ["seed=1"])
     (tmp_path / "logs" / "one" / "mean").symlink_to(tmp_path)
     with pytest.raises(UserError, match="is a link that leads out of the folder"):
-        sweeps.override_of(str(tmp_path / "logs" / "one"))
+        sweeps.override_of(str(tmp_path / "logs" / "one"), ["seed=1"])
