@@ -283,6 +283,7 @@ def test_bad_settings_get_one_sentence(
         (["images=mine", "format=csv"], "format=csv changes nothing with images=mine"),
         (["images=mine", "sizes.steps=5"], r"sizes\.steps=5 changes nothing with images=mine"),
         (["images=mine", "across_protocols=true"], "across_protocols=True changes nothing with images=mine"),
+        (["images=mine", "report=a.html"], r"report=a\.html changes nothing with images=mine"),
         (["invert=true"], "invert=True changes nothing without images=FOLDER"),
         (["annealing.chains=4"], r"annealing\.chains=4 changes nothing without ais=true"),
         (["images=mine", "invert='yes'"], "invert=yes: choose one of True, False"),

@@ -127,7 +127,7 @@ def test_an_evaluation_of_another_protocol_is_not_recorded(tmp_path: Path) -> No
 def test_settings_that_change_nothing_are_refused(tmp_path: Path) -> None:
     for arguments, sentence in {
         ("minutes=3",): "minutes=3 changes nothing without row=NAME",
-        ("row=snr_dreg", "settings=[seed=1]"): "settings=['seed=1'] changes nothing in row=snr_dreg, which runs "
+        ("row=snr_dreg", "settings=['seed=1']"): "settings=['seed=1'] changes nothing in row=snr_dreg, which runs "
         "benchmarks/snr.py",
     }.items():
         assert run(tmp_path, *arguments).stderr == f"error: {sentence}\n"
