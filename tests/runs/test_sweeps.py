@@ -105,11 +105,13 @@ def test_more_values_add_runs_to_a_sweep(command: Command) -> None:
     assert [row[:2] for row in rows(command.folder / "logs" / "s")[1:3]] == [["0", "1"], ["0_seed-0", "0"]]
     small = "data.md5, data.val_size, trainer.max_epochs, trainer.limit_train_batches, model.encoder.hidden, "
     small += "model.decoder.hidden, callbacks.pictures.count, seed"
-    for alone in ([], ["data.root=elsewhere"], ["hydra/launcher=basic"]):  # it would train a run of the defaults
-        code, _ = command("-m", "resume=logs/s", *alone, small=False)
-        assert (
-            code == f"error: -m resume=logs/s needs the settings of the sweep again: its runs were started with {small}"
-        )
+    sentence = f"logs/s is a sweep whose runs were started with {small}: repeat its command to continue it"
+    for alone in (
+        ["resume=logs/s"],
+        ["resume=logs/s", "data.root=x"],
+        ["hydra.sweep.dir=logs/s", "hydra/launcher=basic"],
+    ):
+        assert command("-m", *alone, small=False)[0] == f"error: {sentence}"  # it would train a run of the defaults
 
 
 def test_what_is_no_sweep_is_refused(command: Command) -> None:
@@ -199,7 +201,7 @@ def test_the_folder_of_several_sweeps_is_not_continued(tmp_path: Path) -> None:
     (tmp_path / "logs" / "one").mkdir(parents=True)
     (tmp_path / "logs" / "one" / "sweep.md").touch()
     with pytest.raises(UserError, match="holds whole sweeps: name one of them, such as one"):
-        sweeps.override_of(str(tmp_path / "logs"), ["seed=1"])
+        sweeps.override_of(str(tmp_path / "logs"))
     (tmp_path / "logs" / "one" / "mean").symlink_to(tmp_path)
     with pytest.raises(UserError, match="is a link that leads out of the folder"):
-        sweeps.override_of(str(tmp_path / "logs" / "one"), ["seed=1"])
+        sweeps.override_of(str(tmp_path / "logs" / "one"))

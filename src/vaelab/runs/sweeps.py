@@ -81,12 +81,8 @@ def sweep_folder() -> Path:
     return Path(to_absolute_path(HydraConfig.get().sweep.dir))
 
 
-def override_of(folder: str, overrides: Sequence[str]) -> str:
-    """The override that lets Hydra use the folder of an earlier sweep.
-
-    Raises UserError if it is no such folder, and if the overrides of the command do not repeat those of the sweep,
-    because this would add a run of the default settings.
-    """
+def override_of(folder: str) -> str:
+    """The override that lets Hydra use the folder of an earlier sweep. Raises UserError if it is no such folder."""
     path = Path(folder).expanduser()
     if not path.is_dir() or (path / "config.yaml").exists():
         why = "it is one run, so leave out -m" if path.is_dir() else "no such folder"
@@ -94,13 +90,24 @@ def override_of(folder: str, overrides: Sequence[str]) -> str:
     check_links(path)
     if others := sorted(each.parent.name for each in path.glob(f"*/{TABLE}")):
         raise UserError(f"-m continues a sweep, but {folder} holds whole sweeps: name one of them, such as {others[0]}")
-    task = [each for each in overrides if not each.lstrip("+~").startswith(("hydra.", "hydra/"))]
-    if not as_settings(task) and all(settings := [_settings(run) for run in _folders(path)]):
-        known = ", ".join(dict.fromkeys(key for each in settings for key in each))
-        why = f"its runs were started with {known}" if known else "none of its runs was started"
-        raise UserError(f"-m resume={folder} needs the settings of the sweep again: {why}")
     quoted = str(path).replace('"', '\\"')
     return f'hydra.sweep.dir="{quoted}"'
+
+
+def check_settings(arguments: Sequence[str]) -> None:
+    """Raise UserError for a command that continues a sweep without its settings: it would train one of the defaults."""
+    place = [
+        each.partition("=")[2].strip("'\"") for each in arguments if each.startswith(("resume=", "hydra.sweep.dir="))
+    ]
+    typed = [each for each in arguments if "=" in each and not each.lstrip("+~").startswith(("hydra.", "hydra/"))]
+    if not place or as_settings(typed):
+        return
+    settings = [_settings(run) for run in _folders(Path(place[-1]).expanduser())]
+    if settings and all(settings):
+        known = ", ".join(dict.fromkeys(key for each in settings for key in each))
+        raise UserError(
+            f"{place[-1]} is a sweep whose runs were started with {known}: repeat its command to continue it"
+        )
 
 
 def threads_of_each(side_by_side: int | None) -> str:
