@@ -67,6 +67,7 @@ def test_a_sweep_that_was_killed_goes_on_bit_for_bit(command: Command, monkeypat
     assert sorted(path.name for path in folder.iterdir()) == ["0_seed-0", "multirun.yaml"]
     code, printed = command(*sweep, "resume=logs/s")
     assert (code, printed.count("skipped  ")) == (None, 0), printed
+    assert "out of order" not in printed  # which TensorBoard says of each resumed run
     assert metrics(folder / "0_seed-0")["test"] == metrics(whole)["test"]
     assert equal(*(checkpoint_of(run)["state_dict"] for run in (folder / "0_seed-0", whole)))
     starts = [json.loads((run / "run.json").read_text())["starts"] for run in sorted(folder.glob("*_seed-*"))]
