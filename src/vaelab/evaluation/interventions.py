@@ -1,0 +1,59 @@
+"""Scores of disentanglement from images that share the value of one factor.
+
+Both take codes (N, D) and factors (N, F), whole numbers. `points` batches of `batch` images are drawn with replacement
+from those N images, so that in each batch one factor is held, and a simple rule has to say which one it is. The result
+is its accuracy, in [0, 1], on half as many batches again. A guess has 1 / F.
+"""
+
+import numpy as np
+
+from vaelab.evaluation.disentanglement import Array, Whole
+
+LEAST_VARIANCE = 0.05  # dimensions below it count as collapsed, as in disentanglement_lib
+
+
+def beta_vae_score(codes: Array, factors: Whole, points: int = 5000, batch: int = 64, seed: int = 0) -> float:
+    """The accuracy of logistic regression on the mean distance |z - z'| (D,) of pairs that share one factor's value.
+
+    Higgins et al. 2017, https://openreview.net/forum?id=Sy2fzU9gl
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    random = np.random.default_rng(seed)
+    held = random.integers(factors.shape[1], size=points + points // 2)
+    first = random.integers(len(codes), size=(len(held), batch))
+    second = partners(factors, held, first, random)
+    distances = np.abs(codes[first] - codes[second]).mean(1)
+    rule = LogisticRegression(max_iter=1000, random_state=seed).fit(distances[:points], held[:points])
+    return float(rule.score(distances[points:], held[points:]))
+
+
+def factor_vae_score(codes: Array, factors: Whole, points: int = 5000, batch: int = 64, seed: int = 0) -> float:
+    """The accuracy of a majority vote on the dimension that varies least while one factor has one value.
+
+    Variances are relative to those of all codes, and collapsed dimensions are left out. If all are collapsed, the
+    score is 0. Kim & Mnih 2018, https://arxiv.org/abs/1802.05983
+    """
+    random = np.random.default_rng(seed)
+    used = codes[:, codes.var(0, ddof=1) >= LEAST_VARIANCE]
+    if not used.shape[1]:
+        return 0.0
+    held = random.integers(factors.shape[1], size=points + points // 2)
+    anchors = np.broadcast_to(random.integers(len(used), size=(len(held), 1)), (len(held), batch))
+    images = partners(factors, held, anchors, random)
+    least = (used[images].var(1, ddof=1) / used.var(0, ddof=1)).argmin(1)
+    votes = np.zeros((used.shape[1], factors.shape[1]))
+    np.add.at(votes, (least[:points], held[:points]), 1)
+    return float(np.mean(votes.argmax(1)[least[points:]] == held[points:]))
+
+
+def partners(factors: Whole, held: Whole, images: Whole, random: np.random.Generator) -> Whole:
+    """For each of the images (P, B), another one (P, B) with the same value of the factor `held` (P,)."""
+    found = np.empty_like(images)
+    for k in range(factors.shape[1]):
+        order = np.argsort(factors[:, k], kind="stable")
+        _, inverse, counts = np.unique(factors[:, k], return_inverse=True, return_counts=True)
+        starts = np.cumsum(counts) - counts
+        mine = inverse[images[held == k]]
+        found[held == k] = order[starts[mine] + random.integers(counts[mine])]
+    return found
