@@ -25,9 +25,9 @@ def test_a_code_of_the_factors_is_perfect() -> None:
     assert metrics.mig(IDENTITY, FACTORS) == pytest.approx(1)
     assert metrics.modularity(IDENTITY, FACTORS) == pytest.approx(1)
     found = metrics.dci(IDENTITY, FACTORS, IDENTITY, FACTORS)
-    assert found["dci_informativeness"] == 1
-    assert found["dci_disentanglement"] == pytest.approx(1)
-    assert found["dci_completeness"] == pytest.approx(1)
+    assert found.hits.tolist() == [1] * len(FACTORS)
+    assert found.disentanglement == pytest.approx(1)
+    assert found.completeness == pytest.approx(1)
 
 
 def test_order_sign_and_scale_do_not_matter() -> None:
@@ -42,8 +42,9 @@ def test_a_rotation_has_no_gap_and_no_modularity() -> None:
     assert metrics.mig(codes, square) == pytest.approx(0, abs=1e-12)
     assert metrics.modularity(codes, square) == pytest.approx(0, abs=1e-12)
     found = metrics.dci(codes, square, codes, square)
-    assert found["dci_informativeness"] == 1
-    assert found["dci_disentanglement"] < 0.05
+    assert found.hits.mean() == 1
+    assert found.disentanglement < 0.05
+    assert found.completeness < 0.05
 
 
 def test_a_copy_of_a_dimension_is_modular_but_has_no_gap() -> None:
@@ -63,8 +64,25 @@ def test_noise_and_constants() -> None:
     assert metrics.mig(constant, FACTORS) == 0
     assert metrics.modularity(constant, FACTORS) == 0
     found = metrics.dci(NOISE, FACTORS, np.random.default_rng(1).normal(size=IDENTITY.shape), FACTORS)
-    assert found["dci_informativeness"] == pytest.approx((1 / 4 + 1 / 5 + 1 / 3) / 3, abs=0.05)
-    assert found["dci_disentanglement"] < 0.05
+    assert found.hits.mean() == pytest.approx((1 / 4 + 1 / 5 + 1 / 3) / 3, abs=0.05)
+    assert found.disentanglement < 0.05
+
+
+def test_independent_dimensions_seem_to_have_information_if_there_are_few_images() -> None:
+    uniform = np.random.default_rng(0).uniform(size=(len(FACTORS), 200))
+    bias = (metrics.BINS - 1) * (np.array([4, 5, 3]) - 1) / (2 * len(FACTORS))
+    np.testing.assert_allclose(metrics.information(uniform, FACTORS).mean(0), bias, rtol=0.1)
+
+
+def test_a_dimension_of_two_factors_is_complete_but_not_disentangled() -> None:
+    """The first dimension has both factors of four values, and the second one has nothing."""
+    square = np.tile(np.stack(np.meshgrid(np.arange(4), np.arange(4)), -1).reshape(-1, 2), (20, 1))
+    codes = np.column_stack([4 * square[:, 0] + square[:, 1], np.zeros(len(square))]).astype(float)
+    found = metrics.dci(codes, square, codes, square)
+    assert found.hits.mean() == 1
+    assert found.completeness == pytest.approx(1)
+    assert found.disentanglement == pytest.approx(0)
+    assert metrics.modularity(codes, square) == pytest.approx(0)  # both factors in one, and no information in the other
 
 
 def test_sap_of_binary_factors() -> None:

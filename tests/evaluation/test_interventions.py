@@ -40,6 +40,8 @@ def test_a_missing_factor_is_never_named_by_the_vote() -> None:
 
 
 def test_collapsed_dimensions_are_left_out() -> None:
-    tiny = np.random.default_rng(0).normal(scale=0.01, size=(len(IDENTITY), 3))
-    assert factor_vae_score(np.hstack([tiny, IDENTITY]), FACTORS, 400, 32) == 1
+    tiny = 0.02 * IDENTITY  # standard deviation 0.022
     assert factor_vae_score(tiny, FACTORS, 400, 32) == 0
+    assert factor_vae_score(5 * tiny, FACTORS, 400, 32) == 1
+    both = np.column_stack([tiny[:, 0], IDENTITY[:, 1]])
+    assert factor_vae_score(both, FACTORS, 400, 32) == factor_vae_score(IDENTITY[:, 1:], FACTORS, 400, 32)

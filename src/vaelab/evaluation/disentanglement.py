@@ -1,9 +1,14 @@
 """Disentanglement: how the dimensions of a code answer to the factors that generated the images.
 
-All functions take codes (N, D) and factors (N, F), whole numbers of at least two values each. Their results are in
-[0, 1], and higher is better. Mutual informations are in nats, with each dimension in BINS bins of equal width, as in
-disentanglement_lib. Locatello et al. 2019, https://arxiv.org/abs/1811.12359, compare these metrics.
+All functions take codes (N, D) and factors (N, F), whole numbers. There are at least two factors, and each has at least
+two values. Results are in [0, 1], and higher is better. Locatello et al. 2019, https://arxiv.org/abs/1811.12359,
+compare these metrics. The definitions are those of their disentanglement_lib, except for the trees of DCI.
+
+Mutual informations are in nats, with each dimension in BINS bins of equal width. Few images make them too large: a
+dimension that is independent of a factor of V values seems to have about (BINS - 1) (V - 1) / (2 N) nats.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +31,8 @@ def mig(codes: Array, factors: Whole) -> float:
     """The mutual information gap: 1/F sum_k (I_1k - I_2k) / H(v_k).
 
     I_1k and I_2k are the largest and the second largest mutual information of a dimension and factor k, and H(v_k) is
-    the entropy of the factor. Chen et al. 2018, https://arxiv.org/abs/1802.04942
+    the entropy of the factor. Chen et al. 2018, https://arxiv.org/abs/1802.04942, estimate the information in samples
+    of q(z | x); here it is that in the codes, which are means, as in disentanglement_lib.
     """
     from sklearn.metrics import mutual_info_score
 
@@ -64,15 +70,26 @@ def sap(codes: Array, factors: Whole, test_codes: Array, test_factors: Whole) ->
     return float(np.mean(scores[-1] - scores[-2]))
 
 
-def dci(codes: Array, factors: Whole, test_codes: Array, test_factors: Whole, seed: int = 0) -> dict[str, float]:
+class DCI(NamedTuple):
+    """The result of `dci`."""
+
+    disentanglement: float
+    completeness: float
+    hits: Array  # (M,), the share of the factors of each test image that are predicted; informativeness is its mean
+
+
+def dci(codes: Array, factors: Whole, test_codes: Array, test_factors: Whole, seed: int = 0) -> DCI:
     """Disentanglement, completeness and informativeness: Eastwood & Williams 2018, https://openreview.net/forum?id=By-7dz-AZ
 
     R (D, F) has the importance of each dimension for a random forest that predicts a factor.
 
-    * `dci_disentanglement`: sum_d rho_d (1 - H_F(P_d)), where P_d = R_d / sum_k R_dk, and rho_d is the share of
-      dimension d in the sum of R. H_F has the base F: the value is 1 if a dimension serves one factor.
-    * `dci_completeness`: the same over the columns, with the base D: the value is 1 if one dimension serves a factor.
-    * `dci_informativeness`: the mean accuracy of the predicted factors on test images.
+    * Disentanglement: sum_d rho_d (1 - H_F(P_d)), where P_d = R_d / sum_k R_dk, and rho_d is the share of dimension d
+      in the sum of R. H_F has the base F: the value is 1 if a dimension serves one factor.
+    * Completeness: the same over the columns, with the base D: the value is 1 if one dimension serves a factor.
+    * Informativeness: the mean accuracy of the predicted factors on test images.
+
+    The authors have forests of regression trees with a depth that is chosen for each factor. disentanglement_lib has
+    gradient boosting. Here all trees are complete, so a factor that cannot be predicted has importances everywhere.
     """
     from sklearn.ensemble import RandomForestClassifier
 
@@ -80,12 +97,8 @@ def dci(codes: Array, factors: Whole, test_codes: Array, test_factors: Whole, se
         RandomForestClassifier(TREES, max_features=None, random_state=seed).fit(codes, factor) for factor in factors.T
     ]
     importance = np.array([forest.feature_importances_ for forest in forests]).T
-    hits = [forest.score(test_codes, factor) for forest, factor in zip(forests, test_factors.T, strict=True)]
-    return {
-        "dci_disentanglement": concentration(importance),
-        "dci_completeness": concentration(importance.T),
-        "dci_informativeness": float(np.mean(hits)),
-    }
+    hits = [forest.predict(test_codes) == factor for forest, factor in zip(forests, test_factors.T, strict=True)]
+    return DCI(concentration(importance), concentration(importance.T), np.mean(hits, axis=0))
 
 
 def concentration(importance: Array) -> float:
