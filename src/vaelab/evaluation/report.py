@@ -65,7 +65,7 @@ METRICS = {
         "dci_disentanglement": "how far a dimension serves one factor, 0 to 1, forests of {probed:,} training images",
         "dci_completeness": "how far a factor needs one dimension, 0 to 1, the same forests",
         "dci_informativeness": "accuracy on test images of the factors that these forests predict",
-        "beta_vae_score": "accuracy of a linear rule for the factor that pairs share, N = {test_images:,}, ± over batches",
+        "beta_vae_score": "accuracy of a rule for the factor that pairs share, N = {test_images:,}, ± over batches",
         "factor_vae_score": "accuracy of a vote for the factor that images share, N = {test_images:,}, ± over batches",
         "udr": "agreement of dimensions with those of the other seeds, 0 to 1, N = {test_images:,} images",
     },
