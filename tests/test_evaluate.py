@@ -1,5 +1,6 @@
 """`python evaluate.py` prints and writes the right metrics, and refuses wrong input."""
 
+import csv
 import json
 import shutil
 from collections.abc import Callable
@@ -256,7 +257,8 @@ def test_data_with_factors_have_metrics_of_disentanglement_and_seeds_agree(
     assert both[0]["udr_runs"] == 2
     assert {**both[0]["metrics"], "udr": None} == {**record["metrics"], "udr": None}
     settings(f"run={Path(a).parent}", "num_images=100", "format=csv")  # this shorter evaluation goes to no file
-    names, first, _, mean, spread = [row.split(",") for row in capsys.readouterr().out.splitlines() if row[:1] != "#"]
+    rows = [row for row in capsys.readouterr().out.splitlines() if row[:1] != "#"]
+    names, first, _, mean, spread = csv.reader(rows)
     assert json.loads(Path(a, "evaluation.json").read_text()) == both[0]
     assert first[names.index("udr")] == mean[names.index("udr")]
     assert float(spread[names.index("udr")]) == 0

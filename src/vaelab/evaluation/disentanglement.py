@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 Whole = NDArray[np.int64]
 BINS = 20
-TREES = 100  # of the random forest of DCI
+TREES = 20  # of the random forest of DCI
 
 
 def information(codes: Array, factors: Whole) -> Array:
