@@ -35,6 +35,14 @@ def test_a_rotation_and_noise_are_guesses(score) -> None:
         assert score(codes, FACTORS, 2000, 32) == pytest.approx(0.5, abs=3 * 0.5 / 1000**0.5)
 
 
+def test_the_scale_of_a_whole_code_does_not_change_the_score_of_the_beta_vae() -> None:
+    noisy = IDENTITY + np.random.default_rng(0).normal(size=IDENTITY.shape)
+    first, *others = (beta_vae_score(scale * noisy, FACTORS, 400, 8) for scale in (1, 1e-3, 1e3))
+    assert 0.6 < first < 0.95
+    assert others == [first, first]
+    assert beta_vae_score(0 * noisy, FACTORS, 400, 8) == pytest.approx(0.5, abs=0.1)
+
+
 def test_a_missing_factor_is_never_named_by_the_vote() -> None:
     assert factor_vae_score(IDENTITY[:, :1], FACTORS, 400, 32) == pytest.approx(0.5, abs=0.1)
 

@@ -20,6 +20,8 @@ PARTS = 50  # of the batches, whose codes are in memory at the same time
 def beta_vae_score(codes: Array, factors: Whole, points: int = POINTS, batch: int = 64, seed: int = 0) -> float:
     """The accuracy of logistic regression on the mean distance |z - z'| (D,) of pairs that share one factor's value.
 
+    All distances are divided by the mean distance of the dimension in which it is largest, because the regression has a
+    penalty, and the score must not depend on the scale of the code. disentanglement_lib does not divide.
     Higgins et al. 2017, https://openreview.net/forum?id=Sy2fzU9gl
     """
     from sklearn.linear_model import LogisticRegression
@@ -30,6 +32,7 @@ def beta_vae_score(codes: Array, factors: Whole, points: int = POINTS, batch: in
     second = partners(factors, held, first, random)
     parts = zip(np.array_split(first, PARTS), np.array_split(second, PARTS), strict=True)
     distances = np.concatenate([np.abs(codes[one] - codes[other]).mean(1) for one, other in parts])
+    distances /= distances.mean(0).max() or 1.0
     rule = LogisticRegression(max_iter=1000, random_state=seed).fit(distances[:points], held[:points])
     return float(rule.score(distances[points:], held[points:]))
 
