@@ -29,7 +29,7 @@ STATISTICS = {
     "centre": "distance of the centre of mass from the middle, in pixels",
 }
 MAPS = {"mean_map": "mean of each pixel", "variance_map": "variance of each pixel"}
-BINS = 30  # of a histogram, about
+BINS = 25  # of a histogram, about
 
 
 class Predictive(NamedTuple):

@@ -1,5 +1,6 @@
 """The picture of posterior predictive checks: histograms of statistics, and maps of pixels."""
 
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 from vaelab.evaluation.predictive import MAPS, STATISTICS, Predictive
@@ -27,7 +28,7 @@ def predictive_checks(found: Predictive) -> "Figure":
             axes.stairs(record[name][of]["shares"], edges, fill=True, color=colour, alpha=0.2)
         title = f"{name.replace('_', ' ')}\n{_difference(record[name])}"
         axes.set_title(title, fontsize=9)
-        axes.set_xlabel(STATISTICS[name].replace(", ", ",\n"), fontsize=8)
+        axes.set_xlabel(textwrap.fill(STATISTICS[name], 30), fontsize=8)
         axes.set_yticks([])
         axes.spines[["top", "left", "right"]].set_visible(False)
         axes.tick_params(labelsize=8)
