@@ -8,7 +8,7 @@ from scipy import stats
 from torch import Tensor
 
 from vaelab.evaluation import memorization as module
-from vaelab.evaluation.memorization import authenticity, cells, data_copying, memorization, nearest, z_score
+from vaelab.evaluation.memorization import authenticity, cells, copying, data_copying, memorization, nearest, z_score
 
 
 @pytest.mark.parametrize("chunk", [7, 5000])
@@ -142,3 +142,13 @@ def test_copies_are_called_out_and_real_images_are_not(digits: tuple[Tensor, Ten
     assert authentic["noisy"] < 0.1 < authentic["half"] < 0.4 < authentic["held"] < authentic["mixed"]
     assert authentic["wide"] == 1
     assert authentic["held"] == pytest.approx(authenticity(tests[::2], train), abs=0.1)
+
+
+def test_metrics_of_copies_and_of_real_images(digits: tuple[Tensor, Tensor]) -> None:
+    train, tests, held = digits[0][:600].float() / 255, digits[0][600:800], digits[0][800:1000]
+    samples = torch.cat([train[:150], held[:50]])
+    metrics = copying(samples, tests, train, compared=180)
+    assert metrics["data_copying"] == data_copying(samples, tests, train, cells(train, 200))
+    assert metrics["data_copying"] < -3 < metrics["data_copying_floor"] < 3
+    assert metrics["authenticity"] == pytest.approx(authenticity(held[:30], train) / 6)
+    assert metrics["test_authenticity"] == authenticity(tests[:180], train) > 0.4

@@ -54,6 +54,21 @@ def memorization(samples: Tensor, tests: Tensor) -> dict[str, float]:
     }
 
 
+def copying(samples: Tensor, tests: Tensor, train: Tensor, compared: int) -> dict[str, float]:
+    """C_T and authenticity of samples (M, ...), and the same of test images (N, ...) instead of samples.
+
+    `data_copying_floor` compares every second test image with the others. Authenticity is that of the first `compared`
+    samples and test images.
+    """
+    few, half = min(len(samples), len(tests)), len(tests) // 2
+    return {
+        "data_copying": data_copying(samples, tests, train, cells(train, few)),
+        "data_copying_floor": data_copying(tests[::2], tests[1::2], train, cells(train, half)),
+        "authenticity": authenticity(samples[:compared], train),
+        "test_authenticity": authenticity(tests[:compared], train),
+    }
+
+
 def authenticity(images: Tensor, train: Tensor) -> float:
     """The share of images (M, ...) that are authentic with respect to training images (N, ...), N > 1.
 
