@@ -57,13 +57,14 @@ def memorization(samples: Tensor, tests: Tensor) -> dict[str, float]:
 def copying(samples: Tensor, tests: Tensor, train: Tensor, compared: int) -> dict[str, float]:
     """C_T and authenticity of samples (M, ...), and the same of test images (N, ...) instead of samples.
 
-    `data_copying_floor` compares every second test image with the others. Authenticity is that of the first `compared`
+    `data_copying_floor` compares a random half of the test images with the other half. Authenticity is that of the first `compared`
     samples and test images.
     """
-    few, half = min(len(samples), len(tests)), len(tests) // 2
+    order = torch.randperm(len(tests), generator=torch.Generator().manual_seed(0)).to(tests.device)
+    one, other = tests[order].chunk(2)
     return {
-        "data_copying": data_copying(samples, tests, train, cells(train, few)),
-        "data_copying_floor": data_copying(tests[::2], tests[1::2], train, cells(train, half)),
+        "data_copying": data_copying(samples, tests, train, cells(train, min(len(samples), len(tests)))),
+        "data_copying_floor": data_copying(one, other, train, cells(train, len(other))),
         "authenticity": authenticity(samples[:compared], train),
         "test_authenticity": authenticity(tests[:compared], train),
     }
