@@ -145,7 +145,7 @@ def test_copies_are_called_out_and_real_images_are_not(digits: tuple[Tensor, Ten
 
 
 def test_metrics_of_copies_and_of_real_images(digits: tuple[Tensor, Tensor]) -> None:
-    train, tests, held = digits[0][:600].float() / 255, digits[0][600:800], digits[0][800:1000]
+    train, tests, held = (digits[0][:1000].float() / 255).split([600, 200, 200])
     samples = torch.cat([train[:150], held[:50]])
     metrics = copying(samples, tests, train, compared=180)
     assert metrics["data_copying"] == data_copying(samples, tests, train, cells(train, 200))

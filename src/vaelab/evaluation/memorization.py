@@ -57,8 +57,8 @@ def memorization(samples: Tensor, tests: Tensor) -> dict[str, float]:
 def copying(samples: Tensor, tests: Tensor, train: Tensor, compared: int) -> dict[str, float]:
     """C_T and authenticity of samples (M, ...), and the same of test images (N, ...) instead of samples.
 
-    `data_copying_floor` compares a random half of the test images with the other half. Authenticity is that of the first `compared`
-    samples and test images.
+    `data_copying_floor` compares a random half of the test images with the other half. Authenticity is that of the
+    first `compared` samples and test images.
     """
     order = torch.randperm(len(tests), generator=torch.Generator().manual_seed(0)).to(tests.device)
     one, other = tests[order].chunk(2)
