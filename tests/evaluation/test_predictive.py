@@ -57,7 +57,7 @@ def test_pieces_do_not_extend_over_images() -> None:
 def test_distances_and_p_values_are_those_of_an_exact_test(digits: tuple[Tensor, Tensor]) -> None:
     images = digits[0][:90].float() / 255
     samples, tests = images[:40] * 0.97, images[40:]
-    found = predictive(samples, tests, splits=1999)
+    found = predictive(samples, tests, tests, splits=1999)
     for name in STATISTICS:
         exact = stats.ks_2samp(found.samples[name], found.tests[name], method="exact")
         assert found.distances[name] == pytest.approx(exact.statistic, abs=1e-12)
@@ -73,7 +73,7 @@ def test_distances_and_p_values_are_those_of_an_exact_test(digits: tuple[Tensor,
 def test_p_values_by_hand() -> None:
     """Ink 1, 2, 3 against 4, 5, 6: of the 20 splits, two have D = 1."""
     ink = torch.arange(1, 7).view(6, 1, 1, 1) * torch.ones(1, 1, 2, 2) / 10
-    found = predictive(ink[:3], ink[3:], splits=3999)
+    found = predictive(ink[:3], ink[3:], ink, splits=3999)
     assert found.distances["ink"] == 1
     assert found.p_values["ink"] == pytest.approx(0.1, abs=4 * math.sqrt(0.09 / 4000))
     assert found.p_values["holes"] == 1
@@ -81,7 +81,7 @@ def test_p_values_by_hand() -> None:
 
 def test_p_values_of_real_images_are_uniform(digits: tuple[Tensor, Tensor]) -> None:
     pairs = (digits[0][torch.randperm(5000)].float() / 255).view(50, 2, 50, 1, 28, 28)
-    found = [predictive(one, other, splits=99, seed=i) for i, (one, other) in enumerate(pairs)]
+    found = [predictive(one, other, other, splits=99, seed=i) for i, (one, other) in enumerate(pairs)]
     together = [each.p_value for each in found]
     single = [each.p_values[name] for each in found for name in STATISTICS if name not in ("components", "holes")]
     for p_values in (together, [each.p_values["mean_map"] for each in found]):
@@ -105,7 +105,7 @@ CHANGES = {
 @pytest.mark.parametrize("name", CHANGES)
 def test_each_check_finds_its_change(name: str, digits: tuple[Tensor, Tensor]) -> None:
     images = digits[0][:600].float() / 255
-    found = predictive(CHANGES[name](images[:300]), images[300:], splits=199)
+    found = predictive(CHANGES[name](images[:300]), images[300:], images, splits=199)
     assert found.p_values[name] == pytest.approx(1 / 200)
     assert found.p_value < 0.05
     untouched = {"ink": ("components", "holes"), "centre": ("ink", "stroke_width", "holes", "aspect_ratio"),
@@ -115,7 +115,7 @@ def test_each_check_finds_its_change(name: str, digits: tuple[Tensor, Tensor]) -
 
 def test_the_record_is_plain_data(digits: tuple[Tensor, Tensor]) -> None:
     images = digits[0][:200].float() / 255
-    found = predictive(images[:100], images[100:], splits=19)
+    found = predictive(images[:100], images[100:], digits[0][200:400], splits=19)
     record = found.record()
     assert record.keys() == {*STATISTICS, *MAPS}
     holes, ink = record["holes"], record["ink"]
@@ -127,4 +127,10 @@ def test_the_record_is_plain_data(digits: tuple[Tensor, Tensor]) -> None:
         for of in ("samples", "tests"):
             assert sum(record[name][of]["shares"]) == pytest.approx(1)
             assert len(record[name][of]["shares"]) == len(record[name]["edges"]) - 1
-    assert found.largest == max(record[name]["distance"] for name in STATISTICS)
+    floor = predictive(digits[0][200:400:2].float() / 255, images[100:], images, splits=0).distances
+    assert {name: check["floor"] for name, check in record.items()} == floor
+    assert found.metrics() == {
+        "predictive_distance": max(record[name]["distance"] for name in STATISTICS),
+        "predictive_floor": max(floor[name] for name in STATISTICS),
+        "predictive_p": found.p_value,
+    }

@@ -10,7 +10,7 @@ from vaelab.evaluation.predictive import STATISTICS, predictive
 
 def test_histograms_and_maps_are_those_of_the_images(digits: tuple[Tensor, Tensor]) -> None:
     images = digits[0][:160].float() / 255
-    found = predictive(images[:60], images[60:], splits=19)
+    found = predictive(images[:60], images[60:], images, splits=19)
     figure, record = pictures.predictive_checks(found), found.record()
     assert "60 samples against 100 test images" in figure.get_suptitle()
     assert f"p = {found.p_value:.3g}" in figure.get_suptitle()

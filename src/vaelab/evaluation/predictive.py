@@ -41,16 +41,18 @@ class Predictive(NamedTuple):
     distances: dict[str, float]  # D of each statistic and of each map
     p_values: dict[str, float]  # p of each
     p_value: float  # of all together
+    floor: dict[str, float]  # D of training images instead of samples
 
-    @property
-    def largest(self) -> float:
-        """The largest D of a statistic, in [0, 1]."""
-        return max(self.distances[name] for name in STATISTICS)
+    def metrics(self) -> dict[str, float]:
+        """The largest D of a statistic, in [0, 1], of samples and of training images, and the p-value of all checks."""
+        most = [max(found[name] for name in STATISTICS) for found in (self.distances, self.floor)]
+        return {"predictive_distance": most[0], "predictive_floor": most[1], "predictive_p": self.p_value}
 
     def record(self) -> dict[str, dict[str, Any]]:
         """Plain data by name: D and p. A statistic also has means, standard deviations and histograms (shares)."""
         found: dict[str, dict[str, Any]] = {
-            name: {"distance": distance, "p_value": self.p_values[name]} for name, distance in self.distances.items()
+            name: {"distance": distance, "p_value": self.p_values[name], "floor": self.floor[name]}
+            for name, distance in self.distances.items()
         }
         for name in STATISTICS:
             both = {"samples": self.samples[name], "tests": self.tests[name]}
@@ -63,20 +65,23 @@ class Predictive(NamedTuple):
         return found
 
 
-def predictive(samples: Tensor, tests: Tensor, splits: int = SPLITS, seed: int = 0) -> Predictive:
-    """Compare samples (M, C, H, W) in [0, 1] with test images (N, C, H, W).
+def predictive(samples: Tensor, tests: Tensor, train: Tensor, splits: int = SPLITS, seed: int = 0) -> Predictive:
+    """Compare samples (M, C, H, W) in [0, 1] with test images (N, C, H, W), and M of the training images, too.
 
     D of a statistic is the Kolmogorov-Smirnov distance, the largest difference between the shares at or below a value.
     D of a map is the L2 norm of the difference. `p_value` is the p-value of the smallest p-value: the share of splits,
     with the true one, of which a p-value is as small. So it is a test of all statistics and maps at once, however they
     depend on each other (Westfall and Young 1993, minP).
     """
-    images = torch.cat([samples, tests]).cpu()
-    values, grey, count = image_statistics(images), images.mean(1).flatten(1), len(samples)
-    generator = torch.Generator().manual_seed(seed)
-    found, rest = [_differences(torch.arange(len(images))[None] < count, values, grey)], splits
+    count, generator = len(samples), torch.Generator().manual_seed(seed)
+    known = train[:: max(1, len(train) // count)][:count].to(tests.device)
+    known = known.float().div(255) if known.dtype == torch.uint8 else known
+    first = torch.arange(len(known) + len(tests))[None] < len(known)
+    floor = _differences(first, *_pooled(known, tests))[0]
+    values, grey = _pooled(samples, tests)
+    found, rest = [_differences(torch.arange(len(grey))[None] < count, values, grey)], splits
     while rest > 0:
-        order = torch.rand(min(TOGETHER, rest), len(images), generator=generator).argsort(1)
+        order = torch.rand(min(TOGETHER, rest), len(grey), generator=generator).argsort(1)
         found.append(_differences(order < count, values, grey))
         rest -= len(order)
     differences = torch.cat(found)  # (1 + R, statistics and maps)
@@ -84,7 +89,7 @@ def predictive(samples: Tensor, tests: Tensor, splits: int = SPLITS, seed: int =
     below = torch.searchsorted(ordered, differences.T.contiguous()).T
     p = (len(differences) - below).double() / len(differences)
     least = p.min(1).values
-    names, parts = (*STATISTICS, *MAPS), grey.unflatten(1, images.shape[2:]).split([count, len(tests)])
+    names, parts = (*STATISTICS, *MAPS), grey.unflatten(1, samples.shape[2:]).split([count, len(tests)])
     means, variances = [part.mean(0) for part in parts], [part.var(0, correction=0) for part in parts]
     return Predictive(
         {name: each[:count] for name, each in values.items()},
@@ -93,7 +98,14 @@ def predictive(samples: Tensor, tests: Tensor, splits: int = SPLITS, seed: int =
         dict(zip(names, differences[0].tolist(), strict=True)),
         dict(zip(names, p[0].tolist(), strict=True)),
         (least <= least[0]).double().mean().item(),
+        dict(zip(names, floor.tolist(), strict=True)),
     )
+
+
+def _pooled(one: Tensor, other: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    """The statistics (N,) and the grey levels (N, H*W) of all images, on the CPU."""
+    images = torch.cat([one, other]).cpu()
+    return image_statistics(images), images.mean(1).flatten(1)
 
 
 def image_statistics(images: Tensor) -> dict[str, Tensor]:
