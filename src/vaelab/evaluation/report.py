@@ -60,6 +60,15 @@ METRICS = {
         "test_distance": f"{PIXELS}, the same distance of a test image",
         "nearer_share": "share of samples nearer than 95 % of the test images; above 0.05 hints at copies",
     },
+    "copies and posterior predictive checks": {
+        "data_copying": "C_T, mean z-score of the distances to training images; below -3: copies, above 3: too far",
+        "data_copying_floor": "the same of one half of the test images against the other half",
+        "authenticity": "share of samples that are no noisy copies of a training image; 0 for copies",
+        "test_authenticity": "the same share of test images",
+        "predictive_distance": "largest difference D of a statistic of samples and of test images, 0 to 1",
+        "predictive_floor": "the same of training images and of test images",
+        "predictive_p": "p-value of all posterior predictive checks together",
+    },
 }
 OF_CLASSES = tuple(METRICS["representation"])  # the metrics that images without labels do not have
 LABELS = {"log_likelihood": "IW bound"}  # in tables, because this metric is not log p(x) itself
@@ -129,6 +138,12 @@ def table(record: Mapping[str, Any]) -> str:
         for name in known:
             error = f" ± {errors[name]:.3g}" if name in errors else ""
             lines.append(f"  {labels.get(name, name):<22}{shown(metrics[name]):>10}{error:<10}  {texts[name]}")
+    if record.get("predictive"):
+        lines += [
+            "",
+            "posterior predictive checks: samples against test images",
+            text.table(checks(record["predictive"])),
+        ]
     if record["rate_per_dim"]:
         ordered = sorted(enumerate(record["rate_per_dim"]), key=lambda item: -item[1])
         rates = [f"z_{d} {rate:.2f}" for d, rate in ordered[:10]]
@@ -138,6 +153,17 @@ def table(record: Mapping[str, Any]) -> str:
     lines += [f"no {name}: {why}" for name, why in absent.items()]
     lines += ["", *record["caveats"]] if record.get("caveats") else []
     return "\n".join(lines)
+
+
+def checks(found: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+    """The table of posterior predictive checks, the header first: mean ± standard deviation over images, D and p."""
+    rows = [["check", "samples", "test images", "D", "p", "D of training images"]]
+    for name, check in found.items():
+        both = [check[of] for of in ("samples", "tests") if of in check]
+        means = [f"{of['mean']:.3g} ± {of['sd']:.2g}" for of in both] or ["–", "–"]
+        numbers = (f"{check['distance']:.3f}", f"{check['p_value']:.3f}", f"{check['floor']:.3f}")
+        rows.append([name, *means, *numbers])
+    return rows
 
 
 def comparison(records: Mapping[str, Mapping[str, Any]], groups: Sequence[Sequence[str]], form: str = "text") -> str:

@@ -13,6 +13,7 @@ from jinja2 import Environment, StrictUndefined
 
 from vaelab.errors import UserError
 from vaelab.evaluation import annealing, measure, report
+from vaelab.evaluation.predictive import MAPS, STATISTICS
 from vaelab.export.card import commands
 from vaelab.files import write_atomically
 from vaelab.reports import drawings, plots, tables
@@ -105,6 +106,7 @@ def _results(
         "panels": list(_panels(groups, curves, styles)),
         "more": metrics([curves[entry.key] for entry in entries])[MOST_CURVES:],
         "scatter": plots.rate_distortion(points, styles) if points else "",
+        "checks": _checks(groups, styles),
         "entries": entries,
         "sections": {
             section: [
@@ -144,6 +146,31 @@ def _rates(groups: Sequence[Group], styles: Mapping[str, plots.Style]) -> str:
         means[each.key] = [statistics.fmean(rates) for rates in zip(*ordered, strict=False)]
     means = {key: rates for key, rates in means.items() if rates}
     return plots.rates(means, styles) if means else ""
+
+
+def _checks(groups: Sequence[Group], styles: Mapping[str, plots.Style]) -> dict[str, Any] | None:
+    """The plots and the table of the posterior predictive checks of the first run of each group that has them."""
+    found = {each.key: each.entries[0].record.get("predictive") for each in groups}
+    known = {key: checks for key, checks in found.items() if checks}
+    if not known:
+        return None
+    return {
+        "keys": list(known),
+        "panels": [
+            (plots.distributions({key: checks[name] for key, checks in known.items()}, styles, words), words, meaning)
+            for name, meaning in STATISTICS.items()
+            for words in [name.replace("_", " ")]
+        ],
+        "rows": [
+            (
+                name.replace("_", " "),
+                meaning,
+                next(iter(known.values()))[name]["floor"],
+                [checks[name] for checks in known.values()],
+            )
+            for name, meaning in (STATISTICS | MAPS).items()
+        ],
+    }
 
 
 def _units(record: Mapping[str, Any]) -> str:
