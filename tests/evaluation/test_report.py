@@ -59,6 +59,23 @@ def test_meanings_have_the_numbers_of_samples_and_images() -> None:
         assert "N = 60 images" in texts[name]
 
 
+def test_real_images_and_noise_stand_beside_the_metrics_of_samples() -> None:
+    content = record(elbo=-100.0, frechet_distance=12.345, missing_classes=1)
+    content["protocol"] = {**PROTOCOL, "samples": 2000, "density": "gmm"}
+    content["references"] = {"real": {"frechet_distance": 0.5, "missing_classes": 0},
+                             "noise": {"frechet_distance": 100.0, "missing_classes": 9}}  # fmt: skip
+    content["missing"] = "1 of 10 classes is missing."
+    lines = report.table(content).splitlines()
+    assert "noise seed 0, 2,000 samples, samples of density=gmm; ±" in lines[0]
+    (line,) = [line for line in lines if "frechet_distance" in line]
+    assert "12.35" in line or "12.34" in line
+    assert line.endswith("of 2,000 samples and 10,000 test images; training images 0.500, noise 100.00")
+    assert any(line.split()[:2] == ["missing_classes", "1"] for line in lines)
+    assert next(line for line in lines if "missing_classes" in line).endswith("training images 0, noise 9")
+    assert lines[-1] == "1 of 10 classes is missing."
+    assert "noise 100" not in report.table(record(frechet_distance=1.0))  # without references
+
+
 def test_the_columns_of_several_runs_call_the_bound_a_bound() -> None:
     lines = report.comparison({"a": record(log_likelihood=-95.0, elbo=-100.0)}, [])
     assert lines.splitlines()[0].split() == ["run", "IW", "bound", "elbo"]
@@ -114,8 +131,8 @@ def test_a_table_of_many_columns_is_narrow_and_has_other_formats() -> None:
     records = {f"logs/sweep/{i}_{'long.name-' * 9}{i}": record(**metrics) for i in range(2)}
     lines = report.comparison(records, [list(records)]).splitlines()
     assert max(map(len, lines[:-1])) <= 120
-    assert sum(line.startswith("run ") for line in lines) == 2  # two tables, with the same runs
-    assert sum(line.startswith("0_long.name-long.name-") for line in lines) == 2
+    assert sum(line.startswith("run ") for line in lines) == 3  # three tables, with the same runs
+    assert sum(line.startswith("0_long.name-long.name-") for line in lines) == 3
     names, *rows = list(csv.reader(report.comparison(records, [list(records)], "csv").splitlines()))
     assert names == ["run", *report.COLUMNS]
     assert rows[0] == [next(iter(records)), *["-1234.5678"] * len(report.COLUMNS)]

@@ -17,10 +17,9 @@ from vaelab.evaluation.batches import batches
 from vaelab.evaluation.gaps import refine
 from vaelab.evaluation.latent import latent_statistics
 from vaelab.evaluation.likelihood import exact_log_likelihood, importance_weighted
-from vaelab.evaluation.memorization import memorization, nearest
 from vaelab.evaluation.representation import representation
+from vaelab.evaluation.samples import DISTANCES_ONLY, Sampling, of_samples
 from vaelab.interfaces import GenerativeModel, device_of, labels, levels, likelihood_name
-from vaelab.noise import fixed_noise
 
 MORE = 10  # times the samples, for the images that are checked
 LOW_ESS = 10  # effective samples; with fewer, the estimate of log p(x) is probably several nats too low
@@ -39,6 +38,7 @@ class Sizes(NamedTuple):
 
 
 DEFAULT = Sizes()
+LATER: dict[str, Any] = DISTANCES_ONLY.protocol()  # keys of a protocol that older evaluations lack, with their values
 
 
 class Measurement(NamedTuple):
@@ -57,10 +57,12 @@ def protocol(
     seed: int,
     sizes: Sizes = DEFAULT,
     ais: Annealing | None = None,
+    sampling: Sampling = DISTANCES_ONLY,
 ) -> dict[str, Any]:
     """The settings that two models must share if their metrics are to compare. num_images=None takes all test images.
 
-    Raises UserError for a setting out of its range, and for annealing (`ais`) with a model that it is not defined for.
+    Raises UserError for a setting out of its range, and for annealing (`ais`) or a fitted density with a model that it
+    is not defined for.
     """
     images = len(data.splits["test"][0])
     checks.whole(num_samples=num_samples)
@@ -72,12 +74,14 @@ def protocol(
     if ais:
         ais.check()
         annealing.check_model(model)
+    train_images = len(data.splits["train"][0])
+    sampling.check(model, min(train_images, num_images or images))
     name = likelihood_name(model.likelihood)
     if name == "Bernoulli" and data.binarization == "none":
         name = "Bernoulli (on grey levels no density)"
     return {
         "dataset": data.name,
-        "train_images": len(data.splits["train"][0]),
+        "train_images": train_images,
         "test_images": num_images or images,
         "binarization": data.protocol["binarization"]["test"],
         "likelihood": f"class-conditional {name}" if model.num_classes else name,
@@ -86,6 +90,7 @@ def protocol(
         "seed": seed,
         "sizes": sizes._asdict(),
         "ais": ais._asdict() if ais else None,
+        **sampling.protocol(),
         "vaelab": version("vaelab"),
     }
 
@@ -99,13 +104,14 @@ def measure(
     seed: int = 0,  # of all noise
     sizes: Sizes = DEFAULT,
     ais: Annealing | None = None,  # bounds by annealed importance sampling, if given
+    sampling: Sampling = DISTANCES_ONLY,  # what is measured of samples
 ) -> Measurement:
     """Measure a model on test images, with progress bars. The record gives a reason for each metric that is absent.
 
     Raises UserError as `protocol` does.
     """
     started = time.perf_counter()
-    agreed = protocol(model, data, num_samples, num_images, seed, sizes, ais)
+    agreed = protocol(model, data, num_samples, num_images, seed, sizes, ais, sampling)
     device = device_of(model)
     x, classes = data.images("test", agreed["test_images"], device)
     few_x, few_classes = data.images("train", sizes.probed, device)
@@ -137,12 +143,9 @@ def measure(
             absent |= dict.fromkeys(report.OF_CLASSES, "the images have no labels")
         else:
             metrics |= representation(codes, few_classes, latent.codes, classes)
-    pairs = None
-    try:
-        copied, pairs = _samples(model, data, x, seed, sizes.drawn)
-        metrics |= copied
-    except NotOfferedError as error:
-        absent["sample_distance"] = str(error)
+    with _bar("samples", 1, "part"):
+        found = of_samples(model, data, x, seed, sizes.drawn, sampling)
+    metrics, errors, absent = metrics | found.metrics, errors | found.errors, absent | found.absent
     for name in [name for name, value in metrics.items() if not math.isfinite(value)]:
         absent[name] = f"it is {metrics.pop(name)}"
         errors.pop(name, None)
@@ -155,11 +158,13 @@ def measure(
         "rate_per_dim": None if latent.rates is None else latent.rates.tolist(),
         "variance_per_dim": latent.variances.tolist(),
         "collapse": latent.collapse(),
-        "meanings": report.meanings(agreed, metrics),
+        "references": found.references,
+        "missing": found.missing,
+        "meanings": report.meanings(agreed, metrics, found.references),
         "seconds": round(time.perf_counter() - started, 1),
         "device": str(device),
     }
-    return Measurement(record, latent.codes.cpu(), pairs)
+    return Measurement(record, latent.codes.cpu(), found.pairs)
 
 
 def _densities(
@@ -211,22 +216,6 @@ def _annealed(model: GenerativeModel, x: Tensor, y: Tensor | None, seed: int, se
     with _bar("AIS of drawn images", 3 * settings.temperatures * len(x), "transition") as bar:
         _, lower, upper = annealing.sandwich(model, len(x), y, settings, seed, bar.update)
     return {"ais_bound": bound, "drawn_lower": lower, "drawn_upper": upper, "drawn_gap": upper - lower}
-
-
-def _samples(model: GenerativeModel, data: Any, x: Tensor, seed: int, count: int) -> tuple[dict[str, float], Tensor]:
-    """Distances of samples to training images, and the 32 nearest pairs of sample and image, (32, C, H, 2 W).
-
-    If the data are binary, samples are draws from p(x | z). If they are grey levels, samples are means of p(x | z).
-    """
-    train_x = data.pixels("train")[0]
-    y = labels(model, torch.arange(count, device=x.device) % max(model.num_classes, 1))
-    with fixed_noise(x.device, seed):
-        density = model.sample(count, y)
-        samples = density.mean if data.binarization == "none" else density.sample()
-    distances, index = nearest(samples, train_x)
-    first = distances.argsort()[:32]
-    pairs = torch.cat([samples[first].cpu(), train_x[index[first].cpu()].float().div(255)], dim=-1)
-    return memorization(distances, nearest(x[:count], train_x)[0]), pairs
 
 
 def _standard_error(values: Tensor) -> float:

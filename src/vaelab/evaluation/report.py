@@ -60,6 +60,17 @@ METRICS = {
         "test_distance": f"{PIXELS}, the same distance of a test image",
         "nearer_share": "share of samples nearer than 95 % of the test images; above 0.05 hints at copies",
     },
+    "quality of the samples": {
+        "frechet_distance": "Fréchet distance of the features of {samples:,} samples and {test_images:,} test images",
+        "kernel_distance": "MMD^2 of the same features, cubic kernel; ± is over disjoint subsets",
+        "precision": "share of samples near a test image, by its 3 nearest test images",
+        "recall": "share of test images near a sample, by its 3 nearest samples",
+        "density": "how many test images a sample is near to, by their 5 nearest test images; real images have about 1",
+        "coverage": "share of test images with a sample nearer than their 5th nearest test image",
+        "confidence": "probability of the class that the classifier names, mean over samples",
+        "class_kl": "nats, KL(classes of the samples || classes of the test images), as the classifier names them",
+        "missing_classes": "classes with less than a tenth of their share among the samples",
+    },
     "copies and posterior predictive checks": {
         "data_copying": "C_T, mean z-score of the distances to training images; below -3: copies, above 3: too far",
         "data_copying_floor": "the same of one half of the test images against the other half",
@@ -74,13 +85,14 @@ OF_CLASSES = tuple(METRICS["representation"])  # the metrics that images without
 LABELS = {"log_likelihood": "IW bound"}  # in tables, because this metric is not log p(x) itself
 HEADINGS = {  # of narrow columns; a CSV file has the names of the metrics
     **LABELS, "exact_log_likelihood": "exact log p", "bits_per_dim": "bits/dim", "squared_error": "sq. error",
-    "active_units": "units", "linear_accuracy": "linear", "knn_accuracy": "k-NN",
+    "active_units": "units", "linear_accuracy": "linear", "knn_accuracy": "k-NN", "frechet_distance": "Fréchet",
+    "class_kl": "class KL",
 }  # fmt: skip
 # Settings in which runs of several seeds may differ: data.used names the data set, whatever was asked for
 OF_A_SEED = ("seed", "data.seed", "data.root", "data.dataset", "resume")
 COLUMNS = (
     *("log_likelihood", "exact_log_likelihood", "bits_per_dim", "elbo", "rate", "distortion", "squared_error"),
-    *("active_units", "linear_accuracy", "knn_accuracy"),
+    *("active_units", "linear_accuracy", "knn_accuracy", "frechet_distance", "precision", "recall", "class_kl"),
 )
 
 
@@ -111,25 +123,36 @@ def seed_groups(configs: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
 
 def protocol_line(protocol: Mapping[str, Any]) -> str:
     """The protocol in words."""
-    return (
+    line = (
         "{dataset}, {test_images:,} test images ({train_images:,} trained on), binarization {binarization}, "
         "{likelihood} likelihood, K = {num_samples:,}, noise seed {seed}".format(**protocol)
     )
+    line += f", {protocol['samples']:,} samples" if protocol.get("samples") else ""
+    return line + (f", samples of density={protocol['density']}" if protocol.get("density") else "")
 
 
-def meanings(protocol: Mapping[str, Any], names: Iterable[str]) -> dict[str, str]:
-    """The unit and the meaning of metrics, with the numbers of samples and images behind them."""
+def meanings(
+    protocol: Mapping[str, Any], names: Iterable[str], references: Mapping[str, Mapping[str, float]] | None = None
+) -> dict[str, str]:
+    """The unit and the meaning of metrics, with the numbers of samples and images behind them.
+
+    `references` are the same metrics of "real" training images and of "noise" images.
+    """
     images = protocol["test_images"]
-    numbers = {**protocol, **(protocol["ais"] or {})}
+    numbers = {"samples": 0, **protocol, **(protocol["ais"] or {})}
     numbers |= {name: min(images, protocol["sizes"][name]) for name in ("checked", "refined")}
     known = {name: text for section in METRICS.values() for name, text in section.items()}
-    return {name: known[name].format(**numbers) for name in names if name in known}
+    texts = {name: known[name].format(**numbers) for name in names if name in known}
+    real, noise = ((references or {}).get(kind, {}) for kind in ("real", "noise"))
+    for name in texts.keys() & real.keys() & noise.keys():
+        texts[name] += f"; training images {shown(real[name])}, noise {shown(noise[name])}"
+    return texts
 
 
 def table(record: Mapping[str, Any]) -> str:
     """One evaluation: metrics with their standard errors over images, and the reasons for absent metrics."""
     metrics, errors, absent = record["metrics"], record["standard_errors"], record["absent"]
-    texts = meanings(record["protocol"], metrics)
+    texts = meanings(record["protocol"], metrics, record.get("references"))
     labels = {"log_likelihood": f"{LABELS['log_likelihood']}, K = {record['protocol']['num_samples']:,}"}
     lines = [f"protocol: {protocol_line(record['protocol'])}; ± is the standard error over images"]
     for section, names in METRICS.items():
@@ -150,6 +173,7 @@ def table(record: Mapping[str, Any]) -> str:
         more = len(ordered) - len(rates)
         lines += ["", f"rate by dimension, nats: {', '.join(rates)}" + (f", {more} more" if more else "")]
     lines += ["", record["collapse"]] if record["collapse"] else []
+    lines += ["", record["missing"]] if record.get("missing") else []
     lines += [f"no {name}: {why}" for name, why in absent.items()]
     lines += ["", *record["caveats"]] if record.get("caveats") else []
     return "\n".join(lines)

@@ -93,7 +93,8 @@ def _results(
     cells = zip(*(tables.column(groups, name) for name in columns), strict=True)
     measured = {name for entry in entries for name in entry.record["metrics"]}
     known = [name for section in report.METRICS.values() for name in section if name in measured]
-    texts = report.meanings(protocol, known)
+    references = [entry.record["references"] for entry in entries if entry.record["references"]]
+    texts = report.meanings(protocol, known, references[0] if references else None)
     pairs = {each.key: [tables.values(each, name) for name in ("rate", "distortion")] for each in groups}
     points = {key: list(zip(*pair, strict=True)) for key, pair in pairs.items() if all(pair)}
     return {
@@ -182,10 +183,11 @@ def _units(record: Mapping[str, Any]) -> str:
 
 
 def _caveats(entry: Entry) -> list[str]:
-    """The caveats of a run, without the local folder in which a data set is missing."""
+    """The caveats of a run, without the local folder in which a data set is missing, and the classes it lacks."""
     cfg: Any = entry.run.cfg
     data = {**cfg.data, "dataset": cfg.data.used}
-    return find_caveats(entry.run.model, {**cfg, "data": data}, entry.record["metrics"])
+    missing = [entry.record["missing"]] if entry.record["missing"] else []
+    return find_caveats(entry.run.model, {**cfg, "data": data}, entry.record["metrics"]) + missing
 
 
 def _by_text(texts: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:
@@ -218,6 +220,7 @@ def _repeat(entry: Entry) -> dict[str, Any]:
     words = [f"num_samples={protocol['num_samples']}", f"seed={protocol['seed']}"]
     if protocol["test_images"] < len(entry.run.data.splits["test"][0]):
         words.append(f"num_images={protocol['test_images']}")
+    words += [f"{name}={protocol[name]}" for name in ("samples", "density") if protocol.get(name)]
     words += _changed("sizes", protocol["sizes"], measure.DEFAULT._asdict())
     if protocol["ais"]:
         words += ["ais=true", *_changed("annealing", protocol["ais"], annealing.DEFAULT._asdict())]
