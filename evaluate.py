@@ -168,11 +168,14 @@ def measured(run: "Run", protocol: dict[str, Any], sampling: "Sampling", reuse: 
         print(f"{runs.shown(path)} is kept, because it has {has}")
         return record
     runs.write_json(path, record)
+    command, about = shlex.join(["python", *sys.argv]), f"{run.folder.name}: {run.data.description}"
     if measurement.pairs is not None:
         title = "The samples nearest to training images, each with its training image on the right"
         nearest = pictures.framed(pictures.grid(measurement.pairs, 8), title)
-        command, about = shlex.join(["python", *sys.argv]), f"{run.folder.name}: {run.data.description}"
         pictures.save(nearest, run.folder / "pictures" / "nearest.png", command, about)
+    if measurement.checks:
+        checked = pictures.predictive_checks(measurement.checks)
+        pictures.save(checked, run.folder / "pictures" / "predictive.png", command, about)
     tensorboard.add_evaluation(run.folder, measurement, *run.data.images("test", len(measurement.codes)))
     return record
 

@@ -21,6 +21,7 @@ from vaelab import linear, load_run, runs
 from vaelab.evaluation import measure as measure_module
 from vaelab.evaluation import report
 from vaelab.evaluation.measure import measure, protocol
+from vaelab.evaluation.predictive import STATISTICS
 
 Evaluate = Callable[..., dict]
 SHORT = ("num_samples=20", "num_images=100", "sizes.train_samples=10", "sizes.steps=10", "sizes.refined_samples=10")
@@ -134,8 +135,13 @@ def test_the_quality_of_samples(run: Callable[..., str], capsys: pytest.CaptureF
     metrics, references = record["metrics"], record["references"]
     assert metrics.items() >= plainly["metrics"].items()
     names = metrics.keys() - plainly["metrics"].keys()
-    assert names == set(report.METRICS["quality of the samples"])
-    assert references["real"].keys() == references["noise"].keys() == names
+    quality = set(report.METRICS["quality of the samples"])
+    assert names == quality | set(report.METRICS["copies and posterior predictive checks"])
+    assert references["noise"].keys() == quality == references["real"].keys() - {"predictive_distance"}
+    assert metrics["predictive_distance"] == max(record["predictive"][name]["distance"] for name in STATISTICS)
+    assert metrics["predictive_p"] < 0.05  # the run is short
+    with Image.open(Path(folder, "pictures", "predictive.png")) as picture:
+        assert "samples=100" in picture.text["Command"]
     assert references["real"]["frechet_distance"] < metrics["frechet_distance"]
     assert record["protocol"]["classifier"].startswith("MNIST ")
     printed = capsys.readouterr().out
@@ -144,6 +150,7 @@ def test_the_quality_of_samples(run: Callable[..., str], capsys: pytest.CaptureF
     assert f"of 100 samples and 100 test images; training images {real}, noise {noise}" in printed
     if record["missing"]:
         assert record["missing"] in printed
+    assert "posterior predictive checks: samples against test images\ncheck " in printed
     assert measured(f"run={folder}")["metrics"] == metrics  # the file with more stays
     assert "is kept, because it has K = 20, 100 test images, 100 samples" in capsys.readouterr().out
 

@@ -17,6 +17,7 @@ from vaelab.evaluation.batches import batches
 from vaelab.evaluation.gaps import refine
 from vaelab.evaluation.latent import latent_statistics
 from vaelab.evaluation.likelihood import exact_log_likelihood, importance_weighted
+from vaelab.evaluation.predictive import Predictive
 from vaelab.evaluation.representation import representation
 from vaelab.evaluation.samples import DISTANCES_ONLY, Sampling, of_samples
 from vaelab.interfaces import GenerativeModel, device_of, labels, levels, likelihood_name
@@ -47,6 +48,7 @@ class Measurement(NamedTuple):
     record: dict[str, Any]  # plain data: protocol, metrics with meanings and standard errors, what is absent and why
     codes: Tensor  # (N, D), of the test images
     pairs: Tensor | None  # (32, C, H, 2 W): the samples nearest to a training image, each beside that image
+    checks: Predictive | None  # posterior predictive checks of samples
 
 
 def protocol(
@@ -160,11 +162,12 @@ def measure(
         "collapse": latent.collapse(),
         "references": found.references,
         "missing": found.missing,
+        "predictive": found.checks.record() if found.checks else None,
         "meanings": report.meanings(agreed, metrics, found.references),
         "seconds": round(time.perf_counter() - started, 1),
         "device": str(device),
     }
-    return Measurement(record, latent.codes.cpu(), found.pairs)
+    return Measurement(record, latent.codes.cpu(), found.pairs, found.checks)
 
 
 def _densities(

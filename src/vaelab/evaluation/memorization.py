@@ -9,6 +9,8 @@ a copy with noise of the training image that is nearest to it: Alaa et al. 2022,
 Each function takes images (N, C, H, W) or features (N, D). Uint8 is scaled to [0, 1].
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -54,20 +56,25 @@ def memorization(samples: Tensor, tests: Tensor) -> dict[str, float]:
     }
 
 
-def copying(samples: Tensor, tests: Tensor, train: Tensor, compared: int) -> dict[str, float]:
-    """C_T and authenticity of samples (M, ...), and the same of test images (N, ...) instead of samples.
+def copying(
+    samples: Tensor, tests: Tensor, train: Tensor, features: Callable[[Tensor], Tensor], compared: int
+) -> tuple[dict[str, float], dict[str, float]]:
+    """C_T in pixels and in features, and authenticity, of samples (M, ...) and of test images (N, ...) instead of them.
 
-    `data_copying_floor` compares a random half of the test images with the other half. Authenticity is that of the
-    first `compared` samples and test images.
+    C_T of test images is that of a random half against the other half. Authenticity is that of the first `compared`
+    images. A C_T that is not defined is NaN.
     """
     order = torch.randperm(len(tests), generator=torch.Generator().manual_seed(0)).to(tests.device)
-    one, other = tests[order].chunk(2)
-    return {
-        "data_copying": data_copying(samples, tests, train, cells(train, min(len(samples), len(tests)))),
-        "data_copying_floor": data_copying(one, other, train, cells(train, len(other))),
-        "authenticity": authenticity(samples[:compared], train),
-        "test_authenticity": authenticity(tests[:compared], train),
-    }
+    found, held = {}, {}
+    spaces: dict[str, Callable[[Tensor], Tensor]] = {"data_copying": lambda x: x, "data_copying_features": features}
+    for name, space in spaces.items():
+        own, other, known = map(space, (samples, tests, train))
+        found[name] = data_copying(own, other, known, cells(known, min(len(own), len(other))))
+        halves = other[order].chunk(2)
+        held[name] = data_copying(halves[0], halves[1], known, cells(known, len(halves[1])))
+    for metrics, images in ((found, samples), (held, tests)):
+        metrics["authenticity"] = authenticity(images[:compared], train)
+    return found, held
 
 
 def authenticity(images: Tensor, train: Tensor) -> float:

@@ -13,6 +13,7 @@ All statistics are of the mean over channels. An image has ink where this mean i
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -43,11 +44,6 @@ class Predictive(NamedTuple):
     p_value: float  # of all together
     floor: dict[str, float]  # D of training images instead of samples
 
-    def metrics(self) -> dict[str, float]:
-        """The largest D of a statistic, in [0, 1], of samples and of training images, and the p-value of all checks."""
-        most = [max(found[name] for name in STATISTICS) for found in (self.distances, self.floor)]
-        return {"predictive_distance": most[0], "predictive_floor": most[1], "predictive_p": self.p_value}
-
     def record(self) -> dict[str, dict[str, Any]]:
         """Plain data by name: D and p. A statistic also has means, standard deviations and histograms (shares)."""
         found: dict[str, dict[str, Any]] = {
@@ -63,6 +59,11 @@ class Predictive(NamedTuple):
                 shares = (counts / len(values)).tolist()
                 found[name][of] = {"mean": values.mean().item(), "sd": values.std().item(), "shares": shares}
         return found
+
+
+def largest(distances: Mapping[str, float]) -> float:
+    """The largest D of a statistic, in [0, 1]."""
+    return max(distances[name] for name in STATISTICS)
 
 
 def predictive(samples: Tensor, tests: Tensor, train: Tensor, splits: int = SPLITS, seed: int = 0) -> Predictive:

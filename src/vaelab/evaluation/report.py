@@ -72,27 +72,27 @@ METRICS = {
         "missing_classes": "classes with less than a tenth of their share among the samples",
     },
     "copies and posterior predictive checks": {
-        "data_copying": "C_T, mean z-score of the distances to training images; below -3: copies, above 3: too far",
-        "data_copying_floor": "the same of one half of the test images against the other half",
+        "data_copying": "C_T, z-score of distances to training images; below -3: copies or smooth, above 3: too far",
+        "data_copying_features": "the same in the features; below -3: copies, above 3: too far",
         "authenticity": "share of samples that are no noisy copies of a training image; 0 for copies",
-        "test_authenticity": "the same share of test images",
         "predictive_distance": "largest difference D of a statistic of samples and of test images, 0 to 1",
-        "predictive_floor": "the same of training images and of test images",
         "predictive_p": "p-value of all posterior predictive checks together",
     },
 }
+REFERENCES = {"real": "training images", "noise": "noise", "test": "test images"}
 OF_CLASSES = tuple(METRICS["representation"])  # the metrics that images without labels do not have
 LABELS = {"log_likelihood": "IW bound"}  # in tables, because this metric is not log p(x) itself
 HEADINGS = {  # of narrow columns; a CSV file has the names of the metrics
     **LABELS, "exact_log_likelihood": "exact log p", "bits_per_dim": "bits/dim", "squared_error": "sq. error",
     "active_units": "units", "linear_accuracy": "linear", "knn_accuracy": "k-NN", "frechet_distance": "Fréchet",
-    "class_kl": "class KL",
+    "class_kl": "class KL", "data_copying": "C_T", "predictive_distance": "checks",
 }  # fmt: skip
 # Settings in which runs of several seeds may differ: data.used names the data set, whatever was asked for
 OF_A_SEED = ("seed", "data.seed", "data.root", "data.dataset", "resume")
 COLUMNS = (
     *("log_likelihood", "exact_log_likelihood", "bits_per_dim", "elbo", "rate", "distortion", "squared_error"),
     *("active_units", "linear_accuracy", "knn_accuracy", "frechet_distance", "precision", "recall", "class_kl"),
+    *("data_copying", "predictive_distance"),
 )
 
 
@@ -136,16 +136,18 @@ def meanings(
 ) -> dict[str, str]:
     """The unit and the meaning of metrics, with the numbers of samples and images behind them.
 
-    `references` are the same metrics of "real" training images and of "noise" images.
+    `references` are the same metrics of "real" training images, of "noise" images and of "test" images.
     """
     images = protocol["test_images"]
     numbers = {"samples": 0, **protocol, **(protocol["ais"] or {})}
     numbers |= {name: min(images, protocol["sizes"][name]) for name in ("checked", "refined")}
     known = {name: text for section in METRICS.values() for name, text in section.items()}
     texts = {name: known[name].format(**numbers) for name in names if name in known}
-    real, noise = ((references or {}).get(kind, {}) for kind in ("real", "noise"))
-    for name in texts.keys() & real.keys() & noise.keys():
-        texts[name] += f"; training images {shown(real[name])}, noise {shown(noise[name])}"
+    for name in texts:
+        others = {kind: found[name] for kind, found in (references or {}).items() if name in found}
+        texts[name] += "; " * bool(others) + ", ".join(
+            f"{REFERENCES[kind]} {shown(each)}" for kind, each in others.items()
+        )
     return texts
 
 

@@ -151,27 +151,16 @@ def _rates(groups: Sequence[Group], styles: Mapping[str, plots.Style]) -> str:
 
 def _checks(groups: Sequence[Group], styles: Mapping[str, plots.Style]) -> dict[str, Any] | None:
     """The plots and the table of the posterior predictive checks of the first run of each group that has them."""
-    found = {each.key: each.entries[0].record.get("predictive") for each in groups}
-    known = {key: checks for key, checks in found.items() if checks}
-    if not known:
-        return None
-    return {
-        "keys": list(known),
-        "panels": [
-            (plots.distributions({key: checks[name] for key, checks in known.items()}, styles, words), words, meaning)
-            for name, meaning in STATISTICS.items()
-            for words in [name.replace("_", " ")]
-        ],
-        "rows": [
-            (
-                name.replace("_", " "),
-                meaning,
-                next(iter(known.values()))[name]["floor"],
-                [checks[name] for checks in known.values()],
-            )
-            for name, meaning in (STATISTICS | MAPS).items()
-        ],
-    }
+    found = {each.key: each.entries[0].record["predictive"] for each in groups if each.entries[0].record["predictive"]}
+    names = [name for name in STATISTICS | MAPS if found and all(name in checks for checks in found.values())]
+    each = {name: {key: checks[name] for key, checks in found.items()} for name in names}
+    rows = [(name.replace("_", " "), (STATISTICS | MAPS)[name], list(checks.values())) for name, checks in each.items()]
+    panels = [
+        (plots.distributions(checks, styles, (words := name.replace("_", " "))), words, STATISTICS[name])
+        for name, checks in each.items()
+        if all(check.get("edges") for check in checks.values())
+    ]
+    return {"keys": list(found), "panels": panels, "rows": rows} if names else None
 
 
 def _units(record: Mapping[str, Any]) -> str:
