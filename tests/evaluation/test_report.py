@@ -73,6 +73,7 @@ def test_real_images_and_noise_stand_beside_the_metrics_of_samples() -> None:
     assert any(line.split()[:2] == ["missing_classes", "1"] for line in lines)
     assert next(line for line in lines if "missing_classes" in line).endswith("training images 0, noise 9")
     assert lines[-1] == "1 of 10 classes is missing."
+    assert report.comparison({"a": content, "b": record(elbo=-99.0)}, []).endswith("a: 1 of 10 classes is missing.")
     assert "noise 100" not in report.table(record(frechet_distance=1.0))  # without references
 
 

@@ -85,13 +85,13 @@ LABELS = {"log_likelihood": "IW bound"}  # in tables, because this metric is not
 HEADINGS = {  # of narrow columns; a CSV file has the names of the metrics
     **LABELS, "exact_log_likelihood": "exact log p", "bits_per_dim": "bits/dim", "squared_error": "sq. error",
     "active_units": "units", "linear_accuracy": "linear", "knn_accuracy": "k-NN", "frechet_distance": "Fréchet",
-    "class_kl": "class KL", "data_copying": "C_T", "predictive_distance": "checks",
+    "data_copying": "C_T", "predictive_distance": "checks",
 }  # fmt: skip
 # Settings in which runs of several seeds may differ: data.used names the data set, whatever was asked for
 OF_A_SEED = ("seed", "data.seed", "data.root", "data.dataset", "resume")
 COLUMNS = (
     *("log_likelihood", "exact_log_likelihood", "bits_per_dim", "elbo", "rate", "distortion", "squared_error"),
-    *("active_units", "linear_accuracy", "knn_accuracy", "frechet_distance", "precision", "recall", "class_kl"),
+    *("active_units", "linear_accuracy", "knn_accuracy", "frechet_distance", "precision", "recall"),
     *("data_copying", "predictive_distance"),
 )
 
@@ -226,6 +226,7 @@ def comparison(records: Mapping[str, Mapping[str, Any]], groups: Sequence[Sequen
         rows += of_seeds(group)
     one, *more = set(protocols.values())
     notes = [f"protocol of {name}: {line}" for name, line in protocols.items()] if more else [f"protocol: {one}"]
+    notes += [f"{labels[name]}: {record['missing']}" for name, record in records.items() if record.get("missing")]
     notes += dict.fromkeys(caveat for record in records.values() for caveat in record.get("caveats", ()))
     mark = {"latex": "% ", "csv": "# "}.get(form, "")
     if form == "text":
