@@ -141,7 +141,7 @@ def test_the_quality_of_samples(run: Callable[..., str], capsys: pytest.CaptureF
     assert metrics["predictive_distance"] == max(record["predictive"][name]["distance"] for name in STATISTICS)
     assert metrics["predictive_p"] < 0.05  # the run is short
     with Image.open(Path(folder, "pictures", "predictive.png")) as picture:
-        assert "samples=100" in picture.text["Command"]
+        assert picture.text["Description"].startswith(f"{Path(folder).name}: MNIST")
     assert references["real"]["frechet_distance"] < metrics["frechet_distance"]
     assert record["protocol"]["classifier"].startswith("MNIST ")
     printed = capsys.readouterr().out

@@ -185,8 +185,8 @@ def checks(found: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
     """The table of posterior predictive checks, the header first: mean ± standard deviation over images, D and p."""
     rows = [["check", "samples", "test images", "D", "p", "D of training images"]]
     for name, check in found.items():
-        both = [check[of] for of in ("samples", "tests") if of in check]
-        means = [f"{of['mean']:.3g} ± {of['sd']:.2g}" for of in both] or ["–", "–"]
+        both = [check.get(of) for of in ("samples", "tests")]
+        means = [f"{of['mean']:.3g} ± {of['sd']:.2g}" if of else "–" for of in both]
         numbers = (f"{check['distance']:.3f}", f"{check['p_value']:.3f}", f"{check['floor']:.3f}")
         rows.append([name, *means, *numbers])
     return rows

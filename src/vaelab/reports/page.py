@@ -158,7 +158,7 @@ def _checks(groups: Sequence[Group], styles: Mapping[str, plots.Style]) -> dict[
     panels = [
         (plots.distributions(checks, styles, (words := name.replace("_", " "))), words, STATISTICS[name])
         for name, checks in each.items()
-        if all(check.get("edges") for check in checks.values())
+        if all(check.get(part) for check in checks.values() for part in ("edges", "samples", "tests"))
     ]
     return {"keys": list(found), "panels": panels, "rows": rows} if names else None
 

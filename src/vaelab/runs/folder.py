@@ -51,6 +51,7 @@ LATER: dict[str, Any] = {
     **{"references": {}, "missing": None, "predictive": None},
 }
 HISTOGRAM = ({"mean": float, "sd": float, "shares": [float]},)
+CHECK = {**dict.fromkeys(("distance", "p_value", "floor"), float), **dict.fromkeys(("samples", "tests"), HISTOGRAM)}
 # What the rest of the package reads from each file: the type of each value, a list of one form, a dict with a form for
 # each key, and a tuple with the form of a value that can be missing or null. float is a finite number, and ... stands
 # for all other keys
@@ -73,14 +74,7 @@ FORMS: dict[str, Any] = {
         "collapse": (str,),
         "references": {...: {...: float}},
         "missing": (str,),
-        "predictive": (
-            {
-                ...: {
-                    **{"distance": float, "p_value": float, "floor": float},
-                    **{"edges": ([float],), "samples": HISTOGRAM, "tests": HISTOGRAM},
-                }
-            },
-        ),
+        "predictive": ({...: {**CHECK, "edges": ([float],)}},),
     },
     "run.json": {
         "starts": [
