@@ -85,7 +85,7 @@ LABELS = {"log_likelihood": "IW bound"}  # in tables, because this metric is not
 HEADINGS = {  # of narrow columns; a CSV file has the names of the metrics
     **LABELS, "exact_log_likelihood": "exact log p", "bits_per_dim": "bits/dim", "squared_error": "sq. error",
     "active_units": "units", "linear_accuracy": "linear", "knn_accuracy": "k-NN", "frechet_distance": "Fréchet",
-    "data_copying": "C_T", "predictive_distance": "checks",
+    "data_copying": "C_T", "predictive_distance": "max D",
 }  # fmt: skip
 # Settings in which runs of several seeds may differ: data.used names the data set, whatever was asked for
 OF_A_SEED = ("seed", "data.seed", "data.root", "data.dataset", "resume")
