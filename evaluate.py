@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from vaelab import checks, cli
 from vaelab.errors import NotOfferedError, UserError
@@ -15,8 +15,12 @@ from vaelab.text import FORMATS, plain
 
 if TYPE_CHECKING:
     from vaelab.data.images import Images
+    from vaelab.evaluation.measure import Sizes
     from vaelab.evaluation.samples import Sampling
     from vaelab.runs import Run
+
+CONFIGS = Path(__file__).parent / "configs"
+OF_IMAGES = ("run", "images", "invert", "sizes.train_samples", "sizes.drawn", "seed", "device", "data.root", "trust")
 
 
 def evaluate(cfg: DictConfig, _: Path) -> None:
@@ -28,10 +32,11 @@ def evaluate(cfg: DictConfig, _: Path) -> None:
     from vaelab.runs import sweeps
 
     torch.distributions.Distribution.set_default_validate_args(False)
-    if cfg.images and cfg.report:
-        raise UserError(f"report={cfg.report}: images={cfg.images} only writes codes, so leave one of them out")
+    checks.one_of((True, False), ais=cfg.ais, invert=cfg.invert)
+    sizes, ais = group(cfg, "sizes", measure.DEFAULT), group(cfg, "annealing", annealing.DEFAULT)
+    check_used(cfg)
     if cfg.images:
-        return encode(cfg)
+        return encode(cfg, sizes)
     checks.one_of(FORMATS, format=cfg.format)
     if cfg.report:
         from vaelab import reports
@@ -43,8 +48,6 @@ def evaluate(cfg: DictConfig, _: Path) -> None:
     for folder in folders:  # errors of all runs come before the first measurement
         first = next(iter(opened.values()), None)
         opened[folder] = runs.open_run(folder, cfg.data.root, cfg.device, like=first, trust=cfg.trust)
-    checks.one_of((True, False), ais=cfg.ais)
-    sizes, ais = group(cfg, "sizes", measure.DEFAULT), group(cfg, "annealing", annealing.DEFAULT)
     settings = cfg.num_samples, cfg.num_images, cfg.seed, sizes, ais if cfg.ais else None
     checks.whole(0, samples=cfg.samples)
     samplings = {name: sampling(cfg, run) for name, run in opened.items()}
@@ -88,18 +91,36 @@ def sampling(cfg: DictConfig, run: "Run") -> "Sampling":
     path = classifier.place(run.data, cache.folder())
     if not path.is_file():
         words = runs.read_json(run.folder / "run.json").get("starts", [{}])[0].get("overrides", [])
-        command = shlex.join(["python", "classify.py", *(word for word in words if word.startswith("data"))])
+        command = shlex.join(
+            ["python", "classify.py", *(word for word in words if word.startswith(("data=", "data.")))]
+        )
         raise UserError(f"samples={cfg.samples} needs a classifier of {run.data.name}: {command} trains one")
     return Sampling(cfg.samples, cfg.density, classifier.load(path)[0])
 
 
-def encode(cfg: DictConfig) -> None:
+def check_used(cfg: DictConfig) -> None:
+    """Raise UserError for a setting that is not the default one and changes nothing."""
+    from vaelab import runs
+
+    for key, default in runs.settings(OmegaConf.load(CONFIGS / "evaluate.yaml")):
+        if key.split(".")[0] not in cfg or isinstance(default, dict) or OmegaConf.select(cfg, key) == default:
+            continue
+        if cfg.images and key not in OF_IMAGES:
+            why = f"with images={cfg.images}, which takes {', '.join(OF_IMAGES)}"
+        elif key == "invert" and not cfg.images:
+            why = "without images=FOLDER"
+        elif key.startswith("annealing.") and not cfg.ais:
+            why = "without ais=true"
+        else:
+            continue
+        raise UserError(f"{key}={OmegaConf.select(cfg, key)} changes nothing {why}")
+
+
+def encode(cfg: DictConfig, sizes: "Sizes") -> None:
     """Write the codes of a folder of images to codes.npz in the run's folder, and rank the images."""
     from vaelab import runs
     from vaelab.data.images import write_codes
-    from vaelab.evaluation import measure
 
-    sizes = group(cfg, "sizes", measure.DEFAULT)
     checks.whole(2, **{f"sizes.{name}": size for name, size in sizes._asdict().items()})
     checks.whole(0, checks.SEEDS, seed=cfg.seed)
     if not isinstance(cfg.run, str):
@@ -181,4 +202,4 @@ def measured(run: "Run", protocol: dict[str, Any], sampling: "Sampling", reuse: 
 
 
 if __name__ == "__main__":
-    cli.main(evaluate, Path(__file__).parent / "configs", "evaluate")
+    cli.main(evaluate, CONFIGS, "evaluate")

@@ -104,6 +104,10 @@ def test_seeds_are_grouped_and_their_spread_shown() -> None:
     groups = report.seed_groups(configs)
     assert groups == [["a", "b", "d"]]
     assert report.seed_groups({"a": base, "the same run again": base, "b": configs["b"]}) == []
+    beta = {"a": {**base, "objective.beta": 1}, "b": {**configs["b"], "objective.beta": 1.0}}
+    assert report.seed_groups(beta) == [["a", "b"]]
+    beta["b"]["objective.beta"] = True
+    assert report.seed_groups(beta) == []
     records = {name: record(elbo=value) for name, value in zip("abcd", (-100.0, -101.0, -90.0, -102.0), strict=True)}
     lines = report.comparison(records, groups).splitlines()
     assert lines[0].split() == ["run", "elbo"]

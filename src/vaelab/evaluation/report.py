@@ -112,10 +112,11 @@ def seed_groups(configs: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
 
     Their settings are {dotted key: value}.
     """
-    groups: dict[str, list[str]] = {}
+    groups: dict[tuple[Any, ...], list[str]] = {}
     for name, config in configs.items():
         leaves = {key: value for key, value in config.items() if not isinstance(value, dict | list)}
-        same = repr(sorted((key, value) for key, value in leaves.items() if key not in OF_A_SEED))
+        kept = sorted(key for key in leaves if key not in OF_A_SEED)
+        same = tuple((key, isinstance(leaves[key], bool), leaves[key]) for key in kept)  # 1 is 1.0, and true is not 1
         groups.setdefault(same, []).append(name)
     distinct = {group: len({configs[name].get("seed") for name in names}) for group, names in groups.items()}
     return [names for group, names in groups.items() if len(names) == distinct[group] > 1]
@@ -161,7 +162,7 @@ def table(record: Mapping[str, Any]) -> str:
         known = [name for name in names if name in metrics]
         lines += ["", section] if known else []
         for name in known:
-            error = f" ± {errors[name]:.3g}" if name in errors else ""
+            error = f" ± {text.rounded(errors[name], 3)}" if name in errors else ""
             lines.append(f"  {labels.get(name, name):<22}{shown(metrics[name]):>10}{error:<10}  {texts[name]}")
     if record.get("predictive"):
         lines += [
@@ -212,7 +213,7 @@ def comparison(records: Mapping[str, Mapping[str, Any]], groups: Sequence[Sequen
         if exact:
             return [[f"{what} {of}", *("" if value is None else str(value) for value in numbers)]
                     for what, numbers in (("mean", means), ("s.d.", spreads))]  # fmt: skip
-        return [[f"mean ± s.d. {of}", *("–" if spread is None else f"{shown(mean)} ± {spread:.2g}"
+        return [[f"mean ± s.d. {of}", *("–" if spread is None else f"{shown(mean)} ± {text.rounded(spread)}"
                                         for mean, spread in zip(means, spreads, strict=True))]]  # fmt: skip
 
     ends = {max(group, key=list(records).index): group for group in groups}
