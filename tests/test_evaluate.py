@@ -1,5 +1,6 @@
 """`python evaluate.py` prints and writes the right metrics, and refuses wrong input."""
 
+import csv
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -280,6 +281,42 @@ def test_several_runs_make_a_table_with_the_spread_over_seeds(
     out, err = capsys.readouterr()
     assert f"measuring {a}" in err
     assert out.startswith("run,")
+
+
+SPRITES = (
+    *("data=sprites_32", "data.image_shape=[1,16,16]", "data.factor_sizes=[3,2,4,4,4]", "data.val_size=20"),
+    *("data.test_size=164", "model.latent_dim=3", "model.encoder.hidden=[32]", "model.decoder.hidden=[32]"),
+)
+
+
+def test_data_with_factors_have_metrics_of_disentanglement_and_seeds_agree(
+    run: Callable[..., str], capsys: pytest.CaptureFixture
+) -> None:
+    a, b = run(*SPRITES, name="a"), run(*SPRITES, "seed=1", name="b")
+    factors = {*report.METRICS["factors of variation"]}
+    record = measured(f"run={a}", "num_images=164")
+    assert factors - record["metrics"].keys() == {"udr"}
+    assert all(0 <= record["metrics"][name] <= 1 for name in factors - {"udr"})
+    printed = capsys.readouterr().out
+    assert "factors of variation" in printed
+    assert "N = 164 images" in next(line for line in printed.splitlines() if line.startswith("  mig "))
+    settings(f"run={Path(a).parent}", "num_images=164")
+    printed = capsys.readouterr().out
+    assert f"measuring {a}" not in printed
+    for heading in ("MIG", "DCI", "FactorVAE", "UDR"):
+        assert heading in printed
+    both = [json.loads(Path(folder, "evaluation.json").read_text()) for folder in (a, b)]
+    assert both[0]["metrics"]["udr"] == both[1]["metrics"]["udr"]  # of two models, each is the only other one
+    assert 0 < both[0]["metrics"]["udr"] < 1
+    assert both[0]["udr_runs"] == 2
+    assert {**both[0]["metrics"], "udr": None} == {**record["metrics"], "udr": None}
+    settings(f"run={Path(a).parent}", "num_images=100", "format=csv")  # this shorter evaluation goes to no file
+    rows = [row for row in capsys.readouterr().out.splitlines() if row[:1] != "#"]
+    names, first, _, mean, spread = csv.reader(rows)
+    assert json.loads(Path(a, "evaluation.json").read_text()) == both[0]
+    assert first[names.index("udr")] == mean[names.index("udr")]
+    assert float(spread[names.index("udr")]) == 0
+    assert float(spread[names.index("mig")]) > 0
 
 
 def test_runs_of_different_protocols_are_refused_unless_asked_for(

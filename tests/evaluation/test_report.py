@@ -7,7 +7,7 @@ from vaelab.evaluation import report
 PROTOCOL = {
     **{"dataset": "MNIST", "train_images": 55000, "test_images": 10000, "binarization": "static(0)"},
     **{"likelihood": "Bernoulli", "num_samples": 5000, "checked_samples": 50_000, "seed": 0, "vaelab": "1"},
-    **{"sizes": {"checked": 100, "refined": 1000}, "ais": None},
+    **{"sizes": {"checked": 100, "refined": 1000, "probed": 10_000}, "ais": None},
 }
 
 
@@ -55,7 +55,8 @@ def test_meanings_have_the_numbers_of_samples_and_images() -> None:
     assert texts["ais_bound"].endswith("lower bound of the same 60 images by AIS, 7 chains")
     assert texts["checked_bound_10x"].endswith("10 K = 50,000 samples")
     assert "IW bound - elbo, K = 5,000" in texts["inference_gap"]
-    for name in ("mutual_information", "information_limit", "aggregate_kl", "total_correlation"):
+    assert texts["sap"].endswith("SVMs of 10,000 training images")
+    for name in ("mutual_information", "information_limit", "aggregate_kl", "total_correlation", "mig", "udr"):
         assert "N = 60 images" in texts[name]
 
 

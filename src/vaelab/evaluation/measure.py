@@ -14,6 +14,7 @@ from vaelab.errors import NotOfferedError, UserError
 from vaelab.evaluation import annealing, report
 from vaelab.evaluation.annealing import Annealing
 from vaelab.evaluation.batches import batches
+from vaelab.evaluation.factors import factor_metrics
 from vaelab.evaluation.gaps import refine
 from vaelab.evaluation.latent import latent_statistics
 from vaelab.evaluation.likelihood import exact_log_likelihood, importance_weighted
@@ -145,6 +146,8 @@ def measure(
             absent |= dict.fromkeys(report.OF_CLASSES, "the images have no labels")
         else:
             metrics |= representation(codes, few_classes, latent.codes, classes)
+        known = factor_metrics(data, codes, latent.codes, seed)
+        metrics, errors, absent = metrics | known.metrics, errors | known.standard_errors, absent | known.absent
     with _bar("samples", 1, "part"):
         found = of_samples(model, data, x, seed, sizes.drawn, sampling)
     metrics, errors, absent = metrics | found.metrics, errors | found.errors, absent | found.absent

@@ -54,6 +54,20 @@ METRICS = {
         "linear_accuracy": "accuracy on test images of a logistic regression on codes",
         "knn_accuracy": "accuracy on test images of the five nearest training codes",
         "silhouette": "how far apart the classes lie in code space, -1 to 1",
+        "kmeans_accuracy": "accuracy on test images of k-means clusters, if the best class is given to each cluster",
+        "kmeans_nmi": "normalised mutual information of these clusters and the classes, 0 to 1",
+        "kmeans_ari": "adjusted Rand index of these clusters and the classes, about 0 for chance, 1 at most",
+    },
+    "factors of variation": {
+        "mig": "gap of the information of the two best dimensions about a factor, 0 to 1, N = {test_images:,} images",
+        "modularity": "how far a dimension has information about one factor only, 0 to 1, N = {test_images:,} images",
+        "sap": "gap of the accuracy of the two best dimensions for a factor, SVMs of {probed:,} training images",
+        "dci_disentanglement": "how far a dimension serves one factor, 0 to 1, forests of {probed:,} training images",
+        "dci_completeness": "how far a factor needs one dimension, 0 to 1, the same forests",
+        "dci_informativeness": "accuracy on test images of the factors that these forests predict",
+        "beta_vae_score": "accuracy of a rule for the factor that pairs share, N = {test_images:,}, ± over batches",
+        "factor_vae_score": "accuracy of a vote for the factor that images share, N = {test_images:,}, ± over batches",
+        "udr": "agreement of dimensions with those of the other seeds, 0 to 1, N = {test_images:,} images",
     },
     "samples": {
         "sample_distance": f"{PIXELS}, median distance of a sample to its nearest training image",
@@ -84,15 +98,17 @@ OF_CLASSES = tuple(METRICS["representation"])  # the metrics that images without
 LABELS = {"log_likelihood": "IW bound"}  # in tables, because this metric is not log p(x) itself
 HEADINGS = {  # of narrow columns; a CSV file has the names of the metrics
     **LABELS, "exact_log_likelihood": "exact log p", "bits_per_dim": "bits/dim", "squared_error": "sq. error",
-    "active_units": "units", "linear_accuracy": "linear", "knn_accuracy": "k-NN", "frechet_distance": "Fréchet",
-    "data_copying": "C_T", "predictive_distance": "max D",
+    "active_units": "units", "linear_accuracy": "linear", "knn_accuracy": "k-NN", "kmeans_accuracy": "k-means",
+    "frechet_distance": "Fréchet", "data_copying": "C_T", "predictive_distance": "max D",
+    "mig": "MIG", "dci_disentanglement": "DCI", "factor_vae_score": "FactorVAE", "udr": "UDR",
 }  # fmt: skip
 # Settings in which runs of several seeds may differ: data.used names the data set, whatever was asked for
 OF_A_SEED = ("seed", "data.seed", "data.root", "data.dataset", "resume")
 COLUMNS = (
     *("log_likelihood", "exact_log_likelihood", "bits_per_dim", "elbo", "rate", "distortion", "squared_error"),
-    *("active_units", "linear_accuracy", "knn_accuracy", "frechet_distance", "precision", "recall"),
+    *("active_units", "linear_accuracy", "knn_accuracy", "kmeans_accuracy", "frechet_distance", "precision", "recall"),
     *("data_copying", "predictive_distance"),
+    *("mig", "dci_disentanglement", "factor_vae_score", "udr"),
 )
 
 
@@ -142,6 +158,7 @@ def meanings(
     images = protocol["test_images"]
     numbers = {"samples": 0, **protocol, **(protocol["ais"] or {})}
     numbers |= {name: min(images, protocol["sizes"][name]) for name in ("checked", "refined")}
+    numbers["probed"] = min(protocol["train_images"], protocol["sizes"]["probed"])
     known = {name: text for section in METRICS.values() for name, text in section.items()}
     texts = {name: known[name].format(**numbers) for name in names if name in known}
     for name in texts:
