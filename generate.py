@@ -51,9 +51,10 @@ def generate(cfg: DictConfig, _: Path) -> None:
 def check(cfg: DictConfig, chosen: list[str]) -> None:
     """Raise UserError for a setting that is out of its range, or that the kind does not take."""
     from vaelab import checks
+    from vaelab.evaluation.densities import DENSITIES
 
     checks.one_of(tuple(KINDS), kind=cfg.kind)
-    checks.one_of((None, "gmm", "flow"), density=cfg.density)
+    checks.one_of((None, *DENSITIES), density=cfg.density)
     checks.one_of((None, "pca", "tsne"), projection=cfg.projection)
     checks.one_of(("png",) if cfg.kind == "training" else ("png", "svg"), format=cfg.format)
     checks.whole(0, seed=cfg.seed, index=0 if cfg.index is None else cfg.index)
@@ -121,9 +122,8 @@ def samples(cfg: DictConfig, run: "Run") -> "tuple[Tensor, str]":
     elif num < model.num_classes:
         raise UserError(f"num={num}: all {model.num_classes} classes are drawn in turn: raise num or set label=3")
     if cfg.density:
-        codes = densities.codes(model, run.data.train_dataloader(), cfg.seed)
-        model.prior = densities.Fitted(getattr(densities, cfg.density)(codes, cfg.seed))
-        source = f"a {'Gaussian mixture' if cfg.density == 'gmm' else 'flow'} fitted to codes"
+        model.prior = densities.fit(cfg.density, model, run.data.train_dataloader(), cfg.seed)
+        source = f"{densities.DENSITIES[cfg.density][0]} fitted to codes"
     return pictures.samples(model, num, cfg.seed, math.isqrt(num - 1) + 1, cfg.label), source
 
 

@@ -38,7 +38,7 @@ def oracle() -> LinearGaussian:
 
 def test_the_exact_posterior_has_no_gap(oracle: LinearGaussian) -> None:
     data = Data(oracle)
-    record, codes, pairs = measure(oracle.vae(exact=True), data, 30, 50, seed=1, sizes=SMALL)
+    record, codes, pairs, _ = measure(oracle.vae(exact=True), data, 30, 50, seed=1, sizes=SMALL)
     metrics = record["metrics"]
     exact = oracle.log_prob(data.images("test", 50)[0]).mean().item()
     for name in ("log_likelihood", "exact_log_likelihood", "elbo", "checked_bound", "checked_bound_10x"):

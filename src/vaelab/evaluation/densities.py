@@ -40,18 +40,20 @@ class Fitted(nn.Module):
         return self.density
 
 
-@torch.no_grad()
-def codes(model: GenerativeModel, batches: Iterable[tuple[Tensor, Any]], seed: int = 0) -> Tensor:
-    """One draw z ~ q(z | x) for each image of the batches (x, y), (N, D).
-
-    Raises UserError for codes that are not vectors of R^D: quantised, categorical or spherical codes.
-    """
+def check_model(model: GenerativeModel) -> None:
+    """Raise UserError for codes that are not vectors of R^D: quantised, categorical or spherical codes."""
     if model.prior is None:
         raise UserError("the codes of a VQ-VAE are maps of indices: no density of vectors fits them")
     p = model.prior(model.infer)
     for block in p.factors if isinstance(p, Product) else (p,):
         if not lies_on_vectors(block):
             raise UserError(f"the codes of this model lie on {space(block)}, not in R^D: use a model with codes in R^D")
+
+
+@torch.no_grad()
+def codes(model: GenerativeModel, batches: Iterable[tuple[Tensor, Any]], seed: int = 0) -> Tensor:
+    """One draw z ~ q(z | x) for each image of the batches (x, y), (N, D). Raises UserError as `check_model` does."""
+    check_model(model)
     device = device_of(model)
     with fixed_noise(device, seed):
         draws = []
@@ -98,3 +100,17 @@ def flow(codes: Tensor, seed: int = 0, steps: int = 2000, batch_size: int = 256)
             if step % 50 == 0:
                 bar.set_postfix_str(f"{loss.item() + std.log().sum().item():.2f} nats per code")
     return TransformedDistribution(flows.flow(transforms.requires_grad_(False), base), AffineTransform(mean, std, 1))
+
+
+DENSITIES: dict[
+    str, tuple[str, Callable[..., Distribution]]
+] = {  # the choices of density=, each with its name in words
+    "gmm": ("a Gaussian mixture", gmm),
+    "flow": ("a flow", flow),
+}
+
+
+def fit(name: str, model: GenerativeModel, batches: Iterable[tuple[Tensor, Any]], seed: int = 0) -> Fitted:
+    """A prior: the density of this name, fitted to codes of the batches. Raises UserError as `codes` does."""
+    with torch.enable_grad():  # an evaluation runs without gradients
+        return Fitted(DENSITIES[name][1](codes(model, batches, seed), seed))
