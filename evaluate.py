@@ -65,7 +65,11 @@ def evaluate(cfg: DictConfig, _: Path) -> None:
         print(report.table(*records.values()))
     else:
         configs = {plain(name): dict(runs.settings(run.cfg)) for name, run in opened.items()}
-        print(report.comparison(records, report.seed_groups(configs), cfg.format))
+        groups = report.seed_groups(configs)
+        named = dict(zip(records, opened.values(), strict=True))
+        for names in groups:
+            compare_seeds([named[name] for name in names], [records[name] for name in names])
+        print(report.comparison(records, groups, cfg.format))
     if cfg.report:
         print(f"drawing {runs.shown(page)}", file=sys.stdout if cfg.format == "text" else sys.stderr, flush=True)
         reports.write(page, dict(zip(records, opened.values(), strict=True)), records)
@@ -189,13 +193,34 @@ def measured(run: "Run", protocol: dict[str, Any], sampling: "Sampling", reuse: 
         print(f"{runs.shown(path)} is kept, because it has {has}")
         return record
     runs.write_json(path, record)
+    command, about = shlex.join(["python", *sys.argv]), f"{run.folder.name}: {run.data.description}"
     if measurement.pairs is not None:
         title = "The samples nearest to training images, each with its training image on the right"
         nearest = pictures.framed(pictures.grid(measurement.pairs, 8), title)
-        command, about = shlex.join(["python", *sys.argv]), f"{run.folder.name}: {run.data.description}"
         pictures.save(nearest, run.folder / "pictures" / "nearest.png", command, about)
+    if measurement.checks:
+        checked = pictures.predictive_checks(measurement.checks)
+        pictures.save(checked, run.folder / "pictures" / "predictive.png", command, about)
     tensorboard.add_evaluation(run.folder, measurement, *run.data.images("test", len(measurement.codes)))
     return record
+
+
+def compare_seeds(group: "list[Run]", records: list[dict[str, Any]]) -> None:
+    """Add the UDR to the records of runs that differ only in the seed, and to the files that hold these records."""
+    from vaelab import runs
+    from vaelab.evaluation import udr
+    from vaelab.interfaces import device_of
+
+    protocols = [record["protocol"] for record in records]
+    if any(protocol != protocols[0] for protocol in protocols):
+        return  # the images differ
+    images = [run.data.images("test", protocols[0]["test_images"], device_of(run.model)) for run in group]
+    udr.compare_seeds([run.model for run in group], images, records)
+    for run, record in zip(group, records, strict=True):
+        path = run.folder / "evaluation.json"
+        old = runs.read_json(path)
+        if old != record and old.get("protocol") == record["protocol"] and os.access(run.folder, os.W_OK):
+            runs.write_json(path, record)
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ ELSEWHERE = (  # commands that other tests run, that .ci/run runs, or that need 
     r"python train.py '?logger=(\[tensorboard,mlflow|wandb)",
     r"torchrun |srun |#!/bin/bash$|#SBATCH |python train.py trainer=ddp",
     r"python classify\.py data=",  # test_classify.py
-    r"python reproduce.py row=|python benchmarks/(together|speed|evaluation|family)\.py",
+    r"python reproduce.py row=|python benchmarks/(together|speed|evaluation|family|disentanglement)\.py",
 )
 
 

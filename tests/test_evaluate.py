@@ -1,5 +1,6 @@
 """`python evaluate.py` prints and writes the right metrics, and refuses wrong input."""
 
+import csv
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ from vaelab import linear, load_run, runs
 from vaelab.evaluation import measure as measure_module
 from vaelab.evaluation import report
 from vaelab.evaluation.measure import measure, protocol
+from vaelab.evaluation.predictive import STATISTICS
 
 Evaluate = Callable[..., dict]
 SHORT = ("num_samples=20", "num_images=100", "sizes.train_samples=10", "sizes.steps=10", "sizes.refined_samples=10")
@@ -136,8 +138,13 @@ def test_the_quality_of_samples(run: Callable[..., str], capsys: pytest.CaptureF
     metrics, references = record["metrics"], record["references"]
     assert metrics.items() >= plainly["metrics"].items()
     names = metrics.keys() - plainly["metrics"].keys()
-    assert names == set(report.METRICS["quality of the samples"])
-    assert references["real"].keys() == references["noise"].keys() == names
+    quality = set(report.METRICS["quality of the samples"])
+    assert names == quality | set(report.METRICS["copies and posterior predictive checks"])
+    assert references["noise"].keys() == quality == references["real"].keys() - {"predictive_distance"}
+    assert metrics["predictive_distance"] == max(record["predictive"][name]["distance"] for name in STATISTICS)
+    assert metrics["predictive_p"] < 0.05  # the run is short
+    with Image.open(Path(folder, "pictures", "predictive.png")) as picture:
+        assert picture.text["Description"].startswith(f"{Path(folder).name}: MNIST")
     assert references["real"]["frechet_distance"] < metrics["frechet_distance"]
     assert record["protocol"]["classifier"].startswith("MNIST ")
     printed = capsys.readouterr().out
@@ -146,6 +153,7 @@ def test_the_quality_of_samples(run: Callable[..., str], capsys: pytest.CaptureF
     assert f"of 100 samples and 100 test images; training images {real}, noise {noise}" in printed
     if record["missing"]:
         assert record["missing"] in printed
+    assert "posterior predictive checks: samples against test images\ncheck " in printed
     assert measured(f"run={folder}")["metrics"] == metrics  # the file with more stays
     assert "is kept, because it has K = 20, 100 test images, 100 samples" in capsys.readouterr().out
 
@@ -273,6 +281,42 @@ def test_several_runs_make_a_table_with_the_spread_over_seeds(
     out, err = capsys.readouterr()
     assert f"measuring {a}" in err
     assert out.startswith("run,")
+
+
+SPRITES = (
+    *("data=sprites_32", "data.image_shape=[1,16,16]", "data.factor_sizes=[3,2,4,4,4]", "data.val_size=20"),
+    *("data.test_size=164", "model.latent_dim=3", "model.encoder.hidden=[32]", "model.decoder.hidden=[32]"),
+)
+
+
+def test_data_with_factors_have_metrics_of_disentanglement_and_seeds_agree(
+    run: Callable[..., str], capsys: pytest.CaptureFixture
+) -> None:
+    a, b = run(*SPRITES, name="a"), run(*SPRITES, "seed=1", name="b")
+    factors = {*report.METRICS["factors of variation"]}
+    record = measured(f"run={a}", "num_images=164")
+    assert factors - record["metrics"].keys() == {"udr"}
+    assert all(0 <= record["metrics"][name] <= 1 for name in factors - {"udr"})
+    printed = capsys.readouterr().out
+    assert "factors of variation" in printed
+    assert "N = 164 images" in next(line for line in printed.splitlines() if line.startswith("  mig "))
+    settings(f"run={Path(a).parent}", "num_images=164")
+    printed = capsys.readouterr().out
+    assert f"measuring {a}" not in printed
+    for heading in ("MIG", "DCI", "FactorVAE", "UDR"):
+        assert heading in printed
+    both = [json.loads(Path(folder, "evaluation.json").read_text()) for folder in (a, b)]
+    assert both[0]["metrics"]["udr"] == both[1]["metrics"]["udr"]  # of two models, each is the only other one
+    assert 0 < both[0]["metrics"]["udr"] < 1
+    assert both[0]["udr_runs"] == 2
+    assert {**both[0]["metrics"], "udr": None} == {**record["metrics"], "udr": None}
+    settings(f"run={Path(a).parent}", "num_images=100", "format=csv")  # this shorter evaluation goes to no file
+    rows = [row for row in capsys.readouterr().out.splitlines() if row[:1] != "#"]
+    names, first, _, mean, spread = csv.reader(rows)
+    assert json.loads(Path(a, "evaluation.json").read_text()) == both[0]
+    assert first[names.index("udr")] == mean[names.index("udr")]
+    assert float(spread[names.index("udr")]) == 0
+    assert float(spread[names.index("mig")]) > 0
 
 
 def test_runs_of_different_protocols_are_refused_unless_asked_for(

@@ -7,7 +7,7 @@ from vaelab.evaluation import report
 PROTOCOL = {
     **{"dataset": "MNIST", "train_images": 55000, "test_images": 10000, "binarization": "static(0)"},
     **{"likelihood": "Bernoulli", "num_samples": 5000, "checked_samples": 50_000, "seed": 0, "vaelab": "1"},
-    **{"sizes": {"checked": 100, "refined": 1000}, "ais": None},
+    **{"sizes": {"checked": 100, "refined": 1000, "probed": 10_000}, "ais": None},
 }
 
 
@@ -34,6 +34,19 @@ def test_a_table_names_protocol_metrics_errors_and_what_is_absent() -> None:
     assert not any("bits_per_dim" in line for line in lines)
 
 
+def test_the_table_of_predictive_checks() -> None:
+    spread = {"samples": {"mean": 97.125, "sd": 33.06}, "tests": {"mean": 103.0, "sd": 35.0}}
+    found = {"ink": {"distance": 0.1941, "p_value": 0.001, "floor": 0.016, **spread},
+             "mean_map": {"distance": 0.9034, "p_value": 0.25, "floor": 0.2}}  # fmt: skip
+    assert report.checks(found)[1:] == [
+        ["ink", "97.1 ± 33", "103 ± 35", "0.194", "0.001", "0.016"],
+        ["mean_map", "–", "–", "0.903", "0.250", "0.200"],
+    ]
+    lines = report.table(record(elbo=-100.0) | {"predictive": found}).splitlines()
+    assert lines[-4] == "posterior predictive checks: samples against test images"
+    assert lines[-2].split()[:4] == ["ink", "97.1", "±", "33"]
+
+
 def test_meanings_have_the_numbers_of_samples_and_images() -> None:
     names = [name for section in report.METRICS.values() for name in section]
     few = {**PROTOCOL, "test_images": 60, "ais": {"chains": 7}}
@@ -42,7 +55,8 @@ def test_meanings_have_the_numbers_of_samples_and_images() -> None:
     assert texts["ais_bound"].endswith("lower bound of the same 60 images by AIS, 7 chains")
     assert texts["checked_bound_10x"].endswith("10 K = 50,000 samples")
     assert "IW bound - elbo, K = 5,000" in texts["inference_gap"]
-    for name in ("mutual_information", "information_limit", "aggregate_kl", "total_correlation"):
+    assert texts["sap"].endswith("SVMs of 10,000 training images")
+    for name in ("mutual_information", "information_limit", "aggregate_kl", "total_correlation", "mig", "udr"):
         assert "N = 60 images" in texts[name]
 
 

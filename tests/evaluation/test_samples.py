@@ -11,6 +11,7 @@ from torch.distributions import Bernoulli, Distribution, Independent, Normal
 
 from vaelab.errors import NotOfferedError
 from vaelab.evaluation import classifier, densities
+from vaelab.evaluation.report import METRICS
 from vaelab.evaluation.samples import DISTANCES_ONLY, Sampling, draw, of_samples
 
 
@@ -91,12 +92,13 @@ def test_quality_is_measured_with_the_classifier() -> None:
     model.sample = lambda count, _: Independent(Bernoulli(torch.full((count, 1, 8, 8), 0.5)), 3)  # type: ignore
     found = of_samples(model, data, data.x[:25], 0, 10, Sampling(30, None, classifier.Classifier().eval()))
     assert {"sample_distance", "frechet_distance", "missing_classes"} <= found.metrics.keys()
-    assert found.references.keys() == {"real", "noise"}
-    assert found.references["real"].keys() == found.metrics.keys() - {
-        "sample_distance",
-        "test_distance",
-        "nearer_share",
-    }
+    quality, copies = {*METRICS["quality of the samples"]}, {"data_copying", "data_copying_features", "authenticity"}
+    assert found.references["noise"].keys() == quality
+    assert found.references["real"].keys() == quality | {"predictive_distance"}
+    assert found.references["test"].keys() <= copies
+    assert found.metrics.keys() == quality | copies | {"predictive_distance", "predictive_p", *METRICS["samples"]}
+    assert found.checks is not None
+    assert len(found.checks.samples["ink"]) == 30
     assert found.pairs is not None
     assert len(found.pairs) == 10
 

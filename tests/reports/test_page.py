@@ -21,6 +21,7 @@ from train import train
 from vaelab import reports, runs
 from vaelab.evaluation import annealing, report
 from vaelab.evaluation import measure as measure_module
+from vaelab.evaluation.predictive import MAPS, STATISTICS
 
 TYPED = {
     f"{word}-{seed}": [f"model.latent_dim={size}", f"seed={seed}"]
@@ -82,10 +83,10 @@ def test_the_table_has_the_numbers_of_the_evaluations(sweep: Path, page: str) ->
     for i, name in enumerate(names):
         marked = [key for key in "AB" if cells(page, key)[i].endswith("(best)")]
         a, b = of_groups["A"][name], of_groups["B"][name]
-        lower = ("squared_error", "frechet_distance")
+        lower = ("squared_error", "frechet_distance", "predictive_distance")
         best = report.shown((min if name in lower else max)(a, b))
         shown = [key for key in "AB" if report.shown(of_groups[key][name]) == best]
-        assert marked == ([] if name in ("rate", "distortion", "active_units") else shown)
+        assert marked == ([] if name in ("rate", "distortion", "active_units", "data_copying") else shown)
 
 
 def test_all_runs_and_pictures_are_there(sweep: Path, page: str) -> None:
@@ -107,6 +108,15 @@ def test_all_runs_and_pictures_are_there(sweep: Path, page: str) -> None:
     missing = [record(sweep, name)["missing"] for name in NAMES]
     assert any(missing)
     assert all(sentence in html.unescape(page) for sentence in missing if sentence)
+
+
+def test_posterior_predictive_checks_are_of_the_first_runs(sweep: Path, page: str) -> None:
+    checks = [record(sweep, name)["predictive"] for name in (NAMES[0], NAMES[2])]
+    for name in STATISTICS | MAPS:
+        (row,) = re.findall(rf'<tr><th scope="row">{name.replace("_", " ")}</th>(.*?)</tr>', page)
+        values = [f"{check[name]['distance']:.3f} ({check[name]['p_value']:.3f})" for check in checks]
+        assert re.findall("<td>(.*?)</td>", row) == [*values, f"{checks[0][name]['floor']:.3f}"]
+    assert page.count('alt="Distribution of ') == len(STATISTICS)
 
 
 def test_its_commands_repeat_the_runs(sweep: Path, page: str) -> None:

@@ -14,9 +14,11 @@ from vaelab.errors import NotOfferedError, UserError
 from vaelab.evaluation import annealing, report
 from vaelab.evaluation.annealing import Annealing
 from vaelab.evaluation.batches import batches
+from vaelab.evaluation.factors import factor_metrics
 from vaelab.evaluation.gaps import refine
 from vaelab.evaluation.latent import latent_statistics
 from vaelab.evaluation.likelihood import exact_log_likelihood, importance_weighted
+from vaelab.evaluation.predictive import Predictive
 from vaelab.evaluation.representation import representation
 from vaelab.evaluation.samples import DISTANCES_ONLY, Sampling, of_samples
 from vaelab.interfaces import GenerativeModel, device_of, labels, levels, likelihood_name
@@ -47,6 +49,7 @@ class Measurement(NamedTuple):
     record: dict[str, Any]  # plain data: protocol, metrics with meanings and standard errors, what is absent and why
     codes: Tensor  # (N, D), of the test images
     pairs: Tensor | None  # (32, C, H, 2 W): the samples nearest to a training image, each beside that image
+    checks: Predictive | None  # posterior predictive checks of samples
 
 
 def protocol(
@@ -143,6 +146,8 @@ def measure(
             absent |= dict.fromkeys(report.OF_CLASSES, "the images have no labels")
         else:
             metrics |= representation(codes, few_classes, latent.codes, classes)
+        known = factor_metrics(data, codes, latent.codes, seed)
+        metrics, errors, absent = metrics | known.metrics, errors | known.standard_errors, absent | known.absent
     with _bar("samples", 1, "part"):
         found = of_samples(model, data, x, seed, sizes.drawn, sampling)
     metrics, errors, absent = metrics | found.metrics, errors | found.errors, absent | found.absent
@@ -160,11 +165,12 @@ def measure(
         "collapse": latent.collapse(),
         "references": found.references,
         "missing": found.missing,
+        "predictive": found.checks.record() if found.checks else None,
         "meanings": report.meanings(agreed, metrics, found.references),
         "seconds": round(time.perf_counter() - started, 1),
         "device": str(device),
     }
-    return Measurement(record, latent.codes.cpu(), found.pairs)
+    return Measurement(record, latent.codes.cpu(), found.pairs, found.checks)
 
 
 def _densities(

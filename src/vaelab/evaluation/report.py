@@ -54,6 +54,20 @@ METRICS = {
         "linear_accuracy": "accuracy on test images of a logistic regression on codes",
         "knn_accuracy": "accuracy on test images of the five nearest training codes",
         "silhouette": "how far apart the classes lie in code space, -1 to 1",
+        "kmeans_accuracy": "accuracy on test images of k-means clusters, if the best class is given to each cluster",
+        "kmeans_nmi": "normalised mutual information of these clusters and the classes, 0 to 1",
+        "kmeans_ari": "adjusted Rand index of these clusters and the classes, about 0 for chance, 1 at most",
+    },
+    "factors of variation": {
+        "mig": "gap of the information of the two best dimensions about a factor, 0 to 1, N = {test_images:,} images",
+        "modularity": "how far a dimension has information about one factor only, 0 to 1, N = {test_images:,} images",
+        "sap": "gap of the accuracy of the two best dimensions for a factor, SVMs of {probed:,} training images",
+        "dci_disentanglement": "how far a dimension serves one factor, 0 to 1, forests of {probed:,} training images",
+        "dci_completeness": "how far a factor needs one dimension, 0 to 1, the same forests",
+        "dci_informativeness": "accuracy on test images of the factors that these forests predict",
+        "beta_vae_score": "accuracy of a rule for the factor that pairs share, N = {test_images:,}, ± over batches",
+        "factor_vae_score": "accuracy of a vote for the factor that images share, N = {test_images:,}, ± over batches",
+        "udr": "agreement of dimensions with those of the other seeds, 0 to 1, N = {test_images:,} images",
     },
     "samples": {
         "sample_distance": f"{PIXELS}, median distance of a sample to its nearest training image",
@@ -71,18 +85,30 @@ METRICS = {
         "class_kl": "nats, KL(classes of the samples || classes of the test images), as the classifier names them",
         "missing_classes": "classes with less than a tenth of their share among the samples",
     },
+    "copies and posterior predictive checks": {
+        "data_copying": "C_T, z-score of distances to training images; below -3: copies or smooth, above 3: too far",
+        "data_copying_features": "the same in the features; below -3: copies, above 3: too far",
+        "authenticity": "share of samples that are no noisy copies of a training image; 0 for copies",
+        "predictive_distance": "largest difference D of a statistic of samples and of test images, 0 to 1",
+        "predictive_p": "p-value of all posterior predictive checks together",
+    },
 }
+REFERENCES = {"real": "training images", "noise": "noise", "test": "test images"}
 OF_CLASSES = tuple(METRICS["representation"])  # the metrics that images without labels do not have
 LABELS = {"log_likelihood": "IW bound"}  # in tables, because this metric is not log p(x) itself
 HEADINGS = {  # of narrow columns; a CSV file has the names of the metrics
     **LABELS, "exact_log_likelihood": "exact log p", "bits_per_dim": "bits/dim", "squared_error": "sq. error",
-    "active_units": "units", "linear_accuracy": "linear", "knn_accuracy": "k-NN", "frechet_distance": "Fréchet",
+    "active_units": "units", "linear_accuracy": "linear", "knn_accuracy": "k-NN", "kmeans_accuracy": "k-means",
+    "frechet_distance": "Fréchet", "data_copying": "C_T", "predictive_distance": "max D",
+    "mig": "MIG", "dci_disentanglement": "DCI", "factor_vae_score": "FactorVAE", "udr": "UDR",
 }  # fmt: skip
 # Settings in which runs of several seeds may differ: data.used names the data set, whatever was asked for
 OF_A_SEED = ("seed", "data.seed", "data.root", "data.dataset", "resume")
 COLUMNS = (
     *("log_likelihood", "exact_log_likelihood", "bits_per_dim", "elbo", "rate", "distortion", "squared_error"),
-    *("active_units", "linear_accuracy", "knn_accuracy", "frechet_distance", "precision", "recall"),
+    *("active_units", "linear_accuracy", "knn_accuracy", "kmeans_accuracy", "frechet_distance", "precision", "recall"),
+    *("data_copying", "predictive_distance"),
+    *("mig", "dci_disentanglement", "factor_vae_score", "udr"),
 )
 
 
@@ -127,16 +153,19 @@ def meanings(
 ) -> dict[str, str]:
     """The unit and the meaning of metrics, with the numbers of samples and images behind them.
 
-    `references` are the same metrics of "real" training images and of "noise" images.
+    `references` are the same metrics of "real" training images, of "noise" images and of "test" images.
     """
     images = protocol["test_images"]
     numbers = {"samples": 0, **protocol, **(protocol["ais"] or {})}
     numbers |= {name: min(images, protocol["sizes"][name]) for name in ("checked", "refined")}
+    numbers["probed"] = min(protocol["train_images"], protocol["sizes"]["probed"])
     known = {name: text for section in METRICS.values() for name, text in section.items()}
     texts = {name: known[name].format(**numbers) for name in names if name in known}
-    real, noise = ((references or {}).get(kind, {}) for kind in ("real", "noise"))
-    for name in texts.keys() & real.keys() & noise.keys():
-        texts[name] += f"; training images {shown(real[name])}, noise {shown(noise[name])}"
+    for name in texts:
+        others = {kind: found[name] for kind, found in (references or {}).items() if name in found}
+        texts[name] += "; " * bool(others) + ", ".join(
+            f"{REFERENCES[kind]} {shown(each)}" for kind, each in others.items()
+        )
     return texts
 
 
@@ -152,6 +181,12 @@ def table(record: Mapping[str, Any]) -> str:
         for name in known:
             error = f" ± {text.rounded(errors[name], 3)}" if name in errors else ""
             lines.append(f"  {labels.get(name, name):<22}{shown(metrics[name]):>10}{error:<10}  {texts[name]}")
+    if record.get("predictive"):
+        lines += [
+            "",
+            "posterior predictive checks: samples against test images",
+            text.table(checks(record["predictive"])),
+        ]
     if record["rate_per_dim"]:
         ordered = sorted(enumerate(record["rate_per_dim"]), key=lambda item: -item[1])
         rates = [f"z_{d} {rate:.2f}" for d, rate in ordered[:10]]
@@ -162,6 +197,17 @@ def table(record: Mapping[str, Any]) -> str:
     lines += [f"no {name}: {why}" for name, why in absent.items()]
     lines += ["", *record["caveats"]] if record.get("caveats") else []
     return "\n".join(lines)
+
+
+def checks(found: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+    """The table of posterior predictive checks, the header first: mean ± standard deviation over images, D and p."""
+    rows = [["check", "samples", "test images", "D", "p", "D of training images"]]
+    for name, check in found.items():
+        both = [check.get(of) for of in ("samples", "tests")]
+        means = [f"{of['mean']:.3g} ± {of['sd']:.2g}" if of else "–" for of in both]
+        numbers = (f"{check['distance']:.3f}", f"{check['p_value']:.3f}", f"{check['floor']:.3f}")
+        rows.append([name, *means, *numbers])
+    return rows
 
 
 def comparison(records: Mapping[str, Mapping[str, Any]], groups: Sequence[Sequence[str]], form: str = "text") -> str:

@@ -3,6 +3,8 @@
 The samples are of p(z), or of a density that is fitted to codes.
 """
 
+import math
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -11,8 +13,10 @@ from torch import Tensor
 from vaelab import checks
 from vaelab.errors import NotOfferedError, UserError
 from vaelab.evaluation import densities
+from vaelab.evaluation.batches import batches
 from vaelab.evaluation.classifier import Classifier
-from vaelab.evaluation.memorization import memorization, nearest
+from vaelab.evaluation.memorization import copying, memorization, nearest
+from vaelab.evaluation.predictive import Predictive, largest, predictive
 from vaelab.evaluation.quality import LEAST, quality
 from vaelab.interfaces import GenerativeModel, device_of, labels
 from vaelab.noise import fixed_noise
@@ -51,9 +55,12 @@ class OfSamples(NamedTuple):
     metrics: dict[str, float]
     errors: dict[str, float]
     absent: dict[str, str]
-    references: dict[str, dict[str, float]]  # the same metrics of "real" images and of "noise"
+    references: dict[
+        str, dict[str, float]
+    ]  # the same metrics of "real" training images, of "noise" and of "test" images
     missing: str | None  # a sentence that names the classes that samples lack
     pairs: Tensor | None
+    checks: Predictive | None = None
 
 
 def of_samples(model: GenerativeModel, data: Any, x: Tensor, seed: int, drawn: int, sampling: Sampling) -> OfSamples:
@@ -73,8 +80,15 @@ def of_samples(model: GenerativeModel, data: Any, x: Tensor, seed: int, drawn: i
         return OfSamples(metrics, {}, {}, {}, None, pairs)
     samples, real = samples[: sampling.samples], data.images("train", sampling.samples, x.device)[0]
     found = quality(samples, x, real, sampling.classifier.to(x.device), seed)
-    references = {"real": found.real, "noise": found.noise}
-    return OfSamples(metrics | found.metrics, found.errors, {}, references, found.sentence(), pairs)
+    copied, held = copying(samples, x, training, partial(_features, sampling.classifier), drawn)
+    checks = predictive(samples, x, training, seed=seed)
+    metrics |= (
+        found.metrics | copied | {"predictive_distance": largest(checks.distances), "predictive_p": checks.p_value}
+    )
+    real = found.real | {"predictive_distance": largest(checks.floor)}
+    defined = {name: value for name, value in held.items() if math.isfinite(value)}
+    references = {"real": real, "noise": found.noise, "test": defined}
+    return OfSamples(metrics, found.errors, {}, references, found.sentence(), pairs, checks)
 
 
 def draw(model: GenerativeModel, data: Any, count: int, seed: int, size: int = 1000) -> Tensor:
@@ -90,6 +104,13 @@ def draw(model: GenerativeModel, data: Any, count: int, seed: int, size: int = 1
             density = model.sample(part.stop - start, None if y is None else y[part])
             parts.append(density.mean if data.binarization == "none" else density.sample())
     return torch.cat(parts)
+
+
+@torch.no_grad()
+def _features(classifier: Classifier, images: Tensor) -> Tensor:
+    """The classifier's features (N, D) of images (N, C, H, W), in [0, 1] or uint8, on its own device."""
+    device, scale = classifier.linear.weight.device, 255 if images.dtype == torch.uint8 else 1
+    return torch.cat([classifier.features(part.to(device).float() / scale) for part, _ in batches(images, None)])
 
 
 def _copies(samples: Tensor, x: Tensor, training: Tensor) -> tuple[dict[str, float], Tensor]:

@@ -13,6 +13,7 @@ from jinja2 import Environment, StrictUndefined
 
 from vaelab.errors import UserError
 from vaelab.evaluation import annealing, measure, report
+from vaelab.evaluation.predictive import MAPS, STATISTICS
 from vaelab.export.card import commands
 from vaelab.files import write_atomically
 from vaelab.reports import drawings, plots, tables
@@ -107,6 +108,7 @@ def _results(
         "panels": list(_panels(groups, curves, styles)),
         "more": metrics([curves[entry.key] for entry in entries])[MOST_CURVES:],
         "scatter": plots.rate_distortion(points, styles) if points else "",
+        "checks": _checks(groups, styles),
         "entries": entries,
         "sections": {
             section: [
@@ -146,6 +148,20 @@ def _rates(groups: Sequence[Group], styles: Mapping[str, plots.Style]) -> str:
         means[each.key] = [statistics.fmean(rates) for rates in zip(*ordered, strict=False)]
     means = {key: rates for key, rates in means.items() if rates}
     return plots.rates(means, styles) if means else ""
+
+
+def _checks(groups: Sequence[Group], styles: Mapping[str, plots.Style]) -> dict[str, Any] | None:
+    """The plots and the table of the posterior predictive checks of the first run of each group that has them."""
+    found = {each.key: each.entries[0].record["predictive"] for each in groups if each.entries[0].record["predictive"]}
+    names = [name for name in STATISTICS | MAPS if found and all(name in checks for checks in found.values())]
+    each = {name: {key: checks[name] for key, checks in found.items()} for name in names}
+    rows = [(name.replace("_", " "), (STATISTICS | MAPS)[name], list(checks.values())) for name, checks in each.items()]
+    panels = [
+        (plots.distributions(checks, styles, (words := name.replace("_", " "))), words, STATISTICS[name])
+        for name, checks in each.items()
+        if all(check.get(part) for check in checks.values() for part in ("edges", "samples", "tests"))
+    ]
+    return {"keys": list(found), "panels": panels, "rows": rows} if names else None
 
 
 def _units(record: Mapping[str, Any]) -> str:

@@ -48,8 +48,10 @@ LARGEST = 1e100  # a number of a run is smaller
 # What an earlier version did not write to evaluation.json
 LATER: dict[str, Any] = {
     **{"caveats": [], "absent": {}, "variance_per_dim": [], "rate_per_dim": None, "collapse": None},
-    **{"references": {}, "missing": None},
+    **{"references": {}, "missing": None, "predictive": None},
 }
+HISTOGRAM = ({"mean": float, "sd": float, "shares": [float]},)
+CHECK = {**dict.fromkeys(("distance", "p_value", "floor"), float), **dict.fromkeys(("samples", "tests"), HISTOGRAM)}
 # What the rest of the package reads from each file: the type of each value, a list of one form, a dict with a form for
 # each key, and a tuple with the form of a value that can be missing or null. float is a finite number, and ... stands
 # for all other keys
@@ -72,6 +74,7 @@ FORMS: dict[str, Any] = {
         "collapse": (str,),
         "references": {...: {...: float}},
         "missing": (str,),
+        "predictive": ({...: {**CHECK, "edges": ([float],)}},),
     },
     "run.json": {
         "starts": [
