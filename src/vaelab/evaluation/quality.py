@@ -51,8 +51,8 @@ class Quality(NamedTuple):
             return None
         names = ", ".join(map(str, self.missing[:10])) + ", ..." * (len(self.missing) > 10)
         return (
-            f"The samples lack {len(self.missing)} of {self.classes} classes ({names}): by the classifier, each has less "
-            "than a tenth of its share among the test images."
+            f"The samples lack {len(self.missing)} of {self.classes} classes ({names}): by the classifier, each has "
+            "less than a tenth of its share among the test images."
         )
 
 
