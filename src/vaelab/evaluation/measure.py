@@ -14,12 +14,13 @@ from vaelab.errors import NotOfferedError, UserError
 from vaelab.evaluation import annealing, report
 from vaelab.evaluation.annealing import Annealing
 from vaelab.evaluation.batches import batches
+from vaelab.evaluation.clustering import clustering_accuracy
 from vaelab.evaluation.gaps import refine
 from vaelab.evaluation.latent import latent_statistics
 from vaelab.evaluation.likelihood import exact_log_likelihood, importance_weighted
 from vaelab.evaluation.memorization import memorization, nearest
 from vaelab.evaluation.representation import representation
-from vaelab.interfaces import GenerativeModel, device_of, labels, levels, likelihood_name
+from vaelab.interfaces import GenerativeModel, classes_of_codes, device_of, labels, levels, likelihood_name
 from vaelab.noise import fixed_noise
 
 MORE = 10  # times the samples, for the images that are checked
@@ -137,6 +138,10 @@ def measure(
             absent |= dict.fromkeys(report.OF_CLASSES, "the images have no labels")
         else:
             metrics |= representation(codes, few_classes, latent.codes, classes)
+            if classes_of_codes(model):
+                posteriors: Any = [model.infer(*part) for part in batches(x, y)]
+                clusters = torch.cat([q.mixture_distribution.logits.argmax(-1) for q in posteriors])
+                metrics["cluster_accuracy"] = clustering_accuracy(clusters, classes)
     pairs = None
     try:
         copied, pairs = _samples(model, data, x, seed, sizes.drawn)

@@ -53,6 +53,7 @@ METRICS = {
     "representation": {
         "linear_accuracy": "accuracy on test images of a logistic regression on codes",
         "knn_accuracy": "accuracy on test images of the five nearest training codes",
+        "cluster_accuracy": "accuracy on test images of the class with the largest q(y|x), classes matched one to one",
         "silhouette": "how far apart the classes lie in code space, -1 to 1",
     },
     "samples": {

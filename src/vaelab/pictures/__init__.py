@@ -2,6 +2,7 @@
 
 from vaelab.pictures.files import image, save, titled, training
 from vaelab.pictures.grids import (
+    drawn_classes,
     framed,
     grid,
     interpolation,
@@ -14,6 +15,6 @@ from vaelab.pictures.grids import (
 from vaelab.pictures.latent import COLOURS, ae_vs_vae, codes, prior, rates, traversal
 
 __all__ = [
-    "COLOURS", "ae_vs_vae", "codes", "framed", "grid", "image", "interpolation", "manifold", "one_class", "prior",
-    "rates", "reconstructions", "samples", "save", "slerp", "titled", "training", "traversal",
+    "COLOURS", "ae_vs_vae", "codes", "drawn_classes", "framed", "grid", "image", "interpolation", "manifold",
+    "one_class", "prior", "rates", "reconstructions", "samples", "save", "slerp", "titled", "training", "traversal",
 ]  # fmt: skip
