@@ -61,18 +61,15 @@ class Loader:
         world_size: int = 1,
         epoch: int = 0,  # the number of the first pass
         limit: float | None = None,  # most batches of an epoch; a float is a share of all batches
-        more: Tensor | None = None,  # rows of images that an epoch serves once more, int64; a row may occur often
     ) -> None:
-        rows = torch.arange(len(images))
-        self._rows = rows if more is None else torch.cat([rows, more.cpu()])
         if 0 < len(images) < world_size:
             raise UserError(f"{world_size} processes cannot share {len(images)} images: each needs at least one")
         self.images, self.labels, self.batch_size = images, labels, batch_size
         self.shuffle, self.dynamic, self.seed = shuffle, dynamic, seed
         self.rank, self.world_size, self.limit = rank, world_size, limit
-        each = len(self._rows) // world_size
+        each = len(images) // world_size
         each -= 1 < batch_size < each and each % batch_size == 1
-        self.served = world_size * each if shuffle else len(self._rows)  # images of an epoch, of all ranks
+        self.served = world_size * each if shuffle else len(images)  # images of an epoch, of all ranks
         self.epoch, self.batch = epoch - 1, 0  # the present epoch, and how many of its batches were served
         self.noise = Generator(images.device)  # one for all epochs, because a CUDA graph refers to it
         self._order: Tensor | None = None  # the images of the present epoch
@@ -129,10 +126,9 @@ class Loader:
 
     def _shuffled(self) -> Tensor:
         """The index of this rank's images, in the order of the epoch."""
-        order = self._rows
+        order = torch.arange(len(self.images))
         if self.shuffle:
-            generator = seeded(torch.device("cpu"), self.seed, self.epoch, 0)
-            order = order[torch.randperm(len(order), generator=generator)]
+            order = torch.randperm(len(order), generator=seeded(torch.device("cpu"), self.seed, self.epoch, 0))
         return order[self.rank : self.served : self.world_size].to(self.images.device)
 
     def state_dict(self) -> dict[str, Any]:

@@ -36,11 +36,13 @@ def cut(part: Part, rows: slice) -> Part:
     return images[rows], None if labels is None else labels[rows]
 
 
-def balanced(labels: Tensor, count: int, seed: int) -> Tensor:
+def balanced(labels: Tensor | None, count: int, seed: int) -> Tensor:
     """Choose `count` of the labels (N,), equally many of each class: (N,), bool. The draw depends on the seed.
 
-    Raises UserError if the classes do not have so many images.
+    Raises UserError if there are no labels, or if they cannot be chosen.
     """
+    if labels is None:
+        raise UserError(f"data.num_labels={count}, but the training images have no labels: leave it out")
     order = torch.randperm(len(labels), generator=seeded(torch.device("cpu"), seed, 0, 0, 1))  # not that of an epoch
     classes, sizes = labels.unique(return_counts=True)
     each, rest = divmod(count, len(classes))
@@ -113,7 +115,6 @@ class ImageDataModule(L.LightningDataModule):
         val_size: int = 5000,  # the number of validation images: the last ones of the training set
         num_classes: int | None = None,  # labels are whole numbers below it; None: any
         num_labels: int | None = None,  # the number of training images whose labels training sees; None: all
-        label_repeats: int = 1,  # how often an epoch serves an image whose label is seen, if others are not
         binarization: str = "dynamic",
         binarization_seed: int = 0,  # the seed of all static draws, a part of the protocol
         seed: int = 0,  # the seed of the order of the training images and of the dynamic draws
@@ -124,7 +125,6 @@ class ImageDataModule(L.LightningDataModule):
         train = 1 if train_size is None else train_size
         checks.whole(batch_size=batch_size, eval_batch_size=eval_batch_size, train_size=train)
         checks.whole(num_classes=1 if num_classes is None else num_classes)
-        checks.whole(label_repeats=label_repeats)
         checks.whole(0, val_size=val_size, num_labels=0 if num_labels is None else num_labels)
         checks.whole(0, checks.SEEDS, binarization_seed=binarization_seed, seed=seed)
         if isinstance(image_shape, int | str) or [type(size) for size in image_shape] != 3 * [int]:
@@ -132,7 +132,7 @@ class ImageDataModule(L.LightningDataModule):
         self.root, self.dataset, self.image_shape = Path(root).expanduser(), dataset, tuple(image_shape)
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.train_size, self.val_size, self.num_classes = train_size, val_size, num_classes
-        self.num_labels, self.label_repeats = num_labels, label_repeats
+        self.num_labels = num_labels
         self.seen: Tensor | None = None  # (N,), bool: whether training sees the label of an image; None: all labels
         self.binarization, self.binarization_seed, self.seed, self.used = binarization, binarization_seed, seed, used
         self.splits: dict[str, Part] = {}
@@ -180,11 +180,8 @@ class ImageDataModule(L.LightningDataModule):
         train, val = self._split(train) if val is None else (self._first(train), val)
         for split, (images, labels) in zip(SPLITS, (train, val, test), strict=True):
             self.splits[split] = self.fixed(images, split), labels
-        labels = self.splits["train"][1]
-        if self.num_labels and labels is None:
-            raise UserError(f"data.num_labels={self.num_labels}, but {self.name} has no labels: leave it out")
-        if self.num_labels is not None and labels is not None:
-            self.seen = balanced(labels, self.num_labels, self.seed)
+        if self.num_labels is not None:
+            self.seen = balanced(self.splits["train"][1], self.num_labels, self.seed)
 
     def check_used(self, name: str) -> None:
         """Raise UserError if the run to resume or to open was trained on another data set than the one of this name."""
@@ -228,10 +225,9 @@ class ImageDataModule(L.LightningDataModule):
     def _loader(self, split: str) -> Loader:
         trainer: Any = self.trainer
         device = trainer.strategy.root_device if trainer else torch.device("cpu")
-        (images, labels), more = self.splits[split], None
+        images, labels = self.splits[split]
         if split == "train" and labels is not None and self.seen is not None:
             labels = labels.where(self.seen, UNSEEN)
-            more = self.seen.nonzero().squeeze(1).repeat(self.label_repeats - 1)
         if images.nbytes > room(device):
             device = torch.device("cpu")
         training = split == "train"
@@ -246,7 +242,6 @@ class ImageDataModule(L.LightningDataModule):
             world_size=trainer.world_size if trainer else 1,
             epoch=trainer.current_epoch if trainer and training else 0,
             limit=trainer.limit_train_batches if trainer and training else None,
-            more=more,
         )
 
     def train_dataloader(self) -> Any:

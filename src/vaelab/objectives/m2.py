@@ -17,13 +17,12 @@ class M2(Objective):
         U(x)    = sum_y q(y | x) [L(x, y) - log q(y | x)]  <=  log p(x)
 
     N is the number of training images, and M = `num_labels` that of the labels, which data.num_labels chooses. None is
-    M = N, and with M = 0 labels are not used at all. If an epoch serves an image with a label `label_repeats` times,
-    its loss is divided by this number. The expectations have one sample of z for each class. Kingma et al. 2014,
-    https://arxiv.org/abs/1406.5298
+    M = N, and with M = 0 labels are not used at all. The expectations have one sample of z for each class. Kingma et
+    al. 2014, https://arxiv.org/abs/1406.5298
 
     * elbo = U(x) = -(distortion + rate), for each image, and `class_rate` = KL(q(y | x) || p(y)) is a part of the rate
-    * classification = -log q(y | x); in training it is 0 for images without a label, and for the others it is divided
-      by their share of all images, so that the mean over an epoch is the mean over the labels
+    * classification = -log q(y | x), in training times N / M for the images with a label and 0 for the others, so that
+      the mean over an epoch is the mean over the labels
     * accuracy, in evaluation mode: 1 if y is the most probable class, otherwise 0
 
     In evaluation mode, loss = -U(x) for all images: labels serve `classification` and `accuracy` alone. Raises
@@ -35,13 +34,12 @@ class M2(Objective):
     alpha: Tensor
     num_images: Tensor
 
-    def __init__(self, alpha: float = 0.1, num_labels: int | None = None, label_repeats: int = 1) -> None:
+    def __init__(self, alpha: float = 0.1, num_labels: int | None = None) -> None:
         super().__init__()
-        checks.whole(label_repeats=label_repeats)
         checks.number(alpha=alpha)
         checks.whole(0, num_labels=0 if num_labels is None else num_labels)
         self.hold(alpha=alpha)
-        self.num_labels, self.label_repeats = num_labels, 1 if num_labels is None else label_repeats
+        self.num_labels = num_labels
         self.register_buffer("num_images", torch.zeros(()))
 
     def initialize(self, images: Tensor) -> None:
@@ -71,9 +69,10 @@ class M2(Objective):
             return {"loss": loss, **terms, "classification": classification, "accuracy": accuracy}
         index = y.clamp(min=0).unsqueeze(0)
         labelled = (distortions + rates - log_p).gather(0, index).squeeze(0)  # -L(x, y)
-        images = self.num_images.clamp(min=self.num_labels or 1)  # N, which is 0 until `initialize` sets it
-        times = images / (self.num_labels or images)  # N / M
-        labelled = (labelled + self.alpha * times * classification) / self.label_repeats
-        served = (times + self.label_repeats - 1) / self.label_repeats  # all images over those with a label
-        loss = torch.where(y == UNSEEN, loss, labelled)
-        return {"loss": loss, **terms, "classification": served * classification}
+        classification = classification * self._share()
+        loss = torch.where(y == UNSEEN, loss, labelled + self.alpha * classification)
+        return {"loss": loss, **terms, "classification": classification}
+
+    def _share(self) -> Tensor | float:
+        """N / M. Until `initialize` sets N, it is 1."""
+        return 1.0 if self.num_labels is None else (self.num_images / self.num_labels).clamp(min=1.0)
