@@ -100,8 +100,9 @@ def test_labels_are_balanced(data_root: Path, count: int) -> None:
 
 def test_labels_that_do_not_exist() -> None:
     images = part(6)[0]
-    with pytest.raises(UserError, match=r"data.num_labels=2, but the training images have no labels: leave it out"):
+    with pytest.raises(UserError, match=r"data.num_labels=2, but x has no labels: leave it out"):
         Own(DataSet("x", (images, None), (images, None)), num_labels=2, binarization="none").setup()
+    Own(DataSet("x", (images, None), (images, None)), num_labels=0, binarization="none").setup()
 
 
 class Own(ImageDataModule):

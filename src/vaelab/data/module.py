@@ -36,13 +36,11 @@ def cut(part: Part, rows: slice) -> Part:
     return images[rows], None if labels is None else labels[rows]
 
 
-def balanced(labels: Tensor | None, count: int, seed: int) -> Tensor:
+def balanced(labels: Tensor, count: int, seed: int) -> Tensor:
     """Choose `count` of the labels (N,), equally many of each class: (N,), bool. The draw depends on the seed.
 
-    Raises UserError if there are no labels, or if they cannot be chosen.
+    Raises UserError if the classes do not have so many images.
     """
-    if labels is None:
-        raise UserError(f"data.num_labels={count}, but the training images have no labels: leave it out")
     order = torch.randperm(len(labels), generator=seeded(torch.device("cpu"), seed, 0, 0, 1))  # not that of an epoch
     classes, sizes = labels.unique(return_counts=True)
     each, rest = divmod(count, len(classes))
@@ -180,8 +178,11 @@ class ImageDataModule(L.LightningDataModule):
         train, val = self._split(train) if val is None else (self._first(train), val)
         for split, (images, labels) in zip(SPLITS, (train, val, test), strict=True):
             self.splits[split] = self.fixed(images, split), labels
-        if self.num_labels is not None:
-            self.seen = balanced(self.splits["train"][1], self.num_labels, self.seed)
+        labels = self.splits["train"][1]
+        if self.num_labels and labels is None:
+            raise UserError(f"data.num_labels={self.num_labels}, but {self.name} has no labels: leave it out")
+        if self.num_labels is not None and labels is not None:
+            self.seen = balanced(labels, self.num_labels, self.seed)
 
     def check_used(self, name: str) -> None:
         """Raise UserError if the run to resume or to open was trained on another data set than the one of this name."""
