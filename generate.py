@@ -79,7 +79,6 @@ def draw(cfg: DictConfig, run: "Run", *others: "Run") -> Any:
     from vaelab.interfaces import labels
 
     model, given = run.model, "" if cfg.label is None else f", class {cfg.label}"
-    x, y = images(run, cfg.seed, {"reconstructions": cfg.num or 32, "codes": cfg.num or 5000}.get(cfg.kind), cfg.index)
     match cfg.kind:
         case "samples":
             picture, source = samples(cfg, run)
@@ -87,12 +86,14 @@ def draw(cfg: DictConfig, run: "Run", *others: "Run") -> Any:
             title, axis = f"Samples: E[x | z{given}], z from {source}", "class" if classes else ""
             return pictures.framed(picture, title, columns=[str(k) for k in classes], xlabel=axis)
         case "reconstructions":
+            x, y = images(run, cfg.seed, cfg.num or 32)
             pairs = pictures.reconstructions(model, x, labels(model, y))
             return pictures.framed(pairs, "Test images, each with E[x | z] at its code on the right")
         case "interpolation":
-            return pictures.interpolation(model, x, y, cfg.num or 5)
+            return pictures.interpolation(model, *images(run, cfg.seed), cfg.num or 5)
         case "traversal":
-            return pictures.traversal(model, x, y, "a test image" if cfg.index is None else f"test image {cfg.index}")
+            name = "a test image" if cfg.index is None else f"test image {cfg.index}"
+            return pictures.traversal(model, *images(run, cfg.seed, first=cfg.index), name)
         case "manifold":
             steps = [f"{(i + 0.5) / 20:.1%}" for i in range(20)]
             return pictures.framed(
@@ -100,9 +101,9 @@ def draw(cfg: DictConfig, run: "Run", *others: "Run") -> Any:
                 steps[::-1], steps, xlabel="$z_0$, by quantile of its prior", ylabel="$z_1$, by quantile of its prior",
             )  # fmt: skip
         case "codes":
-            return pictures.codes(model, x, y, cfg.projection, cfg.seed)
+            return pictures.codes(model, *images(run, cfg.seed, cfg.num or 5000), cfg.projection, cfg.seed)
         case "prior":
-            return pictures.prior(model, x, y, cfg.seed)
+            return pictures.prior(model, *images(run, cfg.seed), cfg.seed)
         case "training":
             metrics = runs.read_json(run.folder / "metrics.json")
             return pictures.training(run.folder, metrics.get("epochs", 0), metrics.get("steps", 0))
@@ -125,14 +126,13 @@ def samples(cfg: DictConfig, run: "Run") -> "tuple[Tensor, str]":
             raise UserError(
                 f"label={cfg.label}: density={cfg.density} is fitted to the codes of all classes: leave it out"
             )
-        codes = densities.codes(model, run.data.train_dataloader(), cfg.seed)
-        fit, name = densities.DENSITIES[cfg.density]
-        model.prior, source = densities.Fitted(fit(codes, cfg.seed)), f"{name} fitted to codes"
+        model.prior = densities.fit(cfg.density, model, run.data.train_dataloader(), cfg.seed)
+        source = f"{densities.DENSITIES[cfg.density][0]} fitted to codes"
     return pictures.samples(model, num, cfg.seed, math.isqrt(num - 1) + 1, cfg.label), source
 
 
 def images(run: "Run", seed: int, count: int | None = None, first: int | None = None) -> "tuple[Tensor, Tensor | None]":
-    """The first `count` test images, and their classes or None, in an order that depends on the seed alone.
+    """The first `count` test images, uint8, and their classes or None, in an order that depends on the seed alone.
 
     The image that is `first` comes before all others. Raises UserError if there is no such image.
     """
@@ -147,7 +147,7 @@ def images(run: "Run", seed: int, count: int | None = None, first: int | None = 
             raise UserError(f"index={first}: the test images of {run.data.name} are 0 to {len(pixels) - 1:,}")
         order = torch.cat([torch.tensor([first]), order[order != first]])
     order = order[:count]
-    return pixels[order].to(device).float().div(255), None if y is None else y[order].to(device)
+    return pixels[order].to(device), None if y is None else y[order].to(device)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """`python evaluate.py` prints and writes the right metrics, and refuses wrong input."""
 
+import csv
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,9 +22,12 @@ from vaelab import linear, load_run, runs
 from vaelab.evaluation import measure as measure_module
 from vaelab.evaluation import report
 from vaelab.evaluation.measure import measure, protocol
+from vaelab.evaluation.predictive import STATISTICS
 
 Evaluate = Callable[..., dict]
 SHORT = ("num_samples=20", "num_images=100", "sizes.train_samples=10", "sizes.steps=10", "sizes.refined_samples=10")
+
+FEW = ("sizes.train_samples=10",)
 
 
 @pytest.fixture(scope="session")
@@ -50,10 +54,10 @@ def run(trained: Callable[..., Path], tmp_path: Path) -> Callable[..., str]:
     return copy
 
 
-def settings(*overrides: str) -> DictConfig:
+def settings(*overrides: str, short: Sequence[str] = SHORT) -> DictConfig:
     """Evaluate with these settings and return the config."""
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        cfg = compose("evaluate", [*SHORT, *overrides])
+        cfg = compose("evaluate", [*short, *overrides])
     evaluate(cfg, Path())
     return cfg
 
@@ -87,7 +91,7 @@ def test_metrics_go_to_the_screen_a_file_and_tensorboard(
             "drawn": 1_000,
             "checked": 100,
         },
-        "ais": None,
+        **{"ais": None, "samples": 0, "density": None, "classifier": None},
     }
     assert metrics["elbo"] == pytest.approx(-metrics["rate"] - metrics["distortion"])
     assert metrics["inference_gap"] == pytest.approx(metrics["log_likelihood"] - metrics["elbo"])
@@ -118,6 +122,57 @@ def test_metrics_go_to_the_screen_a_file_and_tensorboard(
         assert picture.text["Description"].startswith("run: MNIST (500 / 100 / 200 images")
     assert len(next(Path(folder).glob("**/tensors.tsv")).read_text().splitlines()) == 100
     assert len(next(Path(folder).glob("**/metadata.tsv")).read_text().splitlines()) == 100
+
+
+def test_the_quality_of_samples(run: Callable[..., str], capsys: pytest.CaptureFixture) -> None:
+    folder = run()
+    plainly = measured(f"run={folder}")
+    old = {**plainly, "protocol": {k: v for k, v in plainly["protocol"].items() if k not in measure_module.LATER}}
+    runs.write_json(Path(folder, "evaluation.json"), old)  # of a version that could not measure samples
+    again = shutil.copytree(folder, f"{folder}-again")
+    capsys.readouterr()
+    settings(f"run=[{folder},{again}]")
+    assert "measuring" not in capsys.readouterr().out
+
+    record = measured(f"run={folder}", "samples=100")
+    metrics, references = record["metrics"], record["references"]
+    assert metrics.items() >= plainly["metrics"].items()
+    names = metrics.keys() - plainly["metrics"].keys()
+    quality = set(report.METRICS["quality of the samples"])
+    assert names == quality | set(report.METRICS["copies and posterior predictive checks"])
+    assert references["noise"].keys() == quality == references["real"].keys() - {"predictive_distance"}
+    assert metrics["predictive_distance"] == max(record["predictive"][name]["distance"] for name in STATISTICS)
+    assert metrics["predictive_p"] < 0.05  # the run is short
+    with Image.open(Path(folder, "pictures", "predictive.png")) as picture:
+        assert picture.text["Description"].startswith(f"{Path(folder).name}: MNIST")
+    assert references["real"]["frechet_distance"] < metrics["frechet_distance"]
+    assert record["protocol"]["classifier"].startswith("MNIST ")
+    printed = capsys.readouterr().out
+    assert "noise seed 0, 100 samples; " in printed
+    real, noise = (report.shown(references[kind]["frechet_distance"]) for kind in ("real", "noise"))
+    assert f"of 100 samples and 100 test images; training images {real}, noise {noise}" in printed
+    if record["missing"]:
+        assert record["missing"] in printed
+    assert "posterior predictive checks: samples against test images\ncheck " in printed
+    assert measured(f"run={folder}")["metrics"] == metrics  # the file with more stays
+    assert "is kept, because it has K = 20, 100 test images, 100 samples" in capsys.readouterr().out
+
+    fitted = measured(f"run={folder}", "samples=100", "density=gmm")
+    assert fitted["protocol"]["density"] == "gmm"
+    assert fitted["metrics"]["log_likelihood"] == metrics["log_likelihood"]
+    assert fitted["metrics"]["sample_distance"] != metrics["sample_distance"]
+    assert fitted["metrics"]["frechet_distance"] != metrics["frechet_distance"]
+    assert fitted["references"] == references
+    assert "100 samples, samples of density=gmm; " in capsys.readouterr().out
+
+
+def test_a_model_without_samples_has_no_quality(run: Callable[..., str]) -> None:
+    folder = run("experiment=vq_vae")
+    record = measured(f"run={folder}", "samples=50")
+    assert {"sample_distance", "frechet_distance"} <= record["absent"].keys()
+    assert record["references"] == {}
+    with pytest.raises(ValueError, match="maps of indices: no density of vectors fits them"):
+        measured(f"run={folder}", "density=gmm")
 
 
 ANNEALING = ("ais=true", "sizes.checked=20", "annealing.chains=4", "annealing.temperatures=20")
@@ -228,6 +283,42 @@ def test_several_runs_make_a_table_with_the_spread_over_seeds(
     assert out.startswith("run,")
 
 
+SPRITES = (
+    *("data=sprites_32", "data.image_shape=[1,16,16]", "data.factor_sizes=[3,2,4,4,4]", "data.val_size=20"),
+    *("data.test_size=164", "model.latent_dim=3", "model.encoder.hidden=[32]", "model.decoder.hidden=[32]"),
+)
+
+
+def test_data_with_factors_have_metrics_of_disentanglement_and_seeds_agree(
+    run: Callable[..., str], capsys: pytest.CaptureFixture
+) -> None:
+    a, b = run(*SPRITES, name="a"), run(*SPRITES, "seed=1", name="b")
+    factors = {*report.METRICS["factors of variation"]}
+    record = measured(f"run={a}", "num_images=164")
+    assert factors - record["metrics"].keys() == {"udr"}
+    assert all(0 <= record["metrics"][name] <= 1 for name in factors - {"udr"})
+    printed = capsys.readouterr().out
+    assert "factors of variation" in printed
+    assert "N = 164 images" in next(line for line in printed.splitlines() if line.startswith("  mig "))
+    settings(f"run={Path(a).parent}", "num_images=164")
+    printed = capsys.readouterr().out
+    assert f"measuring {a}" not in printed
+    for heading in ("MIG", "DCI", "FactorVAE", "UDR"):
+        assert heading in printed
+    both = [json.loads(Path(folder, "evaluation.json").read_text()) for folder in (a, b)]
+    assert both[0]["metrics"]["udr"] == both[1]["metrics"]["udr"]  # of two models, each is the only other one
+    assert 0 < both[0]["metrics"]["udr"] < 1
+    assert both[0]["udr_runs"] == 2
+    assert {**both[0]["metrics"], "udr": None} == {**record["metrics"], "udr": None}
+    settings(f"run={Path(a).parent}", "num_images=100", "format=csv")  # this shorter evaluation goes to no file
+    rows = [row for row in capsys.readouterr().out.splitlines() if row[:1] != "#"]
+    names, first, _, mean, spread = csv.reader(rows)
+    assert json.loads(Path(a, "evaluation.json").read_text()) == both[0]
+    assert first[names.index("udr")] == mean[names.index("udr")]
+    assert float(spread[names.index("udr")]) == 0
+    assert float(spread[names.index("mig")]) > 0
+
+
 def test_runs_of_different_protocols_are_refused_unless_asked_for(
     run: Callable[..., str], capsys: pytest.CaptureFixture
 ) -> None:
@@ -257,6 +348,9 @@ def test_the_protocol_tells_log_likelihoods_apart_that_do_not_compare(run: Calla
         (["num_images=1"], "num_images=1: a whole number, at least 2"),
         (["num_samples=0"], "num_samples=0: a whole number"),
         (["seed=-1"], "seed=-1: a whole number"),
+        (["samples=9"], "samples=9: quality is measured with at least 20"),
+        (["samples=many"], "samples=many: a whole number"),
+        (["density=kde"], "density=kde: choose one of None, gmm, flow"),
         (["device=tpu"], "device=tpu: choose one of auto, cpu, cuda"),
         (["data.root=nowhere", "device=cpu"], "this run was trained on MNIST, but data.root=nowhere now gives"),
     ],
@@ -267,6 +361,29 @@ def test_bad_settings_get_one_sentence(
     monkeypatch.setattr("vaelab.data.files.reachable", lambda *_: ())
     with pytest.raises(ValueError, match=sentence.replace("(", r"\(")):
         measured(f"run={run()}", *overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (
+            ["images=mine", "num_samples=20"],
+            "num_samples=20 changes nothing with images=mine, which takes run, images, ",
+        ),
+        (["images=mine", "num_images=5"], "num_images=5 changes nothing with images=mine"),
+        (["images=mine", "ais=true"], "ais=True changes nothing with images=mine"),
+        (["images=mine", "format=csv"], "format=csv changes nothing with images=mine"),
+        (["images=mine", "sizes.steps=5"], r"sizes\.steps=5 changes nothing with images=mine"),
+        (["images=mine", "across_protocols=true"], "across_protocols=True changes nothing with images=mine"),
+        (["images=mine", "report=a.html"], r"report=a\.html changes nothing with images=mine"),
+        (["invert=true"], "invert=True changes nothing without images=FOLDER"),
+        (["annealing.chains=4"], r"annealing\.chains=4 changes nothing without ais=true"),
+        (["images=mine", "invert='yes'"], "invert=yes: choose one of True, False"),
+    ],
+)
+def test_settings_that_change_nothing_are_refused(overrides: list[str], sentence: str) -> None:
+    with pytest.raises(ValueError, match=f"^{sentence}"):
+        settings("run=nowhere", *overrides, short=())
 
 
 def test_no_run_at_all() -> None:
@@ -288,7 +405,7 @@ def test_codes_of_a_folder_of_images(run: Callable[..., str], tmp_path: Path, ca
     images.mkdir()
     for i in range(3):
         Image.fromarray(x[i, 0].numpy()).save(images / f"{i}.png")
-    settings(f"run={folder}", f"images={images}")
+    settings(f"run={folder}", f"images={images}", short=FEW)
     printed = capsys.readouterr().out
     assert f"{folder}/codes.npz: names and codes of 3 images" in printed
     with np.load(f"{folder}/codes.npz") as saved:
@@ -296,10 +413,10 @@ def test_codes_of_a_folder_of_images(run: Callable[..., str], tmp_path: Path, ca
         np.testing.assert_allclose(saved["codes"], opened.model.encode(x / 255).detach(), atol=1e-5)
     assert not Path(folder, "evaluation.json").exists()
     with pytest.raises(ValueError, match=r"run=.*: codes are written for one run"):
-        settings(f"run=[{folder},{folder}]", f"images={images}")
+        settings(f"run=[{folder},{folder}]", f"images={images}", short=FEW)
 
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (28, 28), dtype=np.uint8)).save(images / "noise.png")
-    settings(f"run={folder}", f"images={images}")
+    settings(f"run={folder}", f"images={images}", short=FEW)
     lines = Path(folder, "strangeness.csv").read_text().splitlines()
     assert lines[0] == "rank,name,elbo,bound,percentile"
     rows = [line.split(",") for line in lines[1:]]

@@ -1,4 +1,4 @@
-"""The optional attributes and methods of models, parts and distributions, declared in one place.
+"""The optional attributes and methods of models, parts, distributions and data, declared in one place.
 
 A part can be any nn.Module, and a density can be any torch.distributions.Distribution. No attribute in this table is
 required. The rest of the package reads each one through the function beside it.
@@ -13,6 +13,7 @@ required. The rest of the package reads each one through the function beside it.
 | `rsample_and_log_prob` | distributions | draws a sample together with its log density | `draws_with_density` |
 | `levels` | likelihoods | the number of grey levels, if P(x) is a probability of grey levels | `levels` |
 | `num_classes` | priors | the number of classes y of the codes, if they have a class | `classes_of_codes` |
+| `factors` | data modules | by split, the factors (N, F) that made the images, whole numbers | `true_factors` |
 """
 
 from collections.abc import Iterator
@@ -103,3 +104,9 @@ def draws_with_density(distribution: Distribution) -> bool:
 def levels(likelihood: nn.Module) -> int | None:
     """The number of grey levels, or None if p(x) is a density or x is binary."""
     return getattr(likelihood, "levels", None)
+
+
+def true_factors(data: Any, split: str, count: int) -> Tensor | None:
+    """The factors (count, F) of the first images of a split, or None if they are not known."""
+    found = getattr(data, "factors", {}).get(split)
+    return None if found is None else found[:count]

@@ -44,18 +44,20 @@ class Fitted(nn.Module):
         return self.density
 
 
-@torch.no_grad()
-def codes(model: GenerativeModel, batches: Iterable[tuple[Tensor, Any]], seed: int = 0) -> Tensor:
-    """One draw z ~ q(z | x) for each image of the batches (x, y), (N, D).
-
-    Raises UserError for codes that are not vectors of R^D: quantised, categorical or spherical codes.
-    """
+def check_model(model: GenerativeModel) -> None:
+    """Raise UserError for codes that are not vectors of R^D: quantised, categorical or spherical codes."""
     if model.prior is None:
         raise UserError("the codes of a VQ-VAE are maps of indices: no density of vectors fits them")
     p = model.prior(model.infer)
     for block in p.factors if isinstance(p, Product) else (p,):
         if not lies_on_vectors(block):
             raise UserError(f"the codes of this model lie on {space(block)}, not in R^D: use a model with codes in R^D")
+
+
+@torch.no_grad()
+def codes(model: GenerativeModel, batches: Iterable[tuple[Tensor, Any]], seed: int = 0) -> Tensor:
+    """One draw z ~ q(z | x) for each image of the batches (x, y), (N, D). Raises UserError as `check_model` does."""
+    check_model(model)
     device = device_of(model)
     with fixed_noise(device, seed):
         draws = []
@@ -181,8 +183,16 @@ def _fit(
             steps.set_postfix_str(f"{mean.item() + std.log().sum().item():.2f} nats per code")
 
 
-DENSITIES: dict[str, tuple[Callable[..., Distribution], str]] = {  # the choices of density=, and what each fits
-    "gmm": (gmm, "a Gaussian mixture"),
-    "flow": (flow, "a flow"),
-    "two_stage": (two_stage, "a second VAE"),
+DENSITIES: dict[
+    str, tuple[str, Callable[..., Distribution]]
+] = {  # the choices of density=, each with its name in words
+    "gmm": ("a Gaussian mixture", gmm),
+    "flow": ("a flow", flow),
+    "two_stage": ("a second VAE", two_stage),
 }
+
+
+def fit(name: str, model: GenerativeModel, batches: Iterable[tuple[Tensor, Any]], seed: int = 0) -> Fitted:
+    """A prior: the density of this name, fitted to codes of the batches. Raises UserError as `codes` does."""
+    with torch.enable_grad():  # an evaluation runs without gradients
+        return Fitted(DENSITIES[name][1](codes(model, batches, seed), seed))
