@@ -137,8 +137,9 @@ def test_a_table_of_many_columns_is_narrow_and_has_other_formats() -> None:
     records = {f"logs/sweep/{i}_{'long.name-' * 9}{i}": record(**metrics) for i in range(2)}
     lines = report.comparison(records, [list(records)]).splitlines()
     assert max(map(len, lines[:-1])) <= 120
-    assert sum(line.startswith("run ") for line in lines) == 3  # three tables, with the same runs
-    assert sum(line.startswith("0_long.name-long.name-") for line in lines) == 3
+    tables = sum(line.startswith("run ") for line in lines)  # their number depends on the number of columns
+    assert tables > 1
+    assert sum(line.startswith("0_long.name-long.name-") for line in lines) == tables  # each has the same runs
     names, *rows = list(csv.reader(report.comparison(records, [list(records)], "csv").splitlines()))
     assert names == ["run", *report.COLUMNS]
     assert rows[0] == [next(iter(records)), *["-1234.5678"] * len(report.COLUMNS)]
