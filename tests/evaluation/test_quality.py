@@ -151,7 +151,7 @@ def test_a_class_that_is_left_out_is_missing(real: Real) -> None:
     assert found.metrics["coverage"] < whole.metrics["coverage"] - 0.05
     sentence = found.sentence()
     assert sentence is not None
-    assert sentence.startswith("1 of 10 classes are missing among the samples (4)")
+    assert sentence.startswith("The samples lack 1 of 10 classes (4): ")
 
 
 def test_a_few_images_again_and_again_have_precision_but_no_recall(real: Real) -> None:

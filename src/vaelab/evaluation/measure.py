@@ -14,6 +14,7 @@ from vaelab.errors import NotOfferedError, UserError
 from vaelab.evaluation import annealing, report
 from vaelab.evaluation.annealing import Annealing
 from vaelab.evaluation.batches import batches
+from vaelab.evaluation.clustering import clustering_accuracy
 from vaelab.evaluation.factors import factor_metrics
 from vaelab.evaluation.gaps import refine
 from vaelab.evaluation.latent import latent_statistics
@@ -21,7 +22,7 @@ from vaelab.evaluation.likelihood import exact_log_likelihood, importance_weight
 from vaelab.evaluation.predictive import Predictive
 from vaelab.evaluation.representation import representation
 from vaelab.evaluation.samples import DISTANCES_ONLY, Sampling, of_samples
-from vaelab.interfaces import GenerativeModel, device_of, labels, levels, likelihood_name
+from vaelab.interfaces import GenerativeModel, classes_of_codes, device_of, labels, levels, likelihood_name
 
 MORE = 10  # times the samples, for the images that are checked
 LOW_ESS = 10  # effective samples; with fewer, the estimate of log p(x) is probably several nats too low
@@ -146,6 +147,10 @@ def measure(
             absent |= dict.fromkeys(report.OF_CLASSES, "the images have no labels")
         else:
             metrics |= representation(codes, few_classes, latent.codes, classes)
+            if classes_of_codes(model):
+                posteriors: Any = [model.infer(*part) for part in batches(x, y)]
+                clusters = torch.cat([q.mixture_distribution.logits.argmax(-1) for q in posteriors])
+                metrics["cluster_accuracy"] = clustering_accuracy(clusters, classes)
         known = factor_metrics(data, codes, latent.codes, seed)
         metrics, errors, absent = metrics | known.metrics, errors | known.standard_errors, absent | known.absent
     with _bar("samples", 1, "part"):

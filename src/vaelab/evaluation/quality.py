@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Categorical, kl_divergence
 
 from vaelab.evaluation.batches import batches
 from vaelab.evaluation.classifier import Classifier
@@ -50,8 +51,8 @@ class Quality(NamedTuple):
             return None
         names = ", ".join(map(str, self.missing[:10])) + ", ..." * (len(self.missing) > 10)
         return (
-            f"{len(self.missing)} of {self.classes} classes are missing among the samples ({names}): the classifier "
-            "finds less than a tenth of the share that they have among the test images."
+            f"The samples lack {len(self.missing)} of {self.classes} classes ({names}): by the classifier, each has "
+            "less than a tenth of its share among the test images."
         )
 
 
@@ -99,8 +100,7 @@ def _compare(samples: _Set, test: _Set) -> dict[str, float]:
         "kernel_distance": kernel_distances(samples.features, test.features).mean().item(),
         **neighbourhoods(samples.features, test.features),
         "confidence": samples.probabilities.amax(1).mean().item(),
-        "class_kl": torch.special.entr(samples.shares).neg().sum().item()
-        - torch.special.xlogy(samples.shares, test.shares).sum().item(),
+        "class_kl": kl_divergence(Categorical(samples.shares), Categorical(test.shares)).item(),
         "missing_classes": int((samples.shares < RARE * test.shares).sum()),
     }
 

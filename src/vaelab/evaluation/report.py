@@ -53,6 +53,7 @@ METRICS = {
     "representation": {
         "linear_accuracy": "accuracy on test images of a logistic regression on codes",
         "knn_accuracy": "accuracy on test images of the five nearest training codes",
+        "cluster_accuracy": "accuracy on test images of the class with the largest q(y|x), classes matched one to one",
         "silhouette": "how far apart the classes lie in code space, -1 to 1",
         "kmeans_accuracy": "accuracy on test images of k-means clusters, if the best class is given to each cluster",
         "kmeans_nmi": "normalised mutual information of these clusters and the classes, 0 to 1",

@@ -284,7 +284,7 @@ def finish(
     content = {
         "protocol": protocol,
         "unit": "nats per image: sums over pixels and latent dimensions, means over images; squared_error in squared "
-        "pixel values, perplexity in codes, principal_angle in degrees",
+        "pixel values, perplexity in codes, principal_angle in degrees, accuracy a share of the images",
         "weights": {"train": "changing, over the last epoch", "val": weights, "test": weights, "step": step}
         if "train" in metrics
         else {"val": weights, "test": weights, "step": step},
