@@ -40,6 +40,7 @@ COMPANIONS = {  # options that an option needs
     "model/posterior=joint": ["model/prior=joint"],
     "model/prior=joint": ["model/posterior=joint"],
     "model=vqvae": ["objective=vq"],
+    "model=fsqvae": ["objective=vq"],
     "objective=vq": ["model=vqvae"],
 }
 TRAINERS = sorted(path.stem for path in (CONFIGS / "trainer").glob("*.yaml"))
@@ -212,6 +213,7 @@ def test_class_conditioning_from_the_command_line(config: Compose, tmp_path: Pat
         (["model/posterior=point_mass"], "a point mass has no density, which this objective needs"),
         (["objective=factor", "optimizer=sgd"], "sets its parameters' betas, which optimizer SGD does not have"),
         (["model/prior=vampprior", "model.num_classes=10"], "has no labels for its pseudo-inputs"),
+        (["model/likelihood=autoregressive", "data.image_shape=[3,8,8]"], "autoregressive pixels have one channel"),
         (["model=vqvae", "objective=vq", "model/network=mlp"], "VQVAE quantises a feature map, which MLPEncoder lacks"),
         (["objective=capacity", "model/posterior=joint", "model/prior=joint"], "has 1 entries for 2 latents"),
         (["model/posterior=hyperspherical", "model.latent_dim=1"], "latent_dim=1: a whole number, at least 2"),

@@ -14,12 +14,13 @@ from vaelab.errors import NotOfferedError, UserError
 from vaelab.evaluation import annealing, report
 from vaelab.evaluation.annealing import Annealing
 from vaelab.evaluation.batches import batches
+from vaelab.evaluation.codebook import codebook_statistics
 from vaelab.evaluation.gaps import refine
 from vaelab.evaluation.latent import latent_statistics
 from vaelab.evaluation.likelihood import exact_log_likelihood, importance_weighted
 from vaelab.evaluation.memorization import memorization, nearest
 from vaelab.evaluation.representation import representation
-from vaelab.interfaces import GenerativeModel, device_of, labels, levels, likelihood_name
+from vaelab.interfaces import GenerativeModel, device_of, has_mean, labels, levels, likelihood_name, quantises
 from vaelab.noise import fixed_noise
 
 MORE = 10  # times the samples, for the images that are checked
@@ -118,10 +119,18 @@ def measure(
     exact = exact_log_likelihood(model, x)
     if exact is not None:
         per_image["exact_log_likelihood"] = exact
-    per_image["squared_error"] = torch.cat(
-        [(model.reconstruct(*part).mean - part[0]).square().sum((1, 2, 3)) for part in batches(x, y)]
-    )
-    metrics = {name: values.mean().item() for name, values in per_image.items()}
+    if has_mean(model.likelihood):
+        per_image["squared_error"] = torch.cat(
+            [(model.reconstruct(*part).mean - part[0]).square().sum((1, 2, 3)) for part in batches(x, y)]
+        )
+    else:
+        absent["squared_error"] = "E[x | z] is not known"
+    used: dict[str, float] = {}
+    if quantises(model):
+        with _bar("use of the codes", 1, "part"):
+            used, of_codes = codebook_statistics(model, data.pixels("train")[0], x)
+        per_image |= of_codes
+    metrics = used | {name: values.mean().item() for name, values in per_image.items()}
     errors = {name: _standard_error(values) for name, values in per_image.items()}
     if "elbo" in metrics:
         with _bar("ELBO of training images", len(probed[0]), "image") as bar:
