@@ -12,6 +12,8 @@ from vaelab.errors import UserError
 
 def train_prior(cfg: DictConfig, _: Path) -> None:
     """Fit a PixelCNN to the codes of the training images, and write it to prior.pt in the run's folder."""
+    from tqdm import tqdm
+
     from vaelab import runs
     from vaelab.evaluation import codebook
     from vaelab.interfaces import device_of, quantises
@@ -40,7 +42,7 @@ def train_prior(cfg: DictConfig, _: Path) -> None:
     print(f"uniform codes have {uniform:.2f} nats per image", flush=True)
 
     def show(epoch: int, train: float, val: float | None) -> None:
-        print(f"epoch {epoch}: train {train:.2f}" + ("" if val is None else f", validation {val:.2f}"), flush=True)
+        tqdm.write(f"epoch {epoch}: train {train:.2f}" + ("" if val is None else f", validation {val:.2f}"))
 
     fit = codebook.fit_prior(prior, maps["train"], maps.get("val"), cfg.epochs, cfg.batch_size, cfg.lr, cfg.seed, show)
     path = runs.write_prior(run.folder, model, prior, sizes)

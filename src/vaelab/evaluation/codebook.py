@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import CosineAnnealingLR
+from tqdm import tqdm
 
 from vaelab.errors import UserError
 from vaelab.interfaces import code_prior, device_of
@@ -72,22 +73,23 @@ def fit_prior(
     prior: Any,  # a module with `log_prob`, such as PixelCNN, on the device of the maps
     maps: Tensor,  # (N, h, w), of training images
     validation: Tensor | None,  # (M, h, w)
-    epochs: int = 20,
+    epochs: int = 8,
     batch_size: int = 128,
     lr: float = 2e-3,  # the first learning rate of Adam; a cosine schedule ends at zero
     seed: int = 0,  # of the order of the maps
     progress: Callable[[int, float, float | None], object] = lambda *_: None,  # epoch, train and validation nats
 ) -> Fit:
-    """Fit p(k) to maps of indices by maximum likelihood. The weights with the best validation nats are kept.
+    """Fit p(k) to maps of indices by maximum likelihood, with a progress bar. The weights of the best epoch are kept.
 
-    Without validation maps, they are the last weights. Torch's random state does not change. Raises UserError if the
-    loss is not a finite number.
+    This is the epoch with the lowest validation nats, or the last one without validation maps. Torch's random state
+    does not change. Raises UserError if the loss is not a finite number.
     """
     batches = -(-len(maps) // batch_size)
     optimizer = torch.optim.Adam(prior.parameters(), lr)
     decay = CosineAnnealingLR(optimizer, epochs * batches)
     best: Fit | None = None
-    with fixed_noise(maps.device, seed):
+    bar = tqdm(total=epochs * batches, desc="fitting a prior", unit="step", leave=False, disable=None)
+    with bar, fixed_noise(maps.device, seed):
         for epoch in range(1, epochs + 1):
             total = torch.zeros((), device=maps.device)
             for part in torch.randperm(len(maps), device=maps.device).split(batch_size):
@@ -97,6 +99,7 @@ def fit_prior(
                 optimizer.step()
                 decay.step()
                 total += loss.detach() * len(part)
+                bar.update()
             train = total.item() / len(maps)
             if not math.isfinite(train):
                 raise UserError(f"the loss of the prior is not a finite number in epoch {epoch}: set a smaller lr")
