@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 PRIOR, PRIOR_SIZES = "prior.pt", ("channels", "kernel_size", "num_blocks")  # the file of a prior over codes; its sizes
-MOST_PRIOR = 10**9  # bytes
+MOST_PRIOR = 2 * 10**8  # bytes
 MOMENTS = {"exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer"}  # in the states of Adam, AdamW and SGD
 
 
