@@ -1,5 +1,6 @@
 """Shared fixtures: the project's own config, and a small data set of real digits in MNIST's files."""
 
+import copy
 import functools
 import hashlib
 import json
@@ -84,8 +85,14 @@ def compose_config(root: Path, *overrides: str) -> DictConfig:
         small += [f"data.root={root}", "data.md5=null", "data.val_size=100"]
     short = ["trainer.max_epochs=2", "trainer.log_every_n_steps=2", "trainer.accelerator=cpu"]
     short += [f"trainer.limit_{split}_batches={count}" for split, count in (("train", 3), ("val", 2), ("test", 2))]
+    short += ["callbacks.pictures.num_reconstructions=8", "callbacks.pictures.num_samples=16"]
+    return copy.deepcopy(composed(*small, *short, *overrides))
+
+
+@functools.cache
+def composed(*overrides: str) -> DictConfig:
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        return compose("train", [*small, *short, *overrides])
+        return compose("train", [*overrides])
 
 
 @pytest.fixture

@@ -190,10 +190,14 @@ def test_a_sentence_names_the_setting_or_the_value() -> None:
 
 def test_malformed_settings_are_tried_and_counted(tmp_path: Path) -> None:
     script = [sys.executable, str(Path(overrides.__file__)), "--out", str(tmp_path / "tries.txt")]
-    done = subprocess.run([*script, "--tries", "4", "--seed", "1"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [*script, "--tries", "4", "--seed", "1"], capture_output=True, text=True, check=True, timeout=300
+    )
     assert "4 tries, seed 1" in done.stdout
     assert len((tmp_path / "tries.txt").read_text().split("\n    ")) == 5
-    done = subprocess.run([*script, "--try", "model.latent_dim=[1]"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [*script, "--try", "model.latent_dim=[1]"], capture_output=True, text=True, check=True, timeout=300
+    )
     assert "| refused | 1 |" in done.stdout
 
 
@@ -223,7 +227,7 @@ def test_the_gradient_of_a_bias_is_that_of_its_layer_s_output() -> None:
 
 def test_the_spectrum_of_the_digits_of_a_folder(data_root: Path, digits: tuple, tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "benchmarks/spectrum.py"), "--noise", "392", "1", f"--root={data_root}"]
-    done = subprocess.run([*command, f"--out={tmp_path}"], capture_output=True, text=True, check=True)
+    done = subprocess.run([*command, f"--out={tmp_path}"], capture_output=True, text=True, check=True, timeout=300)
     images = digits[0][:600].flatten(1).numpy() / 255
     count = int((np.linalg.eigvalsh(np.cov(images, rowvar=False, bias=True)) > 1).sum())
     assert f"beta sigma^2 = 392: 0 units\nbeta sigma^2 = 1: {count} units" in done.stdout

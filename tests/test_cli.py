@@ -433,6 +433,8 @@ def test_a_reader_that_has_ended_is_no_error(tmp_path: Path, asked: str) -> None
     reading, writing = os.pipe()
     os.close(reading)
     command = [sys.executable, str(ROOT / "train.py"), asked]
-    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False, cwd=tmp_path)
+    done = subprocess.run(
+        command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False, cwd=tmp_path, timeout=300
+    )
     os.close(writing)
     assert (done.returncode, done.stderr) == (1, "")

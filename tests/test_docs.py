@@ -65,7 +65,7 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     built = subprocess.run(
         [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", "-d", tmp_path / "cache",
          ROOT / "docs", tmp_path / "site"],
-        capture_output=True, text=True, cwd=ROOT,
+        capture_output=True, text=True, cwd=ROOT, timeout=300,
     )  # fmt: skip
     assert built.returncode == 0, built.stderr
     site = tmp_path / "site"
@@ -231,14 +231,14 @@ def test_tensorboard_serves_the_run(command: Command) -> None:
             tags: dict = {}
             while "train/loss" not in tags.get(run.name, {}) and time.monotonic() < deadline:
                 time.sleep(0.5)
-                with urllib.request.urlopen(f"{address}data/plugin/scalars/tags") as reply:
+                with urllib.request.urlopen(f"{address}data/plugin/scalars/tags", timeout=60) as reply:
                     tags = json.load(reply)
             assert {"train/loss", "val/elbo", "weights/test_rate", "train/lr"} <= set(tags[run.name])
-            with urllib.request.urlopen(f"{address}data/plugin/images/tags") as reply:
+            with urllib.request.urlopen(f"{address}data/plugin/images/tags", timeout=60) as reply:
                 names = ("reconstructions", "samples", "manifold", "codes")
                 assert set(json.load(reply)[run.name]) == {f"views/{name}" for name in names}
         finally:
-            server.terminate()
+            server.kill()
 
 
 CODE = dict.fromkeys(block for text in PAGES.values() for block in documents.blocks(text, "python"))

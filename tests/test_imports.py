@@ -121,7 +121,7 @@ def test_no_file_is_long() -> None:
 @pytest.mark.parametrize("module", ABSENT)
 def test_imports(module: str) -> None:
     script = f"import sys, vaelab.{module}; print(*(m for m in {ABSENT[module]} if m in sys.modules))"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=300)
     assert done.stdout.strip() == ""
 
 
@@ -138,7 +138,7 @@ def test_help_and_mistakes_come_before_slow_imports(argument: str, absent: tuple
     script = f"import sys, runpy; sys.argv = ['train.py', '{argument}']\n"
     script += "try: runpy.run_path('train.py', run_name='__main__')\n"
     script += f"finally: print([m for m in {absent} if m in sys.modules], file=sys.stderr)"
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=300)
     first, *rest = done.stderr.splitlines()
     assert first == "[]", done.stderr
     assert "".join(rest).startswith(said), done.stderr

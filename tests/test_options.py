@@ -137,7 +137,9 @@ def test_experiment(config: Compose, tmp_path: Path, experiment: str, moved: dic
     last = []
     for name, epochs in (("whole", 2), ("parts", 1)):
         (tmp_path / name).mkdir()
-        trains(config(f"experiment={experiment}", f"trainer.max_epochs={epochs}"), tmp_path / name)
+        cfg = config(f"experiment={experiment}")
+        cfg.trainer.max_epochs = epochs
+        trains(cfg, tmp_path / name)
         if name == "parts":
             resumes(tmp_path / name, epochs=2)
         last.append(torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"])

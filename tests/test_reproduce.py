@@ -21,7 +21,7 @@ SMALL = f"row.overrides={json.dumps(SHORT)}"
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     places = [f"folder={folder}/runs", f"records={folder}/records"]
     command = [sys.executable, str(ROOT / "reproduce.py"), *arguments, *places]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder, timeout=300)
 
 
 def test_a_row_from_nothing_to_its_verdict(tmp_path: Path) -> None:

@@ -107,7 +107,9 @@ def test_a_folder_is_held_by_one_process_and_never_written_over(tmp_path: Path, 
     script += "with held(pathlib.Path(sys.argv[1]), new=False): pass"
 
     def elsewhere(folder: Path) -> str:
-        return subprocess.run([sys.executable, "-c", script, str(folder)], capture_output=True, text=True).stderr
+        return subprocess.run(
+            [sys.executable, "-c", script, str(folder)], capture_output=True, text=True, timeout=300
+        ).stderr
 
     with runs.held(tmp_path, new=True):
         assert "is in use: another process trains this run" in elsewhere(tmp_path)

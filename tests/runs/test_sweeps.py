@@ -151,7 +151,7 @@ def test_other_launchers_use_one_folder(launcher: str, data_root: Path, tmp_path
     sweep = [*ARGUMENTS, *SMALL, f"data.root={data_root}", "optimizer.lr=1e-3,-1"]
     done = subprocess.run(
         [sys.executable, str(ROOT / "train.py"), "-m", f"hydra/launcher={launcher}", *sweep],
-        capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "RAY_AUTH_MODE": "disabled"},
+        capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "RAY_AUTH_MODE": "disabled"}, timeout=300,
     )  # fmt: skip
     assert done.returncode == 1, done.stderr
     assert "error: 1 of 2 runs are not finished: 1_optimizer.lr-1: optimizer.lr=-1: a number above" in done.stderr

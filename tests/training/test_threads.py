@@ -39,7 +39,9 @@ def test_a_process_that_is_bound_to_one_cpu_computes_in_one_thread() -> None:
     script = "import os, torch; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
     script += "from vaelab.training import threads; threads.tune(torch.device('cpu')); print(torch.get_num_threads())"
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True, timeout=300
+    )
     assert done.stdout.split() == ["1"]
 
 
