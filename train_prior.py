@@ -33,7 +33,7 @@ def train_prior(cfg: DictConfig, _: Path) -> None:
         raise UserError(f"{run.folder} cannot be written to, but {runs.PRIOR} goes there: copy it first")
     sizes = {name: cfg[name] for name in runs.PRIOR_SIZES}
     with fixed_noise(device, cfg.seed):
-        prior = PixelCNN(len(model.codebook), **sizes, dropout=cfg.dropout).to(device)
+        prior = PixelCNN(len(model.codebook), **sizes).to(device)
     maps = {split: codebook.code_maps(model, data.pixels(split)[0]) for split in ("train", "val", "test") if
             len(data.splits[split][0])}  # fmt: skip
     (count, height, width), codes = maps["train"].shape, len(model.codebook)

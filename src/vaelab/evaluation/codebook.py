@@ -39,8 +39,7 @@ def usage(maps: Tensor, num_codes: int) -> tuple[float, float]:
 
 @torch.no_grad()
 def nats(prior: Any, maps: Tensor) -> Tensor:
-    """-log p(k) of each map (N, h, w) in nats, (N,). It leaves the prior in evaluation mode."""
-    prior.eval()
+    """-log p(k) of each map (N, h, w) in nats, (N,)."""
     return -torch.cat([prior.log_prob(part) for part in maps.split(SIZE)])
 
 
@@ -74,7 +73,7 @@ def fit_prior(
     prior: Any,  # a module with `log_prob`, such as PixelCNN, on the device of the maps
     maps: Tensor,  # (N, h, w), of training images
     validation: Tensor | None,  # (M, h, w)
-    epochs: int = 6,
+    epochs: int = 4,
     batch_size: int = 128,
     lr: float = 2e-3,  # the first learning rate of Adam; a cosine schedule ends at zero
     seed: int = 0,  # of the order of the maps
@@ -92,7 +91,6 @@ def fit_prior(
     bar = tqdm(total=epochs * batches, desc="fitting a prior", unit="step", leave=False, disable=None)
     with bar, fixed_noise(maps.device, seed):
         for epoch in range(1, epochs + 1):
-            prior.train()
             total = torch.zeros((), device=maps.device)
             for part in torch.randperm(len(maps), device=maps.device).split(batch_size):
                 loss = -prior.log_prob(maps[part]).mean()
@@ -111,5 +109,5 @@ def fit_prior(
             if best is None or checked is None or reached < best.nats:
                 best = Fit(copy.deepcopy(prior.state_dict()), reached, epoch)
     assert best is not None
-    prior.eval().load_state_dict(best.state)
+    prior.load_state_dict(best.state)
     return best

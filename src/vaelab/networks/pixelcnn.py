@@ -11,7 +11,6 @@ hidden from a place (the blind spot of the second paper). The factors remain a p
 import torch
 import torch.nn.functional as F
 from torch import Size, Tensor, nn
-from torch.distributions import Categorical
 
 from vaelab import checks
 from vaelab.distributions import at_least_float32
@@ -38,16 +37,13 @@ class MaskedConvolution(nn.Conv2d):
 
 
 class GatedBlock(nn.Module):
-    """h + W (tanh(a) * sigmoid(b)), where a and b are masked convolutions of h plus linear maps of the condition.
+    """h + W (tanh(a) * sigmoid(b)), where a and b are masked convolutions of h plus linear maps of the condition."""
 
-    Training drops entries of the product with the probability `dropout`.
-    """
-
-    def __init__(self, channels: int, reach: int, condition: int, dropout: float) -> None:
+    def __init__(self, channels: int, reach: int, condition: int) -> None:
         super().__init__()
         self.masked = MaskedConvolution(channels, 2 * channels, reach, "B")
         self.given = nn.Conv2d(condition, 2 * channels, 1, bias=False) if condition else None
-        self.mix = nn.Sequential(nn.Dropout(dropout), nn.Conv2d(channels, channels, 1))
+        self.mix = nn.Conv2d(channels, channels, 1)
 
     def forward(self, h: Tensor, condition: Tensor | None) -> Tensor:
         gates = self.masked(h)
@@ -71,20 +67,18 @@ class PixelCNN(nn.Module):
         channels: int = 64,  # of the hidden maps
         kernel_size: int = 7,  # of the first convolution, odd; that of the blocks is 3
         num_blocks: int = 4,
-        dropout: float = 0.0,  # share of the blocks' entries that training drops, below 1
     ) -> None:
         super().__init__()
         checks.whole(2, num_categories=num_categories)
         checks.whole(0, condition=condition)
         checks.whole(channels=channels, num_blocks=num_blocks)
         checks.whole(3, kernel_size=kernel_size)
-        checks.share(dropout=dropout)
         if kernel_size % 2 == 0:
             raise UserError(f"kernel_size={kernel_size}: an odd number is needed, because a place is in the middle")
         self.reach = kernel_size // 2 + num_blocks
         self.embedding = nn.Embedding(num_categories, channels)
         self.first = MaskedConvolution(channels, channels, kernel_size // 2, "A")
-        self.blocks = nn.ModuleList(GatedBlock(channels, 1, condition, dropout) for _ in range(num_blocks))
+        self.blocks = nn.ModuleList(GatedBlock(channels, 1, condition) for _ in range(num_blocks))
         self.output = nn.Sequential(
             nn.ReLU(), nn.Conv2d(channels, channels, 1), nn.ReLU(), nn.Conv2d(channels, num_categories, 1)
         )
@@ -117,5 +111,5 @@ class PixelCNN(nn.Module):
                 features = self._features(indices[:, rows, columns], given)
                 place = features[:, :, -1:, column - columns.start, None]
                 logits = at_least_float32(self.output(place)).flatten(1)  # (N, K)
-                indices[:, row, column] = Categorical(logits=logits).sample()
+                indices[:, row, column] = logits.softmax(1).multinomial(1).squeeze(1)
         return indices
