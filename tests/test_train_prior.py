@@ -139,7 +139,7 @@ SIZES = {"channels": 8, "kernel_size": 3, "num_blocks": 1}
         (change("state", {"a": 1}), "is not a prior that train_prior.py has written"),
         (change("sizes", {**SIZES, "channels": 9}), r"does not fit its own sizes \(blocks.0.masked.bias \(16,\) for"),
         (change("sizes", {**SIZES, "kernel_size": 4}), "kernel_size=4: an odd number is needed"),
-        (change("sizes", {**SIZES, "channels": 10**8}), "cannot build vaelab.networks.PixelCNN: .*memory"),
+        (change("sizes", {**SIZES, "channels": 10**9}), "cannot build vaelab.networks.PixelCNN: .*memory"),
         (lambda content: {**content, "state": {name: w * torch.nan for name, w in content["state"].items()}}, "finite"),
     ],
 )
