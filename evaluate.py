@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from vaelab import checks, cli
 from vaelab.errors import NotOfferedError, UserError
@@ -15,7 +15,11 @@ from vaelab.text import FORMATS, plain
 
 if TYPE_CHECKING:
     from vaelab.data.images import Images
+    from vaelab.evaluation.measure import Sizes
     from vaelab.runs import Run
+
+CONFIGS = Path(__file__).parent / "configs"
+OF_IMAGES = ("run", "images", "invert", "sizes.train_samples", "sizes.drawn", "seed", "device", "data.root", "trust")
 
 
 def evaluate(cfg: DictConfig, _: Path) -> None:
@@ -27,10 +31,11 @@ def evaluate(cfg: DictConfig, _: Path) -> None:
     from vaelab.runs import sweeps
 
     torch.distributions.Distribution.set_default_validate_args(False)
-    if cfg.images and cfg.report:
-        raise UserError(f"report={cfg.report}: images={cfg.images} only writes codes, so leave one of them out")
+    checks.one_of((True, False), ais=cfg.ais, invert=cfg.invert)
+    sizes, ais = group(cfg, "sizes", measure.DEFAULT), group(cfg, "annealing", annealing.DEFAULT)
+    check_used(cfg)
     if cfg.images:
-        return encode(cfg)
+        return encode(cfg, sizes)
     checks.one_of(FORMATS, format=cfg.format)
     if cfg.report:
         from vaelab import reports
@@ -42,8 +47,6 @@ def evaluate(cfg: DictConfig, _: Path) -> None:
     for folder in folders:  # errors of all runs come before the first measurement
         first = next(iter(opened.values()), None)
         opened[folder] = runs.open_run(folder, cfg.data.root, cfg.device, like=first, trust=cfg.trust)
-    checks.one_of((True, False), ais=cfg.ais)
-    sizes, ais = group(cfg, "sizes", measure.DEFAULT), group(cfg, "annealing", annealing.DEFAULT)
     settings = cfg.num_samples, cfg.num_images, cfg.seed, sizes, ais if cfg.ais else None
     protocols = {name: measure.protocol(run.model, run.data, *settings) for name, run in opened.items()}
     if not cfg.across_protocols:
@@ -57,7 +60,11 @@ def evaluate(cfg: DictConfig, _: Path) -> None:
         print(report.table(*records.values()))
     else:
         configs = {plain(name): dict(runs.settings(run.cfg)) for name, run in opened.items()}
-        print(report.comparison(records, report.seed_groups(configs), cfg.format))
+        groups = report.seed_groups(configs)
+        named = dict(zip(records, opened.values(), strict=True))
+        for names in groups:
+            compare_seeds([named[name] for name in names], [records[name] for name in names])
+        print(report.comparison(records, groups, cfg.format))
     if cfg.report:
         print(f"drawing {runs.shown(page)}", file=sys.stdout if cfg.format == "text" else sys.stderr, flush=True)
         reports.write(page, dict(zip(records, opened.values(), strict=True)), records)
@@ -71,13 +78,29 @@ def group(cfg: DictConfig, name: str, default: Any) -> Any:
     return type(default)(*(given[setting] for setting in known))
 
 
-def encode(cfg: DictConfig) -> None:
+def check_used(cfg: DictConfig) -> None:
+    """Raise UserError for a setting that is not the default one and changes nothing."""
+    from vaelab import runs
+
+    for key, default in runs.settings(OmegaConf.load(CONFIGS / "evaluate.yaml")):
+        if key.split(".")[0] not in cfg or isinstance(default, dict) or OmegaConf.select(cfg, key) == default:
+            continue
+        if cfg.images and key not in OF_IMAGES:
+            why = f"with images={cfg.images}, which takes {', '.join(OF_IMAGES)}"
+        elif key == "invert" and not cfg.images:
+            why = "without images=FOLDER"
+        elif key.startswith("annealing.") and not cfg.ais:
+            why = "without ais=true"
+        else:
+            continue
+        raise UserError(f"{key}={OmegaConf.select(cfg, key)} changes nothing {why}")
+
+
+def encode(cfg: DictConfig, sizes: "Sizes") -> None:
     """Write the codes of a folder of images to codes.npz in the run's folder, and rank the images."""
     from vaelab import runs
     from vaelab.data.images import write_codes
-    from vaelab.evaluation import measure
 
-    sizes = group(cfg, "sizes", measure.DEFAULT)
     checks.whole(2, **{f"sizes.{name}": size for name, size in sizes._asdict().items()})
     checks.whole(0, checks.SEEDS, seed=cfg.seed)
     if not isinstance(cfg.run, str):
@@ -154,5 +177,23 @@ def measured(run: "Run", protocol: dict[str, Any], reuse: bool) -> dict[str, Any
     return record
 
 
+def compare_seeds(group: "list[Run]", records: list[dict[str, Any]]) -> None:
+    """Add the UDR to the records of runs that differ only in the seed, and to the files that hold these records."""
+    from vaelab import runs
+    from vaelab.evaluation import udr
+    from vaelab.interfaces import device_of
+
+    protocols = [record["protocol"] for record in records]
+    if any(protocol != protocols[0] for protocol in protocols):
+        return  # the images differ
+    images = [run.data.images("test", protocols[0]["test_images"], device_of(run.model)) for run in group]
+    udr.compare_seeds([run.model for run in group], images, records)
+    for run, record in zip(group, records, strict=True):
+        path = run.folder / "evaluation.json"
+        old = runs.read_json(path)
+        if old != record and old.get("protocol") == record["protocol"] and os.access(run.folder, os.W_OK):
+            runs.write_json(path, record)
+
+
 if __name__ == "__main__":
-    cli.main(evaluate, Path(__file__).parent / "configs", "evaluate")
+    cli.main(evaluate, CONFIGS, "evaluate")

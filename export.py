@@ -23,6 +23,8 @@ def export(cfg: DictConfig, _: Path) -> None:
         raise UserError(f"run={cfg.run}: the folder of a finished run is needed, such as run=logs/RUN")
     run = Path(cfg.run).expanduser()
     checks.one_of((True, False), page=cfg.page)
+    if cfg.data.root is not None and not cfg.page:
+        raise UserError(f"data.root={cfg.data.root} changes nothing without page=true: only the page shows test images")
     output = Path(str(cfg.output or run / "export")).expanduser()
     exports.check(output)
     data = None

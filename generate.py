@@ -79,7 +79,6 @@ def draw(cfg: DictConfig, run: "Run", *others: "Run") -> Any:
 
     model, given = run.model, "" if cfg.label is None else f", class {cfg.label}"
     image = name_of_image(model, given)
-    x, y = images(run, cfg.seed, {"reconstructions": cfg.num or 32, "codes": cfg.num or 5000}.get(cfg.kind), cfg.index)
     match cfg.kind:
         case "samples":
             picture, source = samples(cfg, run)
@@ -87,12 +86,14 @@ def draw(cfg: DictConfig, run: "Run", *others: "Run") -> Any:
             title, axis = f"Samples: {image}, z from {source}", "class" if classes else ""
             return pictures.framed(picture, title, columns=[str(k) for k in classes], xlabel=axis)
         case "reconstructions":
+            x, y = images(run, cfg.seed, cfg.num or 32)
             pairs = pictures.reconstructions(model, x, labels(model, y))
             return pictures.framed(pairs, f"Test images, each with {image} at its code on the right")
         case "interpolation":
-            return pictures.interpolation(model, x, y, cfg.num or 5)
+            return pictures.interpolation(model, *images(run, cfg.seed), cfg.num or 5)
         case "traversal":
-            return pictures.traversal(model, x, y, "a test image" if cfg.index is None else f"test image {cfg.index}")
+            name = "a test image" if cfg.index is None else f"test image {cfg.index}"
+            return pictures.traversal(model, *images(run, cfg.seed, first=cfg.index), name)
         case "manifold":
             steps = [f"{(i + 0.5) / 20:.1%}" for i in range(20)]
             return pictures.framed(
@@ -100,9 +101,9 @@ def draw(cfg: DictConfig, run: "Run", *others: "Run") -> Any:
                 steps[::-1], steps, xlabel="$z_0$, by quantile of its prior", ylabel="$z_1$, by quantile of its prior",
             )  # fmt: skip
         case "codes":
-            return pictures.codes(model, x, y, cfg.projection, cfg.seed)
+            return pictures.codes(model, *images(run, cfg.seed, cfg.num or 5000), cfg.projection, cfg.seed)
         case "prior":
-            return pictures.prior(model, x, y, cfg.seed)
+            return pictures.prior(model, *images(run, cfg.seed), cfg.seed)
         case "training":
             metrics = runs.read_json(run.folder / "metrics.json")
             return pictures.training(run.folder, metrics.get("epochs", 0), metrics.get("steps", 0))
@@ -128,7 +129,7 @@ def samples(cfg: DictConfig, run: "Run") -> "tuple[Tensor, str]":
 
 
 def images(run: "Run", seed: int, count: int | None = None, first: int | None = None) -> "tuple[Tensor, Tensor | None]":
-    """The first `count` test images, and their classes or None, in an order that depends on the seed alone.
+    """The first `count` test images, uint8, and their classes or None, in an order that depends on the seed alone.
 
     The image that is `first` comes before all others. Raises UserError if there is no such image.
     """
@@ -143,7 +144,7 @@ def images(run: "Run", seed: int, count: int | None = None, first: int | None = 
             raise UserError(f"index={first}: the test images of {run.data.name} are 0 to {len(pixels) - 1:,}")
         order = torch.cat([torch.tensor([first]), order[order != first]])
     order = order[:count]
-    return pixels[order].to(device).float().div(255), None if y is None else y[order].to(device)
+    return pixels[order].to(device), None if y is None else y[order].to(device)
 
 
 if __name__ == "__main__":

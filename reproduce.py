@@ -38,8 +38,12 @@ def reproduce(cfg: DictConfig, _: Path) -> None:
     rows: dict[str, Any] = {
         path.stem: OmegaConf.to_container(OmegaConf.load(path)) for path in sorted(ROWS.glob("*.yaml"))
     }
+    if given := [key for key in ("settings", "minutes") if cfg[key] and not chosen]:
+        raise UserError(f"{given[0]}={cfg[given[0]]} changes nothing without row=NAME")
     if chosen:
         name, row = HydraConfig.get().runtime.choices["row"], OmegaConf.to_container(cfg.row, resolve=True)
+        if cfg.settings and "script" in row:
+            raise UserError(f"settings={cfg.settings} changes nothing in row={name}, which runs {row['script']}")
         end = time.monotonic() + 60 * cfg.minutes if cfg.minutes else None
         for seed in row["seeds"]:
             run = Path(cfg.folder) / name / f"seed-{seed}"

@@ -70,8 +70,6 @@ def train(cfg: DictConfig, folder: Path) -> float:
         loggers, folder, runs.hyperparameters(folder, cfg, module, data), module.metrics.latest, trainer.global_step
     )
     runs.finish(folder, module, data.protocol, trainer, seconds, kept)  # metrics.json comes last: the run is complete
-    for caveat in runs.find_caveats(module.model, cfg):
-        log.warning(caveat)
     log.info("pictures %s/pictures; curves: metrics.csv there, or tensorboard --logdir logs", runs.shown(folder))
     log.info("done     %s", runs.summary(module.metrics.latest, data.description))
     return module.metrics.result(module.monitor)  # the test loss if nothing was trained

@@ -70,10 +70,10 @@ CHINESE = {
     "no KL term": "没有 KL 项",
     "means alone": "只约束均值",
     "variances alone": "只约束方差",
-    "both: the KL term": "两者都约束：KL 项",
+    "both: the KL term": "两者都约束（KL 项）",
     "clouds; dashed: 95% of N(0, I)": "云；虚线圆含 N(0, I) 的 95%",
     "From a {} to a {}; test digits at both ends": "从 {} 到 {}；两端是测试数字",
-    "even steps from one code to the other": "从一个编码到另一个编码的等距步",
+    "even steps from one code to the other": "两个编码之间等距的点",
     "smallest gap": "最小差距",
     "median gap": "中位差距",
     "largest gap": "最大差距",
@@ -114,7 +114,7 @@ CHINESE = {
         "{:3} 维：标准差 {:4.2f}（重参数化），{:6.1f}（得分函数）"
     ),
     "{}: distance of means from zero {:.2f}, mean sigma {:.4f}, draws that betray their image {:.0%}": (
-        "{}：均值到零的距离 {:.2f}，平均 σ {:.4f}，暴露图像的抽样 {:.0%}"
+        "{}：均值到零的距离 {:.2f}，平均 σ {:.4f}，暴露了图像的点占 {:.0%}"
     ),
     "squared error of test digits: {:.1f}, with the autoencoder {:.1f}": "测试数字的平方误差：{:.1f}，自编码器 {:.1f}",
     "test codes inside the disc that holds 95% of N(0, I): {:.0%}, of the autoencoder {:.0%}": (
@@ -136,7 +136,7 @@ CHINESE = {
     ),
     "beta {}: rate {:6.2f} nats, squared error {:.2f}, sum {:6.2f}, mean sigma {:.3f}, draws of N(0, I) that are "
     "readable {:.0%}": (
-        "beta {}：码率 {:6.2f} 奈特，平方误差 {:.2f}，两者之和 {:6.2f}，平均 σ {:.3f}，可辨认的 N(0, I) 抽样 {:.0%}"
+        "beta {}：码率 {:6.2f} 奈特，平方误差 {:.2f}，两者之和 {:6.2f}，平均 σ {:.3f}，N(0, I) 抽样中可辨认的占 {:.0%}"
     ),
     "ten pixels selected: squared error {:.1f}; ten features extracted: {:.1f}": (
         "选择十个像素：平方误差 {:.1f}；提取十个特征：{:.1f}"

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
-from benchmarks import family, faults, loops, overrides, snr, speed, together
+from benchmarks import disentanglement, family, faults, loops, overrides, snr, speed, together
 
 
 def metrics(**test: float) -> dict:
@@ -232,3 +233,25 @@ def test_the_spectrum_of_the_digits_of_a_folder(data_root: Path, digits: tuple, 
     count = int((np.linalg.eigvalsh(np.cov(images, rowvar=False, bias=True)) > 1).sum())
     assert f"beta sigma^2 = 392: 0 units\nbeta sigma^2 = 1: {count} units" in done.stdout
     assert json.loads((tmp_path / "measured.json").read_text())["test"] == {"units at 392": 0, "units at 1": count}
+
+
+def test_runs_of_one_method_are_a_row_and_a_mark(tmp_path: Path) -> None:
+    """MIG is 0.1 and 0.3 for one method, 0.5 and 0.7 for the other: the means explain 0.16 of 0.2."""
+    for i, (beta, mig) in enumerate([(1.0, 0.1), (1.0, 0.3), (4.0, 0.5), (4.0, 0.7)]):
+        folder = tmp_path / f"{i + 8}_run"
+        folder.mkdir()
+        target = "vaelab.objectives.ELBO"
+        (folder / "config.yaml").write_text(json.dumps({"objective": {"_target_": target, "beta": beta}}))
+        found = {"mig": mig, "squared_error": 10.0 + i, "dci_disentanglement": 0.2 + i / 100}
+        (folder / "evaluation.json").write_text(json.dumps({"metrics": found}))
+    groups = disentanglement.read(tmp_path)
+    assert list(groups) == ["ELBO, beta 1", "ELBO, beta 4"]
+    assert disentanglement.explained(groups, "mig") == pytest.approx(0.16 / 0.2)
+    header, _, first, second, _, shares = disentanglement.table(groups).splitlines()
+    assert header == "| method | runs | squared error | MIG | DCI |"
+    assert first == "| ELBO, beta 1 | 2 | 10.5 ± 0.7 | 0.200 ± 0.141 | 0.205 ± 0.007 |"
+    assert second.startswith("| ELBO, beta 4 | 2 | 12.5 ± 0.7 | 0.600 ± 0.141")
+    assert "(chance: 0.33): squared error 0.80, MIG 0.80" in shares
+    disentanglement.draw(groups, tmp_path / "picture.png")
+    with Image.open(tmp_path / "picture.png") as picture:
+        assert len(picture.convert("RGB").getcolors(10**6)) > 20

@@ -56,7 +56,7 @@ ELSEWHERE = (  # commands that other tests run, that .ci/run runs, or that need 
     r"python train.py '?logger=(\[tensorboard,mlflow|wandb)",
     r"python train_prior.py run=logs/RUN$",  # tests/test_train_prior.py
     r"torchrun |srun |#!/bin/bash$|#SBATCH |python train.py trainer=ddp",
-    r"python reproduce.py row=|python benchmarks/(together|speed|evaluation|family)\.py",
+    r"python reproduce.py row=|python benchmarks/(together|speed|evaluation|family|disentanglement)\.py",
 )
 
 
@@ -135,6 +135,14 @@ def test_links_lead_to_files_and_headings(name: str) -> None:
             assert anchor in {re.sub(r"[^\w -]", "", line.lower()).replace(" ", "-") for line in headings}, target
 
 
+def test_the_chinese_page_explains_each_part_that_can_be_added() -> None:
+    headings = [section.split("\n")[0] for page, section in ADDED if page == "docs/how-to/add.md"]
+    wanted = [f"add.md#{heading.removeprefix('## ').lower().replace(' ', '-')}" for heading in headings]
+    found = re.findall(r"^\| \[\S+\]\((add\.md#\S+)\) \| ", PAGES["docs/how-to/add.zh-CN.md"], re.M)
+    assert found == wanted
+    assert len(found) == 5
+
+
 def test_each_command_is_run_by_a_test() -> None:
     run = {shlex.join(["python", "train.py", *words]) for words in TRAINING}
     run |= {shlex.join(["python", f"{script}.py", *words]) for script, words in LATER}
@@ -204,8 +212,9 @@ def test_commands_for_a_finished_run(
     settings = words
     if script == "evaluate":
         short = ["num_samples=3", "num_images=60", "sizes.steps=2", "sizes.refined_samples=2"]
-        short += ["annealing.temperatures=2"]
-        settings = [word for word in settings if not word.startswith("num_")] + short
+        short += ["annealing.temperatures=2"] if "ais=true" in settings else []
+        own = any(word.startswith("images=") for word in settings)  # images of one's own take no other sizes
+        settings = [word for word in settings if not word.startswith("num_")] + ([] if own else short)
     monkeypatch.chdir(finished)
     monkeypatch.syspath_prepend(finished)
     monkeypatch.setattr(sys, "argv", [f"{script}.py", *words])

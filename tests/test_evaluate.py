@@ -1,8 +1,9 @@
 """`python evaluate.py` prints and writes the right metrics, and refuses wrong input."""
 
+import csv
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -24,6 +25,8 @@ from vaelab.evaluation.measure import measure, protocol
 
 Evaluate = Callable[..., dict]
 SHORT = ("num_samples=20", "num_images=100", "sizes.train_samples=10", "sizes.steps=10", "sizes.refined_samples=10")
+
+FEW = ("sizes.train_samples=10",)
 
 
 @pytest.fixture(scope="session")
@@ -50,10 +53,10 @@ def run(trained: Callable[..., Path], tmp_path: Path) -> Callable[..., str]:
     return copy
 
 
-def settings(*overrides: str) -> DictConfig:
+def settings(*overrides: str, short: Sequence[str] = SHORT) -> DictConfig:
     """Evaluate with these settings and return the config."""
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        cfg = compose("evaluate", [*SHORT, *overrides])
+        cfg = compose("evaluate", [*short, *overrides])
     evaluate(cfg, Path())
     return cfg
 
@@ -237,6 +240,42 @@ def test_several_runs_make_a_table_with_the_spread_over_seeds(
     assert out.startswith("run,")
 
 
+SPRITES = (
+    *("data=sprites_32", "data.image_shape=[1,16,16]", "data.factor_sizes=[3,2,4,4,4]", "data.val_size=20"),
+    *("data.test_size=164", "model.latent_dim=3", "model.encoder.hidden=[32]", "model.decoder.hidden=[32]"),
+)
+
+
+def test_data_with_factors_have_metrics_of_disentanglement_and_seeds_agree(
+    run: Callable[..., str], capsys: pytest.CaptureFixture
+) -> None:
+    a, b = run(*SPRITES, name="a"), run(*SPRITES, "seed=1", name="b")
+    factors = {*report.METRICS["factors of variation"]}
+    record = measured(f"run={a}", "num_images=164")
+    assert factors - record["metrics"].keys() == {"udr"}
+    assert all(0 <= record["metrics"][name] <= 1 for name in factors - {"udr"})
+    printed = capsys.readouterr().out
+    assert "factors of variation" in printed
+    assert "N = 164 images" in next(line for line in printed.splitlines() if line.startswith("  mig "))
+    settings(f"run={Path(a).parent}", "num_images=164")
+    printed = capsys.readouterr().out
+    assert f"measuring {a}" not in printed
+    for heading in ("MIG", "DCI", "FactorVAE", "UDR"):
+        assert heading in printed
+    both = [json.loads(Path(folder, "evaluation.json").read_text()) for folder in (a, b)]
+    assert both[0]["metrics"]["udr"] == both[1]["metrics"]["udr"]  # of two models, each is the only other one
+    assert 0 < both[0]["metrics"]["udr"] < 1
+    assert both[0]["udr_runs"] == 2
+    assert {**both[0]["metrics"], "udr": None} == {**record["metrics"], "udr": None}
+    settings(f"run={Path(a).parent}", "num_images=100", "format=csv")  # this shorter evaluation goes to no file
+    rows = [row for row in capsys.readouterr().out.splitlines() if row[:1] != "#"]
+    names, first, _, mean, spread = csv.reader(rows)
+    assert json.loads(Path(a, "evaluation.json").read_text()) == both[0]
+    assert first[names.index("udr")] == mean[names.index("udr")]
+    assert float(spread[names.index("udr")]) == 0
+    assert float(spread[names.index("mig")]) > 0
+
+
 def test_runs_of_different_protocols_are_refused_unless_asked_for(
     run: Callable[..., str], capsys: pytest.CaptureFixture
 ) -> None:
@@ -278,6 +317,29 @@ def test_bad_settings_get_one_sentence(
         measured(f"run={run()}", *overrides)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (
+            ["images=mine", "num_samples=20"],
+            "num_samples=20 changes nothing with images=mine, which takes run, images, ",
+        ),
+        (["images=mine", "num_images=5"], "num_images=5 changes nothing with images=mine"),
+        (["images=mine", "ais=true"], "ais=True changes nothing with images=mine"),
+        (["images=mine", "format=csv"], "format=csv changes nothing with images=mine"),
+        (["images=mine", "sizes.steps=5"], r"sizes\.steps=5 changes nothing with images=mine"),
+        (["images=mine", "across_protocols=true"], "across_protocols=True changes nothing with images=mine"),
+        (["images=mine", "report=a.html"], r"report=a\.html changes nothing with images=mine"),
+        (["invert=true"], "invert=True changes nothing without images=FOLDER"),
+        (["annealing.chains=4"], r"annealing\.chains=4 changes nothing without ais=true"),
+        (["images=mine", "invert='yes'"], "invert=yes: choose one of True, False"),
+    ],
+)
+def test_settings_that_change_nothing_are_refused(overrides: list[str], sentence: str) -> None:
+    with pytest.raises(ValueError, match=f"^{sentence}"):
+        settings("run=nowhere", *overrides, short=())
+
+
 def test_no_run_at_all() -> None:
     with pytest.raises(ValueError, match="run=None: the folder of a finished run is needed, such as run=logs/RUN"):
         measured()
@@ -297,7 +359,7 @@ def test_codes_of_a_folder_of_images(run: Callable[..., str], tmp_path: Path, ca
     images.mkdir()
     for i in range(3):
         Image.fromarray(x[i, 0].numpy()).save(images / f"{i}.png")
-    settings(f"run={folder}", f"images={images}")
+    settings(f"run={folder}", f"images={images}", short=FEW)
     printed = capsys.readouterr().out
     assert f"{folder}/codes.npz: names and codes of 3 images" in printed
     with np.load(f"{folder}/codes.npz") as saved:
@@ -305,10 +367,10 @@ def test_codes_of_a_folder_of_images(run: Callable[..., str], tmp_path: Path, ca
         np.testing.assert_allclose(saved["codes"], opened.model.encode(x / 255).detach(), atol=1e-5)
     assert not Path(folder, "evaluation.json").exists()
     with pytest.raises(ValueError, match=r"run=.*: codes are written for one run"):
-        settings(f"run=[{folder},{folder}]", f"images={images}")
+        settings(f"run=[{folder},{folder}]", f"images={images}", short=FEW)
 
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (28, 28), dtype=np.uint8)).save(images / "noise.png")
-    settings(f"run={folder}", f"images={images}")
+    settings(f"run={folder}", f"images={images}", short=FEW)
     lines = Path(folder, "strangeness.csv").read_text().splitlines()
     assert lines[0] == "rank,name,elbo,bound,percentile"
     rows = [line.split(",") for line in lines[1:]]

@@ -196,12 +196,19 @@ def test_seed_chooses_the_test_images(draw: Draw, finished: Path) -> None:
 def test_a_traversal_starts_from_the_image_of_its_index(draw: Draw, finished: Path) -> None:
     """All other images follow once, because the rates are means over all of them."""
     run = runs.open_run(str(finished / "deep"))
-    x, _ = run.data.images("test")
+    x, _ = run.data.pixels("test")
     order, _ = images(run, seed=0, first=7)
     assert torch.equal(order[0], x[7])
     assert not torch.equal(images(run, seed=0)[0][0], x[7])
-    torch.testing.assert_close(order.sum(0), x.sum(0))
+    assert torch.equal(order.sum(0), x.sum(0))
     assert draw("run=deep", "kind=traversal", "index=7") is None
+
+
+def test_a_kind_without_test_images_reads_none_of_them(draw: Draw, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vaelab.data.ImageDataModule.pixels", None)
+    for settings in ("kind=samples num=1", "kind=manifold"):
+        assert draw("run=plane", *settings.split()) is None
+    assert "NoneType" in str(draw("run=plane", "kind=reconstructions"))
 
 
 def test_animation_has_a_frame_for_each_picture_that_was_logged(draw: Draw, finished: Path) -> None:

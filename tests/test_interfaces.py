@@ -105,3 +105,10 @@ def test_offers_of_parts() -> None:
 
 def test_the_device_is_that_of_the_weights() -> None:
     assert interfaces.device_of(nn.Linear(2, 2)).type == "cpu"
+
+
+def test_factors_are_known_for_some_data() -> None:
+    known = SimpleNamespace(factors={"test": torch.arange(10).view(5, 2)})
+    assert interfaces.true_factors(known, "test", 3).tolist() == [[0, 1], [2, 3], [4, 5]]  # type: ignore[union-attr]
+    assert interfaces.true_factors(known, "train", 3) is None
+    assert interfaces.true_factors(SimpleNamespace(), "test", 3) is None

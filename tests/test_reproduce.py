@@ -124,6 +124,16 @@ def test_an_evaluation_of_another_protocol_is_not_recorded(tmp_path: Path) -> No
             assert reproduce.record("vae", row, tmp_path) == found  # seed 1 is trained, but not evaluated yet
 
 
+def test_settings_that_change_nothing_are_refused(tmp_path: Path) -> None:
+    for arguments, sentence in {
+        ("minutes=3",): "minutes=3 changes nothing without row=NAME",
+        ("row=snr_dreg", "settings=['seed=1']"): "settings=['seed=1'] changes nothing in row=snr_dreg, which runs "
+        "benchmarks/snr.py",
+    }.items():
+        assert run(tmp_path, *arguments).stderr == f"error: {sentence}\n"
+    assert [*tmp_path.iterdir()] == []
+
+
 def test_a_row_that_does_not_exist(tmp_path: Path) -> None:
     done = run(tmp_path, "row=vae_sttic")
     assert done.returncode == 1

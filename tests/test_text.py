@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from vaelab.text import HIDDEN, code, cut, plain, table
+from vaelab.text import HIDDEN, code, cut, plain, rounded, table
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,15 @@ def test_hidden_characters_become_visible(text: object, shown: str) -> None:
     assert plain(text) == shown
     assert not HIDDEN.search(plain(text))
     assert plain(plain(text)) == shown
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "shown"),
+    [(0.01234, 2, "0.012"), (1.26, 2, "1.3"), (99.4, 2, "99"), (99.6, 2, "100"), (120.4, 2, "120"),
+     (-1500.0, 2, "-1500"), (999.4, 3, "999"), (1234.0, 3, "1234"), (0.0, 2, "0")],
+)  # fmt: skip
+def test_a_rounded_number_has_no_power_of_ten(value: float, digits: int, shown: str) -> None:
+    assert rounded(value, digits) == shown
 
 
 @pytest.mark.parametrize(

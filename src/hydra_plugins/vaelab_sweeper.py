@@ -16,7 +16,8 @@ class Optuna(Sweeper):
 
     The study is the SQLite file study.db in the sweep's folder. A sweep into a folder that has a study continues it: it
     runs the trials that were stopped, then those that failed, then new ones, until `n_trials` are finished. A launcher
-    gets `max_batch_size` trials at a time. Optuna minimises the number that a run returns, its monitored metric.
+    gets `max_batch_size` trials at a time, and equal ones of them are one run. Optuna minimises the number that a run
+    returns, its monitored metric.
 
     The search space is all overrides of the command that have several values. vaelab.extensions.search describes it.
     `sampler` and `pruner` are objects of Optuna, see https://optuna.readthedocs.io. Raises UserError for a space that
@@ -48,9 +49,11 @@ class Optuna(Sweeper):
                 (each.number, each.params) for each in (study.ask(space) for _ in range(count))
             ]
             waiting, left = waiting[count:], left - len(trials)
-            jobs = [[*shared, *(f"{key}={value}" for key, value in params.items()), f"+hydra.sweeper.trial={number}"]
-                    for number, params in trials]  # fmt: skip
-            results = self.launcher.launch(jobs, initial_job_idx=trials[0][0])
-            for (number, _), result in zip(trials, results, strict=True):
-                search.tell(study, number, result.return_value)
+            settings = {number: [f"{key}={value}" for key, value in params.items()] for number, params in trials}
+            first = {tuple(texts): number for number, texts in reversed(settings.items())}  # equal trials are one run
+            chosen = sorted(first.values())
+            jobs = [[*shared, *settings[number], f"+hydra.sweeper.trial={number}"] for number in chosen]
+            results = dict(zip(chosen, self.launcher.launch(jobs, initial_job_idx=chosen[0]), strict=True))
+            for number, texts in settings.items():
+                search.tell(study, number, results[first[tuple(texts)]].return_value)
         search.print_best(study)

@@ -72,6 +72,8 @@ def main(task: Task, config_dir: Path, config_name: str, resumable: bool = False
                 return _resume(task, resumed[-1])
             place = sweeps.override_of(resumed[-1])
             sys.argv = [place if argument.startswith("resume=") else argument for argument in sys.argv]
+        if resumable and {"-m", "--multirun"} & {*sys.argv}:
+            sweeps.check_settings(sys.argv[1:])
         _launch(task, config_dir, config_name, writes=resumable)
 
 

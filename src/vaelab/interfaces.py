@@ -1,4 +1,4 @@
-"""The optional attributes and methods of models, parts and distributions, declared in one place.
+"""The optional attributes and methods of models, parts, distributions and data, declared in one place.
 
 A part can be any nn.Module, and a density can be any torch.distributions.Distribution. No attribute in this table is
 required. The rest of the package reads each one through the function beside it.
@@ -15,6 +15,7 @@ required. The rest of the package reads each one through the function beside it.
 | `has_mean` | likelihoods | False if E[x | z] is not known; pictures then show draws of p(x | z) | `has_mean` |
 | `indices(images)` | models | the index of the code at each place, (B, h, w), if codes are quantised | `quantises` |
 | `code_prior` | models | p(k) of maps of these indices, or None until train_prior.py has trained it | `code_prior` |
+| `factors` | data modules | by split, the factors (N, F) that made the images, whole numbers | `true_factors` |
 """
 
 from collections.abc import Iterator
@@ -133,3 +134,9 @@ def code_prior(model: GenerativeModel) -> Any:
 def draws_samples(model: GenerativeModel) -> bool:
     """Whether `model.sample` is offered: the model has a prior over codes or over their indices."""
     return model.prior is not None or code_prior(model) is not None
+
+
+def true_factors(data: Any, split: str, count: int) -> Tensor | None:
+    """The factors (count, F) of the first images of a split, or None if they are not known."""
+    found = getattr(data, "factors", {}).get(split)
+    return None if found is None else found[:count]

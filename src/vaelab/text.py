@@ -32,6 +32,11 @@ def cut(name: str, most: int = 40) -> str:
     return name if len(name) <= most else f"{name[: most - 3]}..."
 
 
+def rounded(value: float, digits: int = 2) -> str:
+    """A number with this many significant digits, or as a whole number if it has more before its decimal point."""
+    return f"{value:.{digits}g}" if abs(value) < 10**digits - 0.5 else f"{value:.0f}"
+
+
 def table(rows: Sequence[Sequence[str]], form: str = "text") -> str:
     """Rows of cells, the header first, as a table in one of `FORMATS`. A LaTeX table needs the package booktabs.
 

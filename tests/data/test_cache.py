@@ -66,6 +66,38 @@ def test_the_files_are_decoded_once_and_stay_as_they_are(root: Path, monkeypatch
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
 
 
+def test_another_order_is_copied_from_the_cache_and_not_decoded(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = cache.find(root)
+    first = cache.decoded(root, files, SHAPE)
+    monkeypatch.setattr(cache, "decode", lambda *_, **__: pytest.fail("decoded again"))
+    monkeypatch.setattr(cache, "CHUNK", 3)
+    for order in ([3, 0, 6, 1, 5, 2, 4], [6, 5, 4, 3, 2, 1, 0], [1, 2, 0, 4, 3, 6, 5]):
+        again = cache.decoded(root, [files[i] for i in order], SHAPE)
+        assert torch.equal(again, first[order])
+        assert len(arrays()) == 1
+    assert torch.equal(first[2], torch.from_numpy(picture(4)).movedim(-1, 0))  # its file is gone, and its pixels stay
+
+
+def test_a_file_that_another_process_replaces_meanwhile_is_made_again(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other process has another order: it removes our file after we have seen it, before we have mapped it."""
+    files = cache.find(root)
+    first = cache.decoded(root, files, SHAPE).clone()
+    load, calls = np.load, []
+
+    def slow(path: Path, **settings: str) -> np.ndarray:
+        if not calls:
+            calls.append(path)
+            cache.decoded(root, files[::-1], SHAPE)
+            assert not path.exists()
+        return load(path, **settings)
+
+    monkeypatch.setattr(cache.np, "load", slow)
+    assert torch.equal(cache.decoded(root, files, SHAPE), first)
+    assert calls
+
+
 def test_a_change_of_a_file_makes_the_cache_anew(root: Path) -> None:
     cache.decoded(root, cache.find(root), SHAPE)
     (old,) = arrays()

@@ -107,6 +107,7 @@ def test_the_choice_depends_on_its_seed_alone() -> None:
         data.setup()
     assert all(torch.equal(first.splits[split][0], again.splits[split][0]) for split in first.splits)
     assert not torch.equal(first.factors["train"], other.factors["train"])
+    assert sprites(dataset=first.name).whole_name == first.name  # as a finished run is opened
     assert (first.name, other.name) == ("sprites-64-3-6-40-32-32-0", "sprites-64-3-6-40-32-32-1")
 
 
@@ -134,6 +135,8 @@ def test_all_combinations_of_small_factors() -> None:
         ({"val_size": 40}, r"^val_size=40 and test_size=20 leave none of num_images=60 for training$"),
         ({"test_size": 0}, r"^test_size=0: "),
         ({"binarization": "none"}, r"^binarization=none: choose "),
+        ({"dataset": "mine"}, r"^dataset=mine: choose one of sprites, sprites-64-3-6-40-32-32-0$"),
+        ({"root": "data"}, r"^root=data: sprites are drawn, and no folder is read: leave it out$"),
     ],
 )
 def test_mistakes_get_one_sentence(settings: dict, sentence: str) -> None:

@@ -12,3 +12,10 @@ def test_batches_are_the_whole_in_order() -> None:
     assert torch.equal(torch.cat([images for images, _ in parts]), x)
     assert torch.equal(torch.cat([labels for _, labels in parts]), y)
     assert [labels for _, labels in batches(x, None, 10)] == [None] * 3
+
+
+def test_grey_levels_become_floats_batch_by_batch() -> None:
+    x = torch.arange(256, dtype=torch.uint8).view(-1, 1, 1, 1)
+    first, second = (part for part, _ in batches(x, None, 200))
+    assert first.dtype == torch.float32
+    assert torch.equal(torch.cat([first, second]).flatten(), torch.arange(256) / 255)

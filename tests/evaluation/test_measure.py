@@ -7,6 +7,7 @@ import torch
 from oracle import LinearGaussian
 
 from vaelab.errors import UserError
+from vaelab.evaluation import report
 from vaelab.evaluation.annealing import Annealing
 from vaelab.evaluation.measure import Sizes, measure, protocol
 
@@ -51,6 +52,20 @@ def test_the_exact_posterior_has_no_gap(oracle: LinearGaussian) -> None:
     assert codes.shape == (50, oracle.vae(exact=True).latent_dim)
     assert len(pairs) == 32
     assert record["metrics"].keys() >= record["standard_errors"].keys()
+
+
+def test_metrics_of_factors_are_measured_if_the_data_have_them(oracle: LinearGaussian) -> None:
+    data, model = Data(oracle), oracle.vae(exact=True)
+    without = measure(model, data, 5, 50, sizes=SMALL).record
+    data.factors = {split: (model.encode(images) > 0).long() for split, (images, _) in data.splits.items()}
+    record = measure(model, data, 5, 50, sizes=SMALL).record
+    new = {name for name in report.METRICS["factors of variation"] if name != "udr"}
+    assert record["metrics"].keys() - without["metrics"].keys() == new
+    assert record["meanings"].keys() == record["metrics"].keys()
+    assert record["standard_errors"].keys() - without["standard_errors"].keys() < new
+    assert record["meanings"]["dci_disentanglement"].endswith("forests of 40 training images")
+    assert record["metrics"]["dci_informativeness"] > 0.8
+    assert not {*report.METRICS["factors of variation"]} & (without["metrics"].keys() | without["absent"].keys())
 
 
 def test_closer_bounds_of_a_random_encoder(oracle: LinearGaussian) -> None:

@@ -7,7 +7,7 @@ from vaelab.evaluation import report
 PROTOCOL = {
     **{"dataset": "MNIST", "train_images": 55000, "test_images": 10000, "binarization": "static(0)"},
     **{"likelihood": "Bernoulli", "num_samples": 5000, "checked_samples": 50_000, "seed": 0, "vaelab": "1"},
-    **{"sizes": {"checked": 100, "refined": 1000}, "ais": None},
+    **{"sizes": {"checked": 100, "refined": 1000, "probed": 10_000}, "ais": None},
 }
 
 
@@ -42,7 +42,8 @@ def test_meanings_have_the_numbers_of_samples_and_images() -> None:
     assert texts["ais_bound"].endswith("lower bound of the same 60 images by AIS, 7 chains")
     assert texts["checked_bound_10x"].endswith("10 K = 50,000 samples")
     assert "IW bound - elbo, K = 5,000" in texts["inference_gap"]
-    for name in ("mutual_information", "information_limit", "aggregate_kl", "total_correlation"):
+    assert texts["sap"].endswith("SVMs of 10,000 training images")
+    for name in ("mutual_information", "information_limit", "aggregate_kl", "total_correlation", "mig", "udr"):
         assert "N = 60 images" in texts[name]
 
 
@@ -73,6 +74,10 @@ def test_seeds_are_grouped_and_their_spread_shown() -> None:
     groups = report.seed_groups(configs)
     assert groups == [["a", "b", "d"]]
     assert report.seed_groups({"a": base, "the same run again": base, "b": configs["b"]}) == []
+    beta = {"a": {**base, "objective.beta": 1}, "b": {**configs["b"], "objective.beta": 1.0}}
+    assert report.seed_groups(beta) == [["a", "b"]]
+    beta["b"]["objective.beta"] = True
+    assert report.seed_groups(beta) == []
     records = {name: record(elbo=value) for name, value in zip("abcd", (-100.0, -101.0, -90.0, -102.0), strict=True)}
     lines = report.comparison(records, groups).splitlines()
     assert lines[0].split() == ["run", "elbo"]
@@ -101,8 +106,8 @@ def test_a_table_of_many_columns_is_narrow_and_has_other_formats() -> None:
     records = {f"logs/sweep/{i}_{'long.name-' * 9}{i}": record(**metrics) for i in range(2)}
     lines = report.comparison(records, [list(records)]).splitlines()
     assert max(map(len, lines[:-1])) <= 120
-    assert sum(line.startswith("run ") for line in lines) == 2  # two tables, with the same runs
-    assert sum(line.startswith("0_long.name-long.name-") for line in lines) == 2
+    assert sum(line.startswith("run ") for line in lines) == 3  # three tables, with the same runs
+    assert sum(line.startswith("0_long.name-long.name-") for line in lines) == 3
     names, *rows = list(csv.reader(report.comparison(records, [list(records)], "csv").splitlines()))
     assert names == ["run", *report.COLUMNS]
     assert rows[0] == [next(iter(records)), *["-1234.5678"] * len(report.COLUMNS)]

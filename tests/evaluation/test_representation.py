@@ -1,11 +1,14 @@
 """Probes of codes that separate the classes, and of codes with shuffled labels."""
 
+import math
+
+import numpy as np
 import pytest
 import torch
 from sklearn.metrics import silhouette_score
 from torch import Tensor
 
-from vaelab.evaluation.representation import representation
+from vaelab.evaluation.representation import agreement, representation
 
 
 def clusters(count: int, spread: float = 0.1, classes: int = 10) -> tuple[Tensor, Tensor]:
@@ -66,6 +69,47 @@ def test_a_missing_class_costs_accuracy_and_nothing_else() -> None:
 def test_without_two_classes_there_is_nothing_to_tell_apart() -> None:
     (x, y), (test_x, test_y) = clusters(100), clusters(100)
     assert set(representation(x, y * 0, test_x, test_y)) == {"silhouette"}
-    assert set(representation(x, y, test_x, test_y * 0)) == {"linear_accuracy", "knn_accuracy"}
+    probes = {"linear_accuracy", "knn_accuracy", "kmeans_accuracy", "kmeans_nmi", "kmeans_ari"}
+    assert set(representation(x, y, test_x, test_y * 0)) == probes
     assert representation(x, y * 0, test_x[:3], test_y[:3]) == {}  # each of the three codes has another class
-    assert set(representation(x[:3], y[:3], test_x, test_y)) == {"linear_accuracy", "knn_accuracy", "silhouette"}
+    assert set(representation(x[:3], y[:3], test_x, test_y)) == probes | {"silhouette"}
+
+
+def test_clusters_of_separable_codes_are_the_classes() -> None:
+    """The scale of all dimensions is one, because a cluster is round."""
+    names = ("kmeans_accuracy", "kmeans_nmi", "kmeans_ari")
+    one_scale = [(x / x.std(0), y) for x, y in (clusters(300, 0.01), clusters(200, 0.01))]
+    metrics = representation(*one_scale[0], *one_scale[1])
+    assert [metrics[name] for name in names] == pytest.approx([1] * 3)
+    (x, y), (test_x, test_y) = one_scale
+    shuffled = representation(x, y, test_x, test_y[torch.randperm(200)])
+    assert shuffled["kmeans_accuracy"] < 0.4
+    assert shuffled["kmeans_ari"] == pytest.approx(0, abs=0.05)
+    equal = representation(0 * x, y, 0 * test_x, test_y)  # one cluster of all codes
+    assert [equal[name] for name in names] == pytest.approx([0.1, 0, 0])
+
+
+def test_labels_in_another_order_agree() -> None:
+    labels = np.repeat([0, 1, 2, 3], [5, 6, 7, 8])
+    assert agreement(np.array([2, 0, 3, 1])[labels], labels) == pytest.approx({"accuracy": 1, "nmi": 1, "ari": 1})
+
+
+def test_agreement_of_six_images_by_hand() -> None:
+    """The counts are [[2, 1], [0, 3]]; of 15 pairs, 4 are together in both, 6 in the labels, 7 in the clusters."""
+    found = agreement(np.array([0, 0, 1, 1, 1, 1]), np.array([5, 5, 5, 8, 8, 8]))
+    assert found["accuracy"] == pytest.approx(5 / 6)
+    assert found["ari"] == pytest.approx((4 - 6 * 7 / 15) / ((6 + 7) / 2 - 6 * 7 / 15))
+    entropies = (math.log(2), math.log(3) / 3 + math.log(3 / 2) * 2 / 3)
+    information = 2 / 6 * math.log(2) + 1 / 6 * math.log(1 / 2) + 3 / 6 * math.log(3 / 2)
+    assert found["nmi"] == pytest.approx(2 * information / sum(entropies))
+
+
+def test_more_clusters_than_classes_leave_some_without_a_class() -> None:
+    assert agreement(np.arange(6), np.array([0, 0, 0, 1, 1, 1]))["accuracy"] == pytest.approx(2 / 6)
+    assert agreement(np.zeros(6, int), np.array([0, 0, 0, 0, 1, 2]))["accuracy"] == pytest.approx(4 / 6)
+
+
+def test_independent_clusters_agree_by_chance() -> None:
+    random = np.random.default_rng(0)
+    found = agreement(random.integers(10, size=20_000), random.integers(10, size=20_000))
+    assert found == pytest.approx({"accuracy": 0.1, "nmi": 0, "ari": 0}, abs=0.015)

@@ -226,6 +226,19 @@ def test_a_conditional_model_on_grey_levels(browser: Page, tmp_path: Path, data_
     torch.testing.assert_close(image, decoded(model, z, torch.tensor([7])), rtol=0, atol=1e-3)
 
 
+def test_images_without_labels_have_no_classes(browser: Page, tmp_path: Path, data_root: Path) -> None:
+    torch.distributions.Distribution.set_default_validate_args(False)
+    model, data = build(), set_up(data_root, "static")
+    data.splits["test"] = data.splits["test"][0], None
+    (tmp_path / "page.html").write_bytes(exports.page(model, data, exports.graphs(model), "model"))
+    load(browser, tmp_path / "page.html")
+    assert browser.run("find('points').textContent") == "Each point is the code of a test image."
+    names = browser.run("[...document.querySelectorAll('#from input')].map(each => each.getAttribute('aria-label'))")
+    assert names == [f"test image {index}" for index in range(30)]
+    browser.run("document.querySelectorAll('#from input')[3].click()")
+    torch.testing.assert_close(shown(browser)[0], model.encode(data.images("test", 4)[0])[3], rtol=0, atol=1e-4)
+
+
 @pytest.mark.parametrize("make", [partial(build, posterior=partial(FlowPosterior, num_transforms=1)), ladder])
 def test_dimensions_without_rates_are_sorted_by_variance(make: Callable[[], Any], data_root: Path) -> None:
     model, data = make(), set_up(data_root, "threshold")

@@ -89,6 +89,7 @@ def test_a_secret_behind_a_link_is_not_exported(run: Path, command: Callable, tm
         (["run={run}", "output={run}"], "run holds files other than an export: output=FOLDER chooses another folder"),
         (["run=nowhere"], "nowhere is not a run: no such folder"),
         ([], "run=None: the folder of a finished run is needed, such as run=logs/RUN"),
+        (["run={run}", "data.root=data"], "data.root=data changes nothing without page=true: only the page shows test"),
         (["run=[a,b]"], "run=['a', 'b']: the folder of a finished run is needed"),
         (["run={run}", "output={run}/train.log"], "train.log cannot be read or written: File exists"),
     ],

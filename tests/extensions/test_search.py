@@ -86,3 +86,14 @@ def test_failed_trials_are_repeated_and_bad_ones_end_early(command: Command, mon
     assert "pruned   Optuna ends this run" in printed
     assert "finished in epoch 1" in printed
     assert len([*Path("logs/s/replaced").iterdir()]) == 1
+
+
+def test_equal_trials_of_a_batch_are_one_run(command: Command) -> None:
+    """Side by side, the second run would find the folder of the first one in use, and count as failed."""
+    one = ["-m", "hydra/sweeper=optuna", *SMALL, "seed=range(3,4)", "hydra.sweep.dir=logs/s"]
+    code, printed = command(*one, "hydra.sweeper.n_trials=2", "hydra.sweeper.max_batch_size=2")
+    assert (code, printed.count("skipped  ")) == (None, 0), printed
+    first, second = study(command).trials
+    assert first.state.name == second.state.name == "COMPLETE"
+    assert first.value == second.value
+    assert [path.name for path in Path("logs/s").glob("*/")] == ["0_seed-3"]

@@ -180,10 +180,6 @@ def test_a_place_that_does_not_fit_is_refused_before_anything(
     assert (tmp_path / "other.html").read_text() == "<!doctype html><title>mine</title>"
 
 
-def test_a_report_is_not_made_of_a_folder_of_images() -> None:
-    assert "leave one of them out" in refused(measured, "run=nowhere", "images=FOLDER", "report=report.html")
-
-
 EVIL = "<script>document.title='evil'</script><img src=https://evil.example/x.png>'\"&{{ 7 * 7 }}"
 
 

@@ -359,3 +359,14 @@ def test_a_trusted_checkpoint_does_not_remove_a_folder_outside(run: Path, victim
     cfg.resume = str(run)
     assert f"would change {victim}, but a resumed run changes only files in {run}" in refused(train, cfg, run)
     assert (victim / "file").read_text() == "precious"
+
+
+def test_drawn_images_are_in_no_folder(config: Compose, tmp_path: Path) -> None:
+    small = ["data.image_shape=[1,16,16]", "data.factor_sizes=[3,2,4,4,4]", "data.num_images=60"]
+    cfg = config("data=sprites", *small, "data.val_size=10", "data.test_size=10", "model.encoder.hidden=[8]")
+    cfg.data.used = "sprites-16-3-2-4-4-4-0"  # as a run writes it
+    runs.record_start(tmp_path, cfg)
+    torch.save(instantiate(cfg.model, _convert_="all").state_dict(), tmp_path / "weights.pt")
+    assert runs.open_run(str(tmp_path)).data.name == cfg.data.used
+    sentence = "data.root=data changes nothing: the images of sprites are in no folder"
+    assert refused(runs.open_run, str(tmp_path), "data") == sentence

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import joblib
+import numpy as np
 import pytest
 import torch
 from conftest import Compose
@@ -47,6 +48,14 @@ def test_batch_normalisation_needs_two_images(config: Compose, tmp_path: Path) -
     train(config(*norm, "data.train_size=61", "data.batch_size=20", "trainer.limit_train_batches=null"), tmp_path)
     with pytest.raises(UserError, match=r"data.batch_size=1: batch normalisation needs at least two images in a batch"):
         train(config(*norm, "data.batch_size=1"), tmp_path)
+
+
+def test_a_conditional_model_needs_labels_in_every_split(config: Compose, tmp_path: Path) -> None:
+    images = np.zeros((12, 28, 28), np.uint8)
+    np.savez(tmp_path / "x.npz", train_images=images, train_labels=np.arange(12) % 3, test_images=images)
+    sentence = r"^model.num_classes=3, but the test images of arrays-\w+ have no labels: set it to 0$"
+    with pytest.raises(UserError, match=sentence):
+        train(config("data=arrays", f"data.path={tmp_path / 'x.npz'}", "model.num_classes=3"), tmp_path)
 
 
 def test_more_processes_than_cpus(config: Compose, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,6 +67,7 @@ def test_a_sweep_that_was_killed_goes_on_bit_for_bit(command: Command, monkeypat
     assert sorted(path.name for path in folder.iterdir()) == ["0_seed-0", "multirun.yaml"]
     code, printed = command(*sweep, "resume=logs/s")
     assert (code, printed.count("skipped  ")) == (None, 0), printed
+    assert "out of order" not in printed  # which TensorBoard says of each resumed run
     assert metrics(folder / "0_seed-0")["test"] == metrics(whole)["test"]
     assert equal(*(checkpoint_of(run)["state_dict"] for run in (folder / "0_seed-0", whole)))
     starts = [json.loads((run / "run.json").read_text())["starts"] for run in sorted(folder.glob("*_seed-*"))]
@@ -103,6 +104,15 @@ def test_more_values_add_runs_to_a_sweep(command: Command) -> None:
     code, printed = command("-m", *SMALL, "seed=0,1", "resume=logs/s")
     assert (code, printed.count("skipped  ")) == (None, 1)
     assert [row[:2] for row in rows(command.folder / "logs" / "s")[1:3]] == [["0", "1"], ["0_seed-0", "0"]]
+    small = "data.md5, data.val_size, trainer.max_epochs, trainer.limit_train_batches, model.encoder.hidden, "
+    small += "model.decoder.hidden, callbacks.pictures.count, seed"
+    sentence = f"logs/s is a sweep whose runs were started with {small}: repeat its command to continue it"
+    for alone in (
+        ["resume=logs/s"],
+        ["resume=logs/s", "data.root=x"],
+        ["hydra.sweep.dir=logs/s", "hydra/launcher=basic"],
+    ):
+        assert command("-m", *alone, small=False)[0] == f"error: {sentence}"  # it would train a run of the defaults
 
 
 def test_what_is_no_sweep_is_refused(command: Command) -> None:
@@ -141,6 +151,23 @@ def test_settings_tell_runs_apart(tmp_path: Path) -> None:
     (tmp_path / "b" / "failed.json").write_text("{}")
     with pytest.raises(UserError, match=r"failed\.json is not what a run writes"):
         sweeps.started(tmp_path)
+
+
+def test_a_sweep_of_many_runs_reads_each_of_them_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each run looks for itself among those that were started before."""
+    read, original = [], sweeps.read_json
+    monkeypatch.setattr(sweeps, "read_json", lambda path: read.append(path) or original(path))
+    for seed in range(5):
+        assert sweeps.find(tmp_path, [f"seed={seed}"]) is None
+        sweeps.record_failure(tmp_path / str(seed), [f"seed={seed}"], "an error")
+    assert len(read) == len({*read}) == 2 * 4  # run.json and failed.json of all but the last one
+    sweeps.record_failure(tmp_path / "0", ["seed=9"], "another error")  # a file that changes is read again
+    found = sweeps.find(tmp_path, ["seed=9"])
+    assert found is not None
+    assert (found.folder, found.error) == (tmp_path / "0", "another error")
+    (tmp_path / "0" / "checkpoints").mkdir()
+    (tmp_path / "0" / "checkpoints" / "failed.json").touch()  # the folders of a run hold no runs
+    assert len(sweeps.started(tmp_path)) == 5
 
 
 @pytest.mark.parametrize("launcher", ["joblib", "local", "ray"])

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+from tensorboard.backend.event_processing import event_accumulator
 from torch.utils.tensorboard import SummaryWriter
 
 from vaelab.training.seeds import add_mean_curves, read_curves
@@ -22,3 +24,15 @@ def test_mean_curves_of_three_runs(tmp_path: Path) -> None:
     }  # fmt: skip
     assert abs(curves["mean+sd"]["val/loss"][10] - (5 + sd)) < 1e-5
     assert abs(curves["mean-sd"]["val/loss"][10] - (5 - sd)) < 1e-5
+
+
+def test_a_resumed_run_replaces_its_later_steps_without_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was killed after step 40, its checkpoint is that of step 15, and it then logs other steps."""
+    for first, steps in enumerate(([0, 10, 20, 30, 40], [16, 26, 36])):
+        with SummaryWriter(str(tmp_path), filename_suffix=f".{first}", purge_step=16 if first else None) as board:
+            for step in steps:
+                board.add_scalar("val/loss", step + first, step)
+    monkeypatch.setattr(event_accumulator.logger, "warning", pytest.fail)
+    assert read_curves(tmp_path) == {"val/loss": {0: 0.0, 10: 10.0, 16: 17.0, 26: 27.0, 36: 37.0}}

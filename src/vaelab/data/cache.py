@@ -1,5 +1,6 @@
 """Image files, decoded once: all their pixels in one file, which is mapped into memory."""
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -68,27 +69,37 @@ def decoded(root: Path, files: Sequence[File], image_shape: Sequence[int], inver
     """The pixels of the files in their order, (N, C, H, W) uint8, mapped into memory.
 
     The first call decodes them in parallel, with a progress bar, and writes them to the cache. A later call with the
-    same names, sizes and times of files only maps the file of the cache. Another list of files below the same root
-    takes its place. With `invert`, a grey level g becomes 255 - g. Raises UserError, which names the images that cannot
-    be decoded, and for a disk that is too full.
+    same names, sizes and times of files only maps the file of the cache. A call with the same files in another order
+    copies the pixels into this order. The new order takes the place of the old one, and so does another list of files
+    below the same root. A process that has mapped a file keeps it.
+
+    With `invert`, a grey level g becomes 255 - g. Raises UserError, which names the images that cannot be decoded, and
+    for a disk that is too full.
     """
     place = folder() / digest(str(root.resolve()), list(image_shape), invert)
-    path = place / f"{digest(list(files))}.npy"
-    if not path.is_file():
-        place.mkdir(parents=True, exist_ok=True)
-        with FileLock(place / ".lock"):  # other processes wait for the one that decodes
-            if not path.is_file():
-                _write(path, root, files, image_shape, invert)
-                for old in place.glob("*.npy"):
-                    if old != path:
-                        old.unlink()
-    return torch.from_numpy(
-        np.load(path, mmap_mode="c")
-    )  # torch needs memory that could be written to: "c" keeps the file
+    path = place / f"{digest(sorted(files))}-{digest(list(files))}.npy"
+    with contextlib.suppress(FileNotFoundError):
+        return _mapped(path)
+    place.mkdir(parents=True, exist_ok=True)
+    with FileLock(place / ".lock"):  # other processes wait for the one that decodes, and none removes its file
+        if not path.is_file():
+            _write(path, root, files, image_shape, invert)
+            for old in place.glob("*.npy"):
+                if old != path:
+                    old.unlink()
+        return _mapped(path)
+
+
+def _mapped(path: Path) -> Tensor:
+    """The pixels in a file. torch needs memory that could be written to: the mode "c" keeps the file as it is."""
+    return torch.from_numpy(np.load(path, mmap_mode="c"))
 
 
 def _write(path: Path, root: Path, files: Sequence[File], image_shape: Sequence[int], invert: bool) -> None:
-    """Decode all files into a new file, which gets its name at the end. Raises UserError as `decoded` does."""
+    """Write the pixels of all files into a new file, which gets its name at the end. Raises UserError like `decoded`.
+
+    The file holds two arrays, one after the other: the pixels, and the place of each image among the sorted files.
+    """
     needed = len(files) * int(np.prod(image_shape))
     free = shutil.disk_usage(path.parent).free
     if needed > free:
@@ -96,8 +107,40 @@ def _write(path: Path, root: Path, files: Sequence[File], image_shape: Sequence[
             f"{path.parent} has {free / 1e9:.3g} GB left, but the decoded images take {needed / 1e9:.3g} GB: free some "
             "space, or set the environment variable VAELAB_CACHE to a folder on another disk"
         )
+    ranks = {file: rank for rank, file in enumerate(sorted(files))}
+    order = np.array([ranks[file] for file in files])
     new = path.with_name(".new.npy")
     pixels = np.lib.format.open_memmap(new, mode="w+", dtype=np.uint8, shape=(len(files), *image_shape))
+    same = path.name.partition("-")[0]  # the part of the name that does not depend on the order
+    if earlier := next(path.parent.glob(f"{same}-*.npy"), None):
+        _reorder(earlier, order, pixels)
+    else:
+        faults = _decode(root, files, image_shape, invert, pixels)
+        if faults:
+            new.unlink()
+            more = f" (and {len(faults) - 1:,} more images cannot be used)" if len(faults) > 1 else ""
+            raise UserError(min(faults) + more)
+        log.info("decoded  %s images of %s, once, into %s", f"{len(files):,}", root, path.parent)
+    pixels.flush()
+    with new.open("ab") as file:
+        np.save(file, order)
+    new.replace(path)
+
+
+def _reorder(earlier: Path, order: np.ndarray, pixels: np.ndarray) -> None:
+    """Copy the pixels of a file of the cache in another order."""
+    old = np.load(earlier, mmap_mode="r")
+    with earlier.open("rb") as file:
+        file.seek(old.offset + old.nbytes)
+        rows = np.load(file).argsort()[order]
+    for start in range(0, len(rows), CHUNK):
+        pixels[start : start + CHUNK] = old[rows[start : start + CHUNK]]
+
+
+def _decode(
+    root: Path, files: Sequence[File], image_shape: Sequence[int], invert: bool, pixels: np.ndarray
+) -> list[str]:
+    """Decode all files into `pixels`, and return a sentence for each image that cannot be used."""
     faults: list[str] = []
 
     def decode_some(start: int) -> int:
@@ -116,10 +159,4 @@ def _write(path: Path, root: Path, files: Sequence[File], image_shape: Sequence[
     ):
         for count in pool.map(decode_some, range(0, len(files), CHUNK)):
             bar.update(count)
-    pixels.flush()
-    if faults:
-        new.unlink()
-        more = f" (and {len(faults) - 1:,} more images cannot be used)" if len(faults) > 1 else ""
-        raise UserError(min(faults) + more)
-    new.replace(path)
-    log.info("decoded  %s images of %s, once, into %s", f"{len(files):,}", root, path.parent)
+    return faults

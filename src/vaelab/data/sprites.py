@@ -36,7 +36,7 @@ class SpritesDataModule(ImageDataModule):
     split, (N, 5) whole numbers.
 
     Raises UserError as ImageDataModule does, for an image that is not a square of one channel, for factor sizes out of
-    their range, and for more images than there are combinations.
+    their range, for more images than there are combinations, for another `dataset` and for a `root`.
     """
 
     binarizations = ("threshold",)
@@ -44,7 +44,7 @@ class SpritesDataModule(ImageDataModule):
 
     def __init__(
         self,
-        dataset: str = "sprites",  # the first part of the name in records
+        dataset: str = "sprites",  # or the name in records, which adds sizes and seed
         image_shape: Sequence[int] = (1, 64, 64),
         factor_sizes: Sequence[int] = (3, 6, 40, 32, 32),
         num_images: int | None = 60_000,  # None: all combinations
@@ -54,6 +54,8 @@ class SpritesDataModule(ImageDataModule):
         binarization: str = "threshold",
         **settings: Any,  # of ImageDataModule
     ) -> None:
+        if "root" in settings:
+            raise UserError(f"root={settings['root']}: sprites are drawn, and no folder is read: leave it out")
         super().__init__("", dataset, image_shape, val_size=val_size, binarization=binarization, **settings)
         checks.widths(3, image_shape=image_shape)
         checks.widths(factor_sizes=factor_sizes)
@@ -84,6 +86,8 @@ class SpritesDataModule(ImageDataModule):
             split_seed,
         )
         self.factors: dict[str, Tensor] = {}
+        self.whole_name = "-".join(map(str, ("sprites", height, *factor_sizes, split_seed)))
+        checks.one_of(("sprites", self.whole_name), dataset=dataset)
 
     def read(self) -> DataSet:
         """Draw the images."""
@@ -95,8 +99,7 @@ class SpritesDataModule(ImageDataModule):
         self.factors = {"train": train[: self.train_size], "val": val, "test": test}
         drawn = self.draw(factors).split(sizes)
         parts = [(images, part[:, 0]) for images, part in zip(drawn, (train, val, test), strict=True)]
-        name = "-".join(map(str, ("sprites", self.image_shape[1], *self.factor_sizes, self.split_seed)))
-        return DataSet(name, parts[0], parts[2], parts[1])
+        return DataSet(self.whole_name, parts[0], parts[2], parts[1])
 
     def draw(self, factors: Tensor) -> Tensor:
         """The images (N, 1, H, H) of factors (N, 5), uint8, with pixels of 0 and 255."""

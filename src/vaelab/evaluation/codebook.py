@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from tqdm import tqdm
 
 from vaelab.errors import UserError
+from vaelab.evaluation.batches import floats
 from vaelab.interfaces import code_prior, device_of
 from vaelab.noise import fixed_noise
 
@@ -26,8 +27,7 @@ SIZE = 1000  # images encoded, or maps scored, at a time
 @torch.no_grad()
 def code_maps(model: Any, images: Tensor) -> Tensor:
     """The maps of indices (N, h, w) of images (N, C, H, W), uint8 or in [0, 1], on the device of the model."""
-    scale = 255 if images.dtype == torch.uint8 else 1
-    return torch.cat([model.indices(part.to(device_of(model)).float().div(scale)) for part in images.split(SIZE)])
+    return torch.cat([model.indices(floats(part.to(device_of(model)))) for part in images.split(SIZE)])
 
 
 def usage(maps: Tensor, num_codes: int) -> tuple[float, float]:

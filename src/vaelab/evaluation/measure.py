@@ -15,6 +15,7 @@ from vaelab.evaluation import annealing, report
 from vaelab.evaluation.annealing import Annealing
 from vaelab.evaluation.batches import batches
 from vaelab.evaluation.codebook import codebook_statistics
+from vaelab.evaluation.factors import factor_metrics
 from vaelab.evaluation.gaps import refine
 from vaelab.evaluation.latent import latent_statistics
 from vaelab.evaluation.likelihood import exact_log_likelihood, importance_weighted
@@ -146,6 +147,8 @@ def measure(
             absent |= dict.fromkeys(report.OF_CLASSES, "the images have no labels")
         else:
             metrics |= representation(codes, few_classes, latent.codes, classes)
+        found = factor_metrics(data, codes, latent.codes, seed)
+        metrics, errors, absent = metrics | found.metrics, errors | found.standard_errors, absent | found.absent
     pairs = None
     try:
         copied, pairs = _samples(model, data, x, seed, sizes.drawn)

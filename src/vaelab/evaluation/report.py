@@ -54,6 +54,20 @@ METRICS = {
         "linear_accuracy": "accuracy on test images of a logistic regression on codes",
         "knn_accuracy": "accuracy on test images of the five nearest training codes",
         "silhouette": "how far apart the classes lie in code space, -1 to 1",
+        "kmeans_accuracy": "accuracy on test images of k-means clusters, if the best class is given to each cluster",
+        "kmeans_nmi": "normalised mutual information of these clusters and the classes, 0 to 1",
+        "kmeans_ari": "adjusted Rand index of these clusters and the classes, about 0 for chance, 1 at most",
+    },
+    "factors of variation": {
+        "mig": "gap of the information of the two best dimensions about a factor, 0 to 1, N = {test_images:,} images",
+        "modularity": "how far a dimension has information about one factor only, 0 to 1, N = {test_images:,} images",
+        "sap": "gap of the accuracy of the two best dimensions for a factor, SVMs of {probed:,} training images",
+        "dci_disentanglement": "how far a dimension serves one factor, 0 to 1, forests of {probed:,} training images",
+        "dci_completeness": "how far a factor needs one dimension, 0 to 1, the same forests",
+        "dci_informativeness": "accuracy on test images of the factors that these forests predict",
+        "beta_vae_score": "accuracy of a rule for the factor that pairs share, N = {test_images:,}, ± over batches",
+        "factor_vae_score": "accuracy of a vote for the factor that images share, N = {test_images:,}, ± over batches",
+        "udr": "agreement of dimensions with those of the other seeds, 0 to 1, N = {test_images:,} images",
     },
     "codes of a VQ-VAE": {
         "train_perplexity": "codes, exp(entropy) of their use by all training images: J if J codes are used equally",
@@ -73,13 +87,15 @@ OF_CLASSES = tuple(METRICS["representation"])  # the metrics that images without
 LABELS = {"log_likelihood": "IW bound"}  # in tables, because this metric is not log p(x) itself
 HEADINGS = {  # of narrow columns; a CSV file has the names of the metrics
     **LABELS, "exact_log_likelihood": "exact log p", "bits_per_dim": "bits/dim", "squared_error": "sq. error",
-    "active_units": "units", "linear_accuracy": "linear", "knn_accuracy": "k-NN",
+    "active_units": "units", "linear_accuracy": "linear", "knn_accuracy": "k-NN", "kmeans_accuracy": "k-means",
+    "mig": "MIG", "dci_disentanglement": "DCI", "factor_vae_score": "FactorVAE", "udr": "UDR",
 }  # fmt: skip
 # Settings in which runs of several seeds may differ: data.used names the data set, whatever was asked for
 OF_A_SEED = ("seed", "data.seed", "data.root", "data.dataset", "resume")
 COLUMNS = (
     *("log_likelihood", "exact_log_likelihood", "bits_per_dim", "elbo", "rate", "distortion", "squared_error"),
-    *("active_units", "linear_accuracy", "knn_accuracy"),
+    *("active_units", "linear_accuracy", "knn_accuracy", "kmeans_accuracy"),
+    *("mig", "dci_disentanglement", "factor_vae_score", "udr"),
 )
 
 
@@ -99,10 +115,11 @@ def seed_groups(configs: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
 
     Their settings are {dotted key: value}.
     """
-    groups: dict[str, list[str]] = {}
+    groups: dict[tuple[Any, ...], list[str]] = {}
     for name, config in configs.items():
         leaves = {key: value for key, value in config.items() if not isinstance(value, dict | list)}
-        same = repr(sorted((key, value) for key, value in leaves.items() if key not in OF_A_SEED))
+        kept = sorted(key for key in leaves if key not in OF_A_SEED)
+        same = tuple((key, isinstance(leaves[key], bool), leaves[key]) for key in kept)  # 1 is 1.0, and true is not 1
         groups.setdefault(same, []).append(name)
     distinct = {group: len({configs[name].get("seed") for name in names}) for group, names in groups.items()}
     return [names for group, names in groups.items() if len(names) == distinct[group] > 1]
@@ -121,6 +138,7 @@ def meanings(protocol: Mapping[str, Any], names: Iterable[str]) -> dict[str, str
     images = protocol["test_images"]
     numbers = {**protocol, **(protocol["ais"] or {})}
     numbers |= {name: min(images, protocol["sizes"][name]) for name in ("checked", "refined")}
+    numbers["probed"] = min(protocol["train_images"], protocol["sizes"]["probed"])
     known = {name: text for section in METRICS.values() for name, text in section.items()}
     return {name: known[name].format(**numbers) for name in names if name in known}
 
@@ -135,7 +153,7 @@ def table(record: Mapping[str, Any]) -> str:
         known = [name for name in names if name in metrics]
         lines += ["", section] if known else []
         for name in known:
-            error = f" ± {errors[name]:.3g}" if name in errors else ""
+            error = f" ± {text.rounded(errors[name], 3)}" if name in errors else ""
             lines.append(f"  {labels.get(name, name):<22}{shown(metrics[name]):>10}{error:<10}  {texts[name]}")
     if record["rate_per_dim"]:
         ordered = sorted(enumerate(record["rate_per_dim"]), key=lambda item: -item[1])
@@ -168,7 +186,7 @@ def comparison(records: Mapping[str, Mapping[str, Any]], groups: Sequence[Sequen
         if exact:
             return [[f"{what} {of}", *("" if value is None else str(value) for value in numbers)]
                     for what, numbers in (("mean", means), ("s.d.", spreads))]  # fmt: skip
-        return [[f"mean ± s.d. {of}", *("–" if spread is None else f"{shown(mean)} ± {spread:.2g}"
+        return [[f"mean ± s.d. {of}", *("–" if spread is None else f"{shown(mean)} ± {text.rounded(spread)}"
                                         for mean, spread in zip(means, spreads, strict=True))]]  # fmt: skip
 
     ends = {max(group, key=list(records).index): group for group in groups}

@@ -8,6 +8,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vaelab.text import rounded
+
 COLUMNS = ("row", "what", "reference", "measured", "difference", "verdict", "cost")
 
 
@@ -27,7 +29,7 @@ def compare(row: Mapping[str, Any], values: Sequence[float]) -> dict[str, Any]:
     result["difference"] = mean - row["published"]
     far = abs(result["difference"]) > row["tolerance"]
     if far:
-        result["verdict"] = f"differs by {abs(result['difference']):.3g}{runs}"
+        result["verdict"] = f"differs by {rounded(abs(result['difference']), 3)}{runs}"
     else:
         result["verdict"] = f"within {row['tolerance']:g}{runs}" if missing else "reproduced"
     return result

@@ -10,7 +10,7 @@ from vaelab.export.files import PICTURES, pictures
 from vaelab.export.onnx import NO_IMAGE, NO_MEAN, Graph
 from vaelab.interfaces import draws_samples, has_mean
 from vaelab.runs import find_caveats, foreign, read_json
-from vaelab.text import code
+from vaelab.text import code, rounded
 
 HUB = {
     **dict.fromkeys(("MNIST", "MNIST-5k", "BinarizedMNIST"), "ylecun/mnist"),
@@ -147,7 +147,7 @@ def _metrics(metrics: dict[str, Any], evaluation: dict[str, Any]) -> Iterator[st
     if evaluation:
         measured, errors = evaluation["metrics"], evaluation["standard_errors"]
         yield ", ".join(f"{code(name)} {code(value)}" for name, value in evaluation["protocol"].items()) + "."
-        spread = {name: f"± {error:.2g}" for name, error in errors.items()}
+        spread = {name: f"± {rounded(error)}" for name, error in errors.items()}
         names = {"log_likelihood": ", a lower bound from num_samples samples"}
         rows = (
             f"| {code(name)}{names.get(name, '')} | {value:.5g} | {spread.get(name, '')} |"

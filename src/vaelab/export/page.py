@@ -51,7 +51,7 @@ def page(model: GenerativeModel, data: Any, graphs: dict[str, Graph], name: str)
 
     The dimensions are sorted by their rates on the test images of the map, or by the variance of the codes if q or p is
     no factorised Gaussian. A slider spans these codes and 1,000 samples of the prior. Without encoder.onnx the page has
-    no canvas to draw on. Images without labels are shown as one class.
+    no canvas to draw on. Images without labels have no classes on the page.
     """
     x, y = data.images("test", MAPPED)
     z = torch.cat([model.encode(*part) for part in batches(x, labels(model, y))])  # (N, D)
@@ -61,8 +61,8 @@ def page(model: GenerativeModel, data: Any, graphs: dict[str, Graph], name: str)
         sizes, measure = z.var(0), "variance"
     with fixed_noise(x.device):
         ends = torch.cat([z, model.prior(model.infer).sample(Size((1000,)))])
-    classes = len(x) * [0] if y is None else y.tolist()
-    shown = _choice(classes)
+    classes = None if y is None else y.tolist()
+    shown = _choice(len(x) * [0] if classes is None else classes)
     content = {
         "name": name,
         "dataset": data.name,

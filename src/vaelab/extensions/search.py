@@ -101,12 +101,14 @@ def unfinished(study: Any, space: dict[str, Any]) -> list[tuple[int, dict[str, A
 
 
 def tell(study: Any, number: int, value: float | None) -> None:
-    """Record the result of a trial. A run that failed has none."""
+    """Record the result of a trial. A run that failed has none. A trial with equal settings may have trained it."""
     from optuna.trial import TrialState
 
+    trials = study.trials
+    equal = [trial for trial in trials if trial.params == trials[number].params]
     if value is None or not math.isfinite(value):
         study.tell(number, state=TrialState.FAIL)
-    elif study.trials[number].user_attrs.get(PRUNED):
+    elif any(trial.user_attrs.get(PRUNED) for trial in equal):
         study.tell(number, state=TrialState.PRUNED)
     else:
         study.tell(number, value)

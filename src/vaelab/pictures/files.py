@@ -9,6 +9,7 @@ from torch import Tensor
 
 from vaelab.errors import UserError
 from vaelab.files import MOST_PIXELS, png_size, write_atomically
+from vaelab.text import rounded
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,23 +21,18 @@ MOST_RECORD, MOST_FRAMES = 10**8, 1000  # bytes of one entry of an event file, a
 def training(folder: Path, epochs: int, steps: int) -> list["Image"]:
     """One frame for each picture of samples in the event files of a finished run of so many epochs and steps.
 
-    If there are none, the frames are pictures of reconstructions. A resumed run has several event files; if two of them
-    have the same step, the later file counts. Raises UserError if there are no pictures, for a damaged event file, and
-    for giant pictures.
+    If there are none, the frames are pictures of reconstructions. Raises UserError if there are no pictures, for giant
+    pictures, and as `read_events` does.
     """
     from PIL import Image, ImageDraw, ImageFont
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    for path in folder.glob("*tfevents*"):
-        if path.is_file():
-            check_records(path)
-    events = EventAccumulator(str(folder), {"images": 0})  # 0: all of them
-    events.Reload()
-    tags = {tag.removeprefix("views/"): tag for tag in events.Tags()["images"]}  # older runs have no views/
+    tags = {
+        tag.removeprefix("views/"): found for tag, found in read_events(folder, "images").items()
+    }  # older: no views/
     what = next((name for name in ("samples", "reconstructions") if name in tags), None)
     if what is None:
         raise UserError(f"{folder} has no event files with pictures of its training, and the animation needs them")
-    drawn = {event.step: event.encoded_image_string for event in events.Images(tags[what])}
+    drawn = {step: event.encoded_image_string for step, event in tags[what].items()}
     sizes = [png_size(drawn[step], f"the picture of step {step} in {folder}") for step in drawn]
     width, height, steps = max(size[0] for size in sizes), max(size[1] for size in sizes), max(steps, 1)
     if len(drawn) > MOST_FRAMES or len(drawn) * width * height > MOST_PIXELS:
@@ -47,11 +43,41 @@ def training(folder: Path, epochs: int, steps: int) -> list["Image"]:
         mode = "L" if image.mode == "L" else "RGB"
         frame = Image.new(mode, (width, height + caption), "white")
         frame.paste(image.convert(mode), (0, caption))
-        pen, text = ImageDraw.Draw(frame), f"{what} at epoch {step * epochs / steps:.3g} of {epochs}, step {step:,}"
+        pen, text = (
+            ImageDraw.Draw(frame),
+            f"{what} at epoch {rounded(step * epochs / steps, 3)} of {epochs}, step {step:,}",
+        )
         pen.text((5, 3), text, fill="black", font=ImageFont.load_default(16))
         pen.rectangle((0, caption - 4, width * min(max(step / steps, 0), 1), caption - 1), fill="black")
         frames.append(frame)
     return frames
+
+
+def read_events(folder: Path, kind: str) -> dict[str, dict[int, Any]]:
+    """The events of TensorBoard in the files of a run by tag and step. `kind` is scalars or images.
+
+    A resumed run takes some steps again: its events replace those of the same and of later steps. TensorBoard does this
+    itself, but with a warning about each resumed run. Raises UserError for a damaged file.
+    """
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    paths = [path for path in folder.glob("*tfevents*") if path.is_file()]
+    for path in paths:
+        check_records(path)
+    if not paths:
+        return {}
+    most = {"scalars": 1, "images": 1, "tensors": 1, kind: 0}  # events of each tag; 0: all of them
+    files = EventAccumulator(str(folder), most, purge_orphaned_data=False).Reload()
+    found: dict[str, dict[int, Any]] = {}
+    for tag in files.Tags()[kind]:
+        kept: dict[int, Any] = {}
+        events = files.Scalars(tag) if kind == "scalars" else files.Images(tag)
+        for event in sorted(events, key=lambda event: event.wall_time):  # two files of one second are in no order
+            if kept and event.step <= next(reversed(kept)):
+                kept = {step: earlier for step, earlier in kept.items() if step < event.step}
+            kept[event.step] = event
+        found[tag] = kept
+    return found
 
 
 def image(picture: "Tensor | Figure", grey: bool = False) -> "Image":

@@ -1,4 +1,7 @@
-"""Grids of images: functions of a model and data that return a picture (3, height, width) or a matplotlib Figure."""
+"""Grids of images: functions of a model and data that return a picture (3, height, width) or a matplotlib Figure.
+
+Images x are uint8 or in [0, 1].
+"""
 
 import math
 from collections.abc import Sequence
@@ -10,6 +13,7 @@ from torch import Tensor
 from torch.distributions import Independent
 
 from vaelab.errors import UserError
+from vaelab.evaluation.batches import floats
 from vaelab.interfaces import GenerativeModel, device_of, image_of, labels, name_of_image
 from vaelab.noise import fixed_noise
 
@@ -74,6 +78,7 @@ def reconstructions(model: GenerativeModel, x: Tensor, y: Tensor | None = None, 
 
     If E[x | z] is not known, this picture and all others show a draw of p(x | z) in its place.
     """
+    x = floats(x)
     return grid(torch.cat([x, image_of(model, model.reconstruct(x, y))], dim=-1), columns)
 
 
@@ -159,7 +164,7 @@ def interpolation(model: GenerativeModel, x: Tensor, y: Tensor | None, count: in
     pairs = pairs[(y[pairs[:, 0]] == y[pairs[:, 1]]) == alike][:count]
     if len(pairs) < count:
         raise UserError(f"{count} pairs of images are needed, but {len(x):,} images give {len(pairs):,}: take fewer")
-    (first, last), given = x[pairs.T], labels(model, y[pairs[:, 0]])
+    (first, last), given = floats(x[pairs.T]), labels(model, y[pairs[:, 0]])
     a, b = model.encode(first, given), model.encode(last, given)
     t = torch.linspace(0, 1, steps, device=x.device).view(-1, 1, 1)
     paths = torch.stack([torch.lerp(a, b, t), slerp(a, b, t)])  # (2, steps, N, D)

@@ -1,4 +1,7 @@
-"""Pictures of the latent space: functions of a model and data that return a matplotlib Figure."""
+"""Pictures of the latent space: functions of a model and data that return a matplotlib Figure.
+
+Images x are uint8 or in [0, 1]. As uint8, a large data set takes a quarter of the memory: only batches become floats.
+"""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -10,7 +13,7 @@ from torch import Size, Tensor
 from vaelab.distributions import Delta
 from vaelab.errors import PartsError, UserError
 from vaelab.evaluation import densities
-from vaelab.evaluation.batches import batches
+from vaelab.evaluation.batches import batches, floats
 from vaelab.evaluation.latent import rate_per_dim
 from vaelab.interfaces import GenerativeModel, image_of, labels, name_of_image
 from vaelab.noise import fixed_noise
@@ -52,7 +55,7 @@ def traversal(
     rate = rates(model, x, y)
     order, p = rate.argsort(descending=True), model.prior(model.infer)
     units = torch.linspace(-3, 3, steps, device=x.device)
-    (first, label), *_ = batches(x, labels(model, y), 1)
+    first, label = next(batches(x, labels(model, y), 1))
     code = model.encode(first, label)
     z = code.repeat(len(order), steps, 1)  # (D, steps, D)
     z[range(len(order)), :, order] = p.mean[order, None] + p.stddev[order, None] * units
@@ -216,7 +219,7 @@ def ae_vs_vae(panels: Sequence[tuple[str, GenerativeModel, Tensor, Tensor | None
         above = figure.add_axes((left, (size + gap) / height, *share))
         _scatter(above, _encoded(model, x, y), y)
         above.plot(*points.T.cpu().numpy(), "k+", markersize=5)
-        kind = "an autoencoder" if isinstance(model.infer(x[:1]), Delta) else "a VAE"
+        kind = "an autoencoder" if isinstance(model.infer(floats(x[:1])), Delta) else "a VAE"
         title = f"{plain(name)}\n{kind}: codes of {len(x):,} test images, and {len(points)} points +"
         above.set(xlabel="$z_0$", ylabel="$z_1$")
         above.set_title(title, parse_math=False)  # the name of a folder can have dollar signs

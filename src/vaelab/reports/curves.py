@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from vaelab.errors import UserError
 from vaelab.files import read_text
-from vaelab.pictures.files import check_records
+from vaelab.pictures.files import read_events
 
 Curve = dict[int, float]  # step -> value
 
@@ -53,18 +53,10 @@ def _from_table(path: Path) -> dict[str, Curve]:
 
 def _from_events(folder: Path) -> dict[str, Curve]:
     """The curves in the event files of TensorBoard."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    paths = [path for path in folder.glob("*tfevents*") if path.is_file()]
-    for path in paths:
-        check_records(path)
     curves: dict[str, Curve] = {}
-    if paths:
-        events = EventAccumulator(str(folder), {"scalars": 0, "images": 1, "tensors": 1})  # 0: all of them
-        events.Reload()
-        for name in filter(NAME.fullmatch, events.Tags()["scalars"]):
-            for event in events.Scalars(name):
-                _add(curves, name, event.step, event.value)
+    for name, events in read_events(folder, "scalars").items():
+        for step, event in events.items() if NAME.fullmatch(name) else ():
+            _add(curves, name, step, event.value)
     return curves
 
 

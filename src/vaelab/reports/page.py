@@ -19,6 +19,7 @@ from vaelab.reports import drawings, plots, tables
 from vaelab.reports.curves import Curve, band, metrics, read_curves
 from vaelab.reports.tables import Entry, Group
 from vaelab.runs import Run, find_caveats, foreign, read_json
+from vaelab.text import rounded
 
 TEMPLATE = Path(__file__).with_name("page.html")
 MARK = b'<meta name="generator" content="VAE Lab">'  # in the first kilobyte of each report
@@ -173,7 +174,7 @@ def _by_text(texts: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:
 def _value(entry: Entry, name: str) -> str:
     """A metric of a run with its standard error over images."""
     value, error = (entry.record[part].get(name) for part in ("metrics", "standard_errors"))
-    return report.shown(value) + ("" if error is None else f" ± {error:.2g}")
+    return report.shown(value) + ("" if error is None else f" ± {rounded(error)}")
 
 
 def _words(value: Any) -> str:

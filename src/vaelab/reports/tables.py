@@ -9,10 +9,13 @@ from typing import Any, NamedTuple
 
 from vaelab.evaluation import report
 from vaelab.runs import Run, settings
-from vaelab.text import plain
+from vaelab.text import plain, rounded
 
 # A metric with no better direction, such as the rate, is in neither of them
-HIGHER = ("log_likelihood", "exact_log_likelihood", "elbo", "linear_accuracy", "knn_accuracy")
+HIGHER = (
+    *("log_likelihood", "exact_log_likelihood", "elbo", "linear_accuracy", "knn_accuracy", "kmeans_accuracy"),
+    *("mig", "dci_disentanglement", "factor_vae_score", "udr"),
+)
 LOWER = ("bits_per_dim", "squared_error")
 MOST_SHOWN = 3  # settings in the name of a group
 LAST = re.compile(r"[^.]*(\.\d+)*$")  # the last part of a dotted key, with the numbers of lists
@@ -158,5 +161,4 @@ def spread(values: Sequence[float]) -> str:
     """The mean and the standard deviation of several values, a single value as it is, or – if there is none."""
     if len(values) < 2:
         return report.shown(values[0] if values else None)
-    deviation = statistics.stdev(values)
-    return f"{report.shown(statistics.mean(values))} ± {deviation:{'.2g' if deviation < 100 else '.0f'}}"
+    return f"{report.shown(statistics.mean(values))} ± {rounded(statistics.stdev(values))}"

@@ -71,6 +71,8 @@ def open_run(
     cfg = read_config(path, trust=trust)
     if root is None:
         check_root(cfg.data)
+    elif "root" not in cfg.data:
+        raise UserError(f"data.root={root} changes nothing: the images of {cfg.data.dataset} are in no folder")
     else:
         cfg.data.root = root
     used = cfg.data.get("used") or cfg.data.dataset

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from vaelab.data import ImageDataModule
     from vaelab.interfaces import GenerativeModel
 
+NAMES = {"train": "training", "val": "validation", "test": "test"}  # of the splits
 PARTS = ("posterior", "prior", "likelihood")  # the parts of a model that are chosen with a slash
 # Weights in 16 bits are not offered, because they round away most of an optimiser's updates
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true")
@@ -115,7 +116,7 @@ def check_config(cfg: DictConfig) -> None:
 
 
 def check_data(model: "GenerativeModel", data: "ImageDataModule") -> None:
-    """Raise UserError for a model that was built for images of another shape, or for fewer classes or grey levels."""
+    """Raise UserError for a model of images of another shape, of fewer classes or grey levels, or of absent labels."""
     from vaelab.interfaces import levels
 
     if tuple(model.image_shape) != data.image_shape:
@@ -131,12 +132,13 @@ def check_data(model: "GenerativeModel", data: "ImageDataModule") -> None:
         )
     if min(data.batch_size, len(data.splits["train"][0])) == 1 and _normalises_batches(model, ("BatchNorm1d",)):
         raise UserError("data.batch_size=1: batch normalisation needs at least two images in a batch")
-    given = [y for _, y in data.splits.values() if y is not None and len(y)]
-    if model.num_classes and not given:
+    bare = [NAMES[split] for split, (images, y) in data.splits.items() if y is None and len(images)]
+    if model.num_classes and bare:
+        which = f"{' and '.join(bare)} images" if len(bare) < len(data.splits) else "images"
         raise UserError(
-            f"model.num_classes={model.num_classes}, but the images of {data.name} have no labels: set it to 0"
+            f"model.num_classes={model.num_classes}, but the {which} of {data.name} have no labels: set it to 0"
         )
-    labels = 1 + max((int(y.max()) for y in given), default=0)
+    labels = 1 + max((int(y.max()) for _, y in data.splits.values() if y is not None and len(y)), default=0)
     if 0 < model.num_classes < labels:
         raise UserError(f"model.num_classes={model.num_classes}, but {data.name} has {labels} classes")
 

@@ -30,10 +30,11 @@ from vaelab.files import check_links, read_text, write_atomically
 from vaelab.runs.config import MOST_BYTES, parse
 from vaelab.runs.folder import held, read_json, write_json
 from vaelab.runs.log import shown
-from vaelab.text import cut, plain, table
+from vaelab.text import cut, plain, rounded, table
 
 REPLACED, FAILED, TABLE, UNFINISHED = "replaced", "failed.json", "sweep.md", "not finished"
 ELSEWHERE = ("data.root", "resume")  # settings that a run of the same sweep may change
+_KNOWN: dict[Path, tuple[list[Any], dict[str, str]]] = {}  # see `_settings`
 
 
 class Started(NamedTuple):
@@ -93,6 +94,22 @@ def override_of(folder: str) -> str:
     return f'hydra.sweep.dir="{quoted}"'
 
 
+def check_settings(arguments: Sequence[str]) -> None:
+    """Raise UserError for a command that continues a sweep without its settings: it would train one of the defaults."""
+    place = [
+        each.partition("=")[2].strip("'\"") for each in arguments if each.startswith(("resume=", "hydra.sweep.dir="))
+    ]
+    typed = [each for each in arguments if "=" in each and not each.lstrip("+~").startswith(("hydra.", "hydra/"))]
+    if not place or as_settings(typed):
+        return
+    settings = [_settings(run) for run in _folders(Path(place[-1]).expanduser())]
+    if settings and all(settings):
+        known = ", ".join(dict.fromkeys(key for each in settings for key in each))
+        raise UserError(
+            f"{place[-1]} is a sweep whose runs were started with {known}: repeat its command to continue it"
+        )
+
+
 def threads_of_each(side_by_side: int | None) -> str:
     """The CPU threads of each of several runs that share the CPUs of this machine. With None, all start at once: 1."""
     return str(max(1, joblib.cpu_count() // side_by_side) if side_by_side else 1)
@@ -100,19 +117,35 @@ def threads_of_each(side_by_side: int | None) -> str:
 
 def started(sweep: Path) -> list[Started]:
     """The runs in a sweep's folder, in the order of their names, where numbers count as numbers."""
-    walked = os.walk(sweep)  # other processes may remove empty folders meanwhile
-    folders = {Path(folder) for folder, _, names in walked if {"run.json", FAILED} & {*names}}
-    return [_read(each) for each in sorted(folders, key=_order) if REPLACED not in each.relative_to(sweep).parts]
+    return [_read(folder) for folder in sorted(_folders(sweep), key=_order)]
+
+
+def _folders(sweep: Path) -> Iterator[Path]:
+    """The folders of the runs of a sweep, without those that were replaced."""
+    for folder, below, names in os.walk(sweep):  # other processes may remove empty folders meanwhile
+        if {"run.json", FAILED} & {*names}:
+            below.clear()  # the folders of a run hold no runs
+            yield Path(folder)
+        below[:] = [name for name in below if name != REPLACED]
 
 
 def _order(path: Path) -> list[tuple[int, str]]:
     return [(int(part or 0), text) for part, text in re.findall(r"(\d*)(\D*)", str(path))]
 
 
+def _settings(folder: Path) -> dict[str, str]:
+    """The settings with which the run of a folder was started. They are read again only if its files have changed."""
+    files = [folder / "run.json", folder / FAILED]
+    states = [(path.stat().st_mtime_ns, path.stat().st_ino) if path.exists() else None for path in files]
+    if folder not in _KNOWN or _KNOWN[folder][0] != states:  # each run of a sweep asks for those of all others
+        first = (read_json(files[0]).get("starts") or [read_json(files[1])])[0]
+        _KNOWN[folder] = states, as_settings(first.get("overrides", []))
+    return _KNOWN[folder][1]
+
+
 def _read(folder: Path) -> Started:
     failed, metrics = read_json(folder / FAILED), read_json(folder / "metrics.json")
-    first = (read_json(folder / "run.json").get("starts") or [failed])[0]
-    settings, monitor, value = as_settings(first.get("overrides", [])), "", None
+    settings, monitor, value = _settings(folder), "", None
     if not metrics:
         return Started(folder, settings, "failed" if failed else UNFINISHED, "", None, failed.get("error", ""))
     split, _, name = str(metrics.get("monitored")).partition("/")
@@ -155,7 +188,8 @@ def as_settings(overrides: Sequence[str]) -> dict[str, str]:
 def find(sweep: Path, overrides: Sequence[str]) -> Started | None:
     """The run of a sweep that has these overrides, or None if it was not started."""
     wanted = as_settings(overrides)
-    return next((run for run in started(sweep) if run.settings == wanted), None)
+    same = [folder for folder in _folders(sweep) if _settings(folder) == wanted]
+    return _read(min(same, key=_order)) if same else None
 
 
 def put_aside(run: Started, sweep: Path) -> None:
@@ -258,7 +292,7 @@ def _spreads(group: Sequence[Started], monitors: Sequence[str]) -> Iterator[str]
     for each in monitors:
         values = [run.value for run in group if run.monitor == each and run.value is not None]
         whole = len(values) == len(group)
-        yield f"{_number(statistics.mean(values))} ± {statistics.stdev(values):.2g}" if whole else "–"
+        yield f"{_number(statistics.mean(values))} ± {rounded(statistics.stdev(values))}" if whole else "–"
 
 
 def _number(value: float) -> str:

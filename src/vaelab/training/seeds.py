@@ -7,15 +7,17 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from vaelab.pictures.files import read_events
 
 Curves = dict[str, dict[int, float]]  # the values of each curve by step
 
 
 def read_curves(folder: Path) -> Curves:
-    """All scalar curves in the event files of a run."""
-    events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
-    return {tag: {event.step: event.value for event in events.Scalars(tag)} for tag in events.Tags()["scalars"]}
+    """All scalar curves in the event files of a run. Raises UserError for a damaged file."""
+    return {
+        tag: {step: event.value for step, event in events.items()}
+        for tag, events in read_events(folder, "scalars").items()
+    }
 
 
 def add_mean_curves(folder: Path, runs: Sequence[Path]) -> bool:
