@@ -15,6 +15,7 @@ required. The rest of the package reads each one through the function beside it.
 | `has_mean` | likelihoods | False if E[x | z] is not known; pictures then show draws of p(x | z) | `has_mean` |
 | `indices(images)` | models | the index of the code at each place, (B, h, w), if codes are quantised | `quantises` |
 | `code_prior` | models | p(k) of maps of these indices, or None until train_prior.py has trained it | `code_prior` |
+| `num_classes` | priors | the number of classes y of the codes, if they have a class | `classes_of_codes` |
 | `factors` | data modules | by split, the factors (N, F) that made the images, whole numbers | `true_factors` |
 """
 
@@ -26,6 +27,8 @@ from torch import Size, Tensor, nn
 from torch.distributions import Distribution, MixtureSameFamily
 
 from vaelab.noise import fixed_noise
+
+UNSEEN = -1  # in a training batch, the label of an image whose label training does not see
 
 
 class GenerativeModel(Protocol):
@@ -51,6 +54,11 @@ class GenerativeModel(Protocol):
 def labels(model: GenerativeModel, y: Tensor | None) -> Tensor | None:
     """The labels y (B,) if the model takes labels, otherwise None."""
     return y if model.num_classes else None
+
+
+def classes_of_codes(model: GenerativeModel) -> int:
+    """The number of classes that a model's own codes have, or 0. Such a model draws codes of a class without labels."""
+    return getattr(model.prior, "num_classes", 0)
 
 
 def device_of(model: GenerativeModel) -> torch.device:

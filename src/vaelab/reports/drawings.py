@@ -28,7 +28,8 @@ class Drawing(NamedTuple):
 def images(run: Run) -> list[Drawing]:
     """Samples of a run, and reconstructions of test images."""
     model, (x, y) = run.model, _test_images(run, SHOWN)
-    shown, drawn = name_of_image(model), "Some samples, a column for each class" if model.num_classes else "64 samples"
+    shown = name_of_image(model)
+    drawn = "Some samples, a column for each class" if pictures.drawn_classes(model) else "64 samples"
     return [
         _draw(
             f"{drawn}: {shown} at z ~ p(z)",
