@@ -16,6 +16,7 @@ from vaelab.text import FORMATS, plain
 if TYPE_CHECKING:
     from vaelab.data.images import Images
     from vaelab.evaluation.measure import Sizes
+    from vaelab.evaluation.samples import Sampling
     from vaelab.runs import Run
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -48,14 +49,18 @@ def evaluate(cfg: DictConfig, _: Path) -> None:
         first = next(iter(opened.values()), None)
         opened[folder] = runs.open_run(folder, cfg.data.root, cfg.device, like=first, trust=cfg.trust)
     settings = cfg.num_samples, cfg.num_images, cfg.seed, sizes, ais if cfg.ais else None
-    protocols = {name: measure.protocol(run.model, run.data, *settings) for name, run in opened.items()}
+    checks.whole(0, samples=cfg.samples)
+    samplings = {name: sampling(cfg, run) for name, run in opened.items()}
+    protocols = {
+        name: measure.protocol(run.model, run.data, *settings, samplings[name]) for name, run in opened.items()
+    }
     if not cfg.across_protocols:
         report.check_protocols(protocols)
     reuse = len(folders) > 1 or bool(cfg.report)
     with contextlib.redirect_stdout(
         sys.stdout if cfg.format == "text" else sys.stderr
     ):  # the output is the table alone
-        records = {plain(name): measured(run, protocols[name], reuse) for name, run in opened.items()}
+        records = {plain(name): measured(run, protocols[name], samplings[name], reuse) for name, run in opened.items()}
     if len(folders) == 1 and cfg.format == "text":
         print(report.table(*records.values()))
     else:
@@ -76,6 +81,25 @@ def group(cfg: DictConfig, name: str, default: Any) -> Any:
     if not isinstance(given, DictConfig) or {*given} != {*known}:
         raise UserError(f"{name}={given}: it has the settings {', '.join(known)}, and no others")
     return type(default)(*(given[setting] for setting in known))
+
+
+def sampling(cfg: DictConfig, run: "Run") -> "Sampling":
+    """What is measured of a run's samples. Raises UserError if there is no classifier for its images."""
+    from vaelab import runs
+    from vaelab.data import cache
+    from vaelab.evaluation import classifier
+    from vaelab.evaluation.samples import Sampling
+
+    if not cfg.samples:
+        return Sampling(0, cfg.density)
+    path = classifier.place(run.data, cache.folder())
+    if not path.is_file():
+        words = runs.read_json(run.folder / "run.json").get("starts", [{}])[0].get("overrides", [])
+        command = shlex.join(
+            ["python", "classify.py", *(word for word in words if word.startswith(("data=", "data.")))]
+        )
+        raise UserError(f"samples={cfg.samples} needs a classifier of {run.data.name}: {command} trains one")
+    return Sampling(cfg.samples, cfg.density, classifier.load(path)[0])
 
 
 def check_used(cfg: DictConfig) -> None:
@@ -142,37 +166,41 @@ def rank(run: "Run", images: "Images", num_samples: int, most: int, seed: int) -
     )
 
 
-def measured(run: "Run", protocol: dict[str, Any], reuse: bool) -> dict[str, Any]:
+def measured(run: "Run", protocol: dict[str, Any], sampling: "Sampling", reuse: bool) -> dict[str, Any]:
     """Measure a run and return its record. `reuse` returns evaluation.json if weights and protocol are the same."""
     from vaelab import pictures, runs
     from vaelab.evaluation.annealing import Annealing
-    from vaelab.evaluation.measure import Sizes, measure
+    from vaelab.evaluation.measure import LATER, Sizes, measure
     from vaelab.training import tensorboard
 
     path, weights = run.folder / "evaluation.json", runs.digest(run.model)
     old = runs.read_json(path)
     known = old.get("protocol", {}) if old.get("weights") == weights else {}
-    if reuse and known == protocol:
-        return old
+    if reuse and LATER | known == protocol:
+        return old | {"protocol": protocol}
     if not os.access(run.folder, os.W_OK):  # before minutes of measurement
         raise UserError(f"{run.folder} cannot be written to, but evaluation.json goes there: measure a copy of it")
     print(f"measuring {runs.shown(run.folder)} on {run.data.description}", flush=True)
     settings = protocol["num_samples"], protocol["test_images"], protocol["seed"], Sizes(**protocol["sizes"])
     ais = Annealing(**protocol["ais"]) if protocol["ais"] else None
-    measurement = measure(run.model, run.data, *settings, ais)
+    measurement = measure(run.model, run.data, *settings, ais, sampling)
     caveats = runs.find_caveats(run.model, run.cfg, measurement.record["metrics"])
     record = {**measurement.record, "caveats": caveats, "weights": weights}
-    less = any(known.get(size, 0) > protocol[size] for size in ("num_samples", "test_images"))
+    less = any(known.get(size, 0) > protocol[size] for size in ("num_samples", "test_images", "samples"))
     if less or (known.get("ais") and not ais):
         has = f"K = {known['num_samples']:,}, {known['test_images']:,} test images" + ", AIS" * bool(known.get("ais"))
+        has += f", {known['samples']:,} samples" if known.get("samples") else ""
         print(f"{runs.shown(path)} is kept, because it has {has}")
         return record
     runs.write_json(path, record)
+    command, about = shlex.join(["python", *sys.argv]), f"{run.folder.name}: {run.data.description}"
     if measurement.pairs is not None:
         title = "The samples nearest to training images, each with its training image on the right"
         nearest = pictures.framed(pictures.grid(measurement.pairs, 8), title)
-        command, about = shlex.join(["python", *sys.argv]), f"{run.folder.name}: {run.data.description}"
         pictures.save(nearest, run.folder / "pictures" / "nearest.png", command, about)
+    if measurement.checks:
+        checked = pictures.predictive_checks(measurement.checks)
+        pictures.save(checked, run.folder / "pictures" / "predictive.png", command, about)
     tensorboard.add_evaluation(run.folder, measurement, *run.data.images("test", len(measurement.codes)))
     return record
 

@@ -51,9 +51,10 @@ def generate(cfg: DictConfig, _: Path) -> None:
 def check(cfg: DictConfig, chosen: list[str]) -> None:
     """Raise UserError for a setting that is out of its range, or that the kind does not take."""
     from vaelab import checks
+    from vaelab.evaluation.densities import DENSITIES
 
     checks.one_of(tuple(KINDS), kind=cfg.kind)
-    checks.one_of((None, "gmm", "flow"), density=cfg.density)
+    checks.one_of((None, *DENSITIES), density=cfg.density)
     checks.one_of((None, "pca", "tsne"), projection=cfg.projection)
     checks.one_of(("png",) if cfg.kind == "training" else ("png", "svg"), format=cfg.format)
     checks.whole(0, seed=cfg.seed, index=0 if cfg.index is None else cfg.index)
@@ -81,7 +82,7 @@ def draw(cfg: DictConfig, run: "Run", *others: "Run") -> Any:
     match cfg.kind:
         case "samples":
             picture, source = samples(cfg, run)
-            classes = range(model.num_classes if cfg.label is None else 0)
+            classes = range(pictures.drawn_classes(model) if cfg.label is None else 0)
             title, axis = f"Samples: E[x | z{given}], z from {source}", "class" if classes else ""
             return pictures.framed(picture, title, columns=[str(k) for k in classes], xlabel=axis)
         case "reconstructions":
@@ -118,12 +119,15 @@ def samples(cfg: DictConfig, run: "Run") -> "tuple[Tensor, str]":
     model, num, source = run.model, cfg.num or 64, "p(z)"
     if cfg.label is not None:
         pictures.one_class(model, cfg.label)  # raises UserError before a density is fitted
-    elif num < model.num_classes:
-        raise UserError(f"num={num}: all {model.num_classes} classes are drawn in turn: raise num or set label=3")
+    elif not cfg.density and num < (classes := pictures.drawn_classes(model)):
+        raise UserError(f"num={num}: all {classes} classes are drawn in turn: raise num or set label=3")
     if cfg.density:
-        codes = densities.codes(model, run.data.train_dataloader(), cfg.seed)
-        model.prior = densities.Fitted(getattr(densities, cfg.density)(codes, cfg.seed))
-        source = f"a {'Gaussian mixture' if cfg.density == 'gmm' else 'flow'} fitted to codes"
+        if cfg.label is not None and not model.num_classes:
+            raise UserError(
+                f"label={cfg.label}: density={cfg.density} is fitted to the codes of all classes: leave it out"
+            )
+        model.prior = densities.fit(cfg.density, model, run.data.train_dataloader(), cfg.seed)
+        source = f"{densities.DENSITIES[cfg.density][0]} fitted to codes"
     return pictures.samples(model, num, cfg.seed, math.isqrt(num - 1) + 1, cfg.label), source
 
 

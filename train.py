@@ -42,7 +42,7 @@ def train(cfg: DictConfig, folder: Path) -> float:
     checkpoint, step = runs.last_checkpoint(folder, module, cfg) if cfg.resume else (None, None)
 
     data.setup()
-    runs.check_data(module.model, data)
+    runs.check_data(module.model, data, module.objective)
     callbacks = runs.build_callbacks(cfg)
     runs.fill_in(cfg, data, callbacks)
     runs.check_callbacks(cfg, callbacks, module.model)

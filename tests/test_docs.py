@@ -55,6 +55,7 @@ ELSEWHERE = (  # commands that other tests run, that .ci/run runs, or that need 
     rf"python train.py {SWEEPS}",
     r"python train.py '?logger=(\[tensorboard,mlflow|wandb)",
     r"torchrun |srun |#!/bin/bash$|#SBATCH |python train.py trainer=ddp",
+    r"python classify\.py data=",  # test_classify.py
     r"python reproduce.py row=|python benchmarks/(together|speed|evaluation|family|disentanglement)\.py",
 )
 
@@ -211,8 +212,10 @@ def test_commands_for_a_finished_run(
     settings = words
     if script == "evaluate":
         short = ["num_samples=3", "num_images=60", "sizes.steps=2", "sizes.refined_samples=2"]
+        (finished / "logs" / "RUN" / "evaluation.json").unlink(missing_ok=True)  # one with more samples would be kept
         short += ["annealing.temperatures=2"] if "ais=true" in settings else []
         own = any(word.startswith("images=") for word in settings)  # images of one's own take no other sizes
+        settings = ["samples=60" if word.startswith("samples=") else word for word in settings]
         settings = [word for word in settings if not word.startswith("num_")] + ([] if own else short)
     monkeypatch.chdir(finished)
     monkeypatch.syspath_prepend(finished)

@@ -22,6 +22,7 @@ from vaelab import linear, load_run, runs
 from vaelab.evaluation import measure as measure_module
 from vaelab.evaluation import report
 from vaelab.evaluation.measure import measure, protocol
+from vaelab.evaluation.predictive import STATISTICS
 
 Evaluate = Callable[..., dict]
 SHORT = ("num_samples=20", "num_images=100", "sizes.train_samples=10", "sizes.steps=10", "sizes.refined_samples=10")
@@ -90,7 +91,7 @@ def test_metrics_go_to_the_screen_a_file_and_tensorboard(
             "drawn": 1_000,
             "checked": 100,
         },
-        "ais": None,
+        **{"ais": None, "samples": 0, "density": None, "classifier": None},
     }
     assert metrics["elbo"] == pytest.approx(-metrics["rate"] - metrics["distortion"])
     assert metrics["inference_gap"] == pytest.approx(metrics["log_likelihood"] - metrics["elbo"])
@@ -121,6 +122,57 @@ def test_metrics_go_to_the_screen_a_file_and_tensorboard(
         assert picture.text["Description"].startswith("run: MNIST (500 / 100 / 200 images")
     assert len(next(Path(folder).glob("**/tensors.tsv")).read_text().splitlines()) == 100
     assert len(next(Path(folder).glob("**/metadata.tsv")).read_text().splitlines()) == 100
+
+
+def test_the_quality_of_samples(run: Callable[..., str], capsys: pytest.CaptureFixture) -> None:
+    folder = run()
+    plainly = measured(f"run={folder}")
+    old = {**plainly, "protocol": {k: v for k, v in plainly["protocol"].items() if k not in measure_module.LATER}}
+    runs.write_json(Path(folder, "evaluation.json"), old)  # of a version that could not measure samples
+    again = shutil.copytree(folder, f"{folder}-again")
+    capsys.readouterr()
+    settings(f"run=[{folder},{again}]")
+    assert "measuring" not in capsys.readouterr().out
+
+    record = measured(f"run={folder}", "samples=100")
+    metrics, references = record["metrics"], record["references"]
+    assert metrics.items() >= plainly["metrics"].items()
+    names = metrics.keys() - plainly["metrics"].keys()
+    quality = set(report.METRICS["quality of the samples"])
+    assert names == quality | set(report.METRICS["copies and posterior predictive checks"])
+    assert references["noise"].keys() == quality == references["real"].keys() - {"predictive_distance"}
+    assert metrics["predictive_distance"] == max(record["predictive"][name]["distance"] for name in STATISTICS)
+    assert metrics["predictive_p"] < 0.05  # the run is short
+    with Image.open(Path(folder, "pictures", "predictive.png")) as picture:
+        assert picture.text["Description"].startswith(f"{Path(folder).name}: MNIST")
+    assert references["real"]["frechet_distance"] < metrics["frechet_distance"]
+    assert record["protocol"]["classifier"].startswith("MNIST ")
+    printed = capsys.readouterr().out
+    assert "noise seed 0, 100 samples; " in printed
+    real, noise = (report.shown(references[kind]["frechet_distance"]) for kind in ("real", "noise"))
+    assert f"of 100 samples and 100 test images; training images {real}, noise {noise}" in printed
+    if record["missing"]:
+        assert record["missing"] in printed
+    assert "posterior predictive checks: samples against test images\ncheck " in printed
+    assert measured(f"run={folder}")["metrics"] == metrics  # the file with more stays
+    assert "is kept, because it has K = 20, 100 test images, 100 samples" in capsys.readouterr().out
+
+    fitted = measured(f"run={folder}", "samples=100", "density=gmm")
+    assert fitted["protocol"]["density"] == "gmm"
+    assert fitted["metrics"]["log_likelihood"] == metrics["log_likelihood"]
+    assert fitted["metrics"]["sample_distance"] != metrics["sample_distance"]
+    assert fitted["metrics"]["frechet_distance"] != metrics["frechet_distance"]
+    assert fitted["references"] == references
+    assert "100 samples, samples of density=gmm; " in capsys.readouterr().out
+
+
+def test_a_model_without_samples_has_no_quality(run: Callable[..., str]) -> None:
+    folder = run("experiment=vq_vae")
+    record = measured(f"run={folder}", "samples=50")
+    assert {"sample_distance", "frechet_distance"} <= record["absent"].keys()
+    assert record["references"] == {}
+    with pytest.raises(ValueError, match="maps of indices: no density of vectors fits them"):
+        measured(f"run={folder}", "density=gmm")
 
 
 ANNEALING = ("ais=true", "sizes.checked=20", "annealing.chains=4", "annealing.temperatures=20")
@@ -296,6 +348,9 @@ def test_the_protocol_tells_log_likelihoods_apart_that_do_not_compare(run: Calla
         (["num_images=1"], "num_images=1: a whole number, at least 2"),
         (["num_samples=0"], "num_samples=0: a whole number"),
         (["seed=-1"], "seed=-1: a whole number"),
+        (["samples=9"], "samples=9: quality is measured with at least 20"),
+        (["samples=many"], "samples=many: a whole number"),
+        (["density=kde"], "density=kde: choose one of None, gmm, flow"),
         (["device=tpu"], "device=tpu: choose one of auto, cpu, cuda"),
         (["data.root=nowhere", "device=cpu"], "this run was trained on MNIST, but data.root=nowhere now gives"),
     ],

@@ -29,6 +29,8 @@ MODELS = {  # sizes of the models that are drawn
     "conditional": ("model.latent_dim=2", "model.num_classes=10"),
     "autoencoder": ("model.latent_dim=2", "model/posterior=point_mass", "objective=reconstruction"),
     "mixture": ("model.latent_dim=2", "model/prior=mixture"),
+    "labelled": ("experiment=semi_supervised", "model.latent_dim=12", "model.posterior.width=8"),
+    "clusters": ("experiment=gaussian_mixture_vae", "model.latent_dim=2", "model.posterior.num_classes=3"),
     "categorical": ("model.latent_dim=20", "model/posterior=categorical", "model/prior=uniform_categorical"),
     "vq": (
         "experiment=vq_vae",
@@ -91,7 +93,8 @@ def defaults() -> DictConfig:
 def draw(monkeypatch: pytest.MonkeyPatch, defaults: DictConfig, finished: Path) -> Draw:
     """Runs generate.py without Hydra, which is slow: returns the error message, or None."""
     monkeypatch.chdir(finished)
-    monkeypatch.setattr(densities.flow, "__defaults__", (0, 3, 32))  # three training steps
+    for fit in (densities.flow, densities.two_stage):
+        monkeypatch.setattr(fit, "__defaults__", (0, 3, 32))  # three training steps
 
     def run(*arguments: str) -> str | None:
         monkeypatch.setattr(sys, "argv", ["generate.py", *arguments])
@@ -111,6 +114,9 @@ PICTURES = [
     ("conditional", "label=0", "samples_label-0.png"),
     ("conditional", "label=3 density=gmm", "samples_label-3_density-gmm.png"),
     ("autoencoder", "density=flow", "samples_density-flow.png"),
+    ("autoencoder", "density=two_stage", "samples_density-two_stage.png"),
+    ("labelled", "label=3", "samples_label-3.png"),
+    ("clusters", "num=6", "samples_num-6.png"),
     ("plane", "kind=reconstructions num=3", "reconstructions_num-3.png"),
     ("conditional", "kind=reconstructions format=svg", "reconstructions.svg"),
     ("vq", "kind=reconstructions", "reconstructions.png"),
@@ -253,7 +259,7 @@ REFUSALS = [
     ("", "run=None: the folder of a finished run is needed"),
     ("run=nowhere", "nowhere is not a run: no such folder"),
     ("run=plane kind=smaples", "kind=smaples: choose one of samples, reconstructions, interpolation, traversal, "),
-    ("run=plane density=kde", "density=kde: choose one of None, gmm, flow"),
+    ("run=plane density=kde", "density=kde: choose one of None, gmm, flow, two_stage"),
     ("run=deep kind=codes projection=umap", "projection=umap: choose one of None, pca, tsne"),
     ("run=plane format=pdf", "format=pdf: choose one of png, svg"),
     ("run=deep kind=training format=svg", "format=svg: choose one of png"),
@@ -287,6 +293,14 @@ REFUSALS = [
     ("run=vq", "a VQ-VAE has nothing to sample from until a prior over its codes is learned"),
     ("run=vq density=gmm", "the codes of a VQ-VAE are maps of indices: no density of vectors fits them"),
     ("run=vq kind=traversal", "a VQ-VAE has no q(z | x): its code is a point, which encode returns"),
+    ("run=clusters label=1 density=gmm", "label=1: density=gmm is fitted to the codes of all classes: leave it out"),
+    ("run=clusters label=3", "label=3: the classes of this model are 0 to 2"),
+    (
+        "run=labelled density=two_stage",
+        "the codes of this model lie on vectors of 2 dimensions with one of 10 classes, not in R^D",
+    ),
+    ("run=labelled kind=traversal", "single dimensions of this latent space have no rate"),
+    ("run=labelled num=9", "num=9: all 10 classes are drawn in turn: raise num or set label=3"),
     ("run=vq kind=prior", "the codes of a VQ-VAE are maps of indices: no density of vectors fits them"),
     ("run=categorical density=flow", "the codes of this model lie on 2 one-hot vectors of 10 categories, not in R^D"),
     ("run=categorical kind=prior", "the codes of this model lie on 2 one-hot vectors of 10 categories, not in R^D"),
@@ -296,7 +310,7 @@ REFUSALS = [
 
 @pytest.mark.parametrize(("settings", "sentence"), REFUSALS)
 def test_refusal(draw: Draw, finished: Path, settings: str, sentence: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    if "label" in settings:
+    if "label=" in settings:
         monkeypatch.delattr(densities, "codes")  # the refusal comes before a slow fit
     before = sorted(finished.rglob("generated/*"))
     wrong = draw(*settings.split())

@@ -17,7 +17,7 @@ from conftest import ROOT
 SRC = ROOT / "src"
 HEAVY = ("lightning", "hydra", "omegaconf", "torchvision", "matplotlib", "tensorboard", "mlxtend", "zuko", "joblib")
 PARTS = ("networks", "posteriors", "priors", "likelihoods", "flows", "joint")
-FLOOR = ("text", "errors", "checks", "noise", "interfaces", "files", "distributions", "pixels", "trace")
+FLOOR = ("text", "errors", "checks", "noise", "interfaces", "files", "distributions", "classes", "pixels", "trace")
 # The modules of this package that each module may import, by the first name below vaelab, from the bottom
 MAY = {
     **dict.fromkeys(FLOOR, FLOOR),

@@ -13,7 +13,7 @@ from vaelab.likelihoods import Bernoulli, BernoulliAtMean, DiscretizedLogistic, 
 from vaelab.networks import ConvEncoder, MLPEncoder
 from vaelab.objectives import BetaTC
 from vaelab.posteriors import FlowPosterior
-from vaelab.priors import StandardNormal, VampPrior
+from vaelab.priors import ClassPrior, StandardNormal, VampPrior
 
 GAUSSIAN = Independent(Normal(torch.zeros(3), torch.ones(3)), 1)
 MIXTURE = MixtureSameFamily(Categorical(torch.ones(2)), Independent(Normal(torch.zeros(2, 3), torch.ones(2, 3)), 1))
@@ -60,6 +60,12 @@ def test_learners_are_found_anywhere_in_a_module() -> None:
     whole = nn.ModuleDict({"model": nn.Sequential(BernoulliAtMean((1, 2, 2)), nn.Linear(2, 2)), "objective": objective})
     assert interfaces.learners(whole) == [whole["model"][0], objective]
     assert interfaces.learners(objective) == [objective]
+
+
+def test_codes_with_classes_are_those_of_the_prior() -> None:
+    assert interfaces.classes_of_codes(SimpleNamespace(prior=ClassPrior(15, 7))) == 7
+    assert interfaces.classes_of_codes(SimpleNamespace(prior=StandardNormal(3))) == 0
+    assert interfaces.classes_of_codes(SimpleNamespace(prior=None)) == 0
 
 
 def test_labels_go_to_conditional_models_alone() -> None:

@@ -53,7 +53,7 @@ def substitute(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
     letters = error.object[error.start : error.end]
-    return "".join({"±": "+-", "–": "-"}.get(letter, "?") for letter in letters), error.end
+    return "".join({"±": "+-", "–": "-", "é": "e"}.get(letter, "?") for letter in letters), error.end
 
 
 codecs.register_error("substitute", substitute)

@@ -12,6 +12,7 @@ required. The rest of the package reads each one through the function beside it.
 | `space` | distributions | the set that samples lie in, in words; R^D by default | `space` |
 | `rsample_and_log_prob` | distributions | draws a sample together with its log density | `draws_with_density` |
 | `levels` | likelihoods | the number of grey levels, if P(x) is a probability of grey levels | `levels` |
+| `num_classes` | priors | the number of classes y of the codes, if they have a class | `classes_of_codes` |
 | `factors` | data modules | by split, the factors (N, F) that made the images, whole numbers | `true_factors` |
 """
 
@@ -21,6 +22,8 @@ from typing import Any, Protocol
 import torch
 from torch import Size, Tensor, nn
 from torch.distributions import Distribution, MixtureSameFamily
+
+UNSEEN = -1  # in a training batch, the label of an image whose label training does not see
 
 
 class GenerativeModel(Protocol):
@@ -46,6 +49,11 @@ class GenerativeModel(Protocol):
 def labels(model: GenerativeModel, y: Tensor | None) -> Tensor | None:
     """The labels y (B,) if the model takes labels, otherwise None."""
     return y if model.num_classes else None
+
+
+def classes_of_codes(model: GenerativeModel) -> int:
+    """The number of classes that a model's own codes have, or 0. Such a model draws codes of a class without labels."""
+    return getattr(model.prior, "num_classes", 0)
 
 
 def device_of(model: GenerativeModel) -> torch.device:

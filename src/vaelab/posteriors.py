@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 
-from vaelab import checks, distributions, flows
+from vaelab import checks, classes, distributions, flows
 from vaelab.errors import UserError
 
 
@@ -130,3 +130,36 @@ class Hyperspherical(nn.Module):
         return distributions.PowerSpherical(
             mu, 1 + F.softplus(distributions.at_least_float32(self.concentration(h)).squeeze(-1))
         )
+
+
+class ClassPosterior(nn.Module):
+    """A class y and a Gaussian for each class: q(y | x) q(z | x, y), each with a hidden layer a = softplus of its own.
+
+        q(y | x) = softmax(V a(U h)),    q(z | x, y) = N(z; mu, diag(sigma^2)), mu and log sigma^2 linear in a(W [h, y])
+
+    With `in_code` the code is (z, y), y one-hot, and z has latent_dim - num_classes dimensions. Otherwise the code is
+    z alone, and q(z | x) is a mixture. Raises UserError if no dimension is left for z. Kingma et al. 2014,
+    https://arxiv.org/abs/1406.5298
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        latent_dim: int,
+        num_classes: int = 10,  # C
+        width: int = 500,  # of both hidden layers
+        in_code: bool = True,
+    ) -> None:
+        super().__init__()
+        checks.whole(width=width)
+        self.density, dim = classes.density_and_dim(latent_dim, num_classes, in_code)
+        self.classifier = nn.Sequential(nn.Linear(in_features, width), nn.Softplus(), nn.Linear(width, num_classes))
+        self.hidden = nn.Linear(in_features + num_classes, width)  # its last columns are those of the one-hot class
+        self.gaussian = DiagonalGaussian(width, dim)
+
+    def forward(self, h: Tensor) -> classes.WithClasses:
+        logits = distributions.at_least_float32(self.classifier(h))  # (B, C)
+        of_image, of_class = self.hidden.weight.tensor_split([h.shape[-1]], dim=1)
+        shared = F.linear(h, of_image, self.hidden.bias).unsqueeze(-2)  # (B, 1, width): once for all classes
+        each = self.gaussian(F.softplus(shared + of_class.T))  # (B, C), event (D,)
+        return self.density(torch.distributions.Categorical(logits=logits), each)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
 
-from vaelab import checks, distributions, flows
+from vaelab import checks, classes, distributions, flows
 
 
 class StandardNormal(nn.Module):
@@ -112,3 +112,31 @@ class UniformSphere(nn.Module):
 
     def forward(self, infer: Callable[..., Distribution]) -> distributions.HypersphericalUniform:
         return distributions.HypersphericalUniform(self.zero)
+
+
+class ClassPrior(nn.Module):
+    """A class y and a Gaussian for each class: p(y) = 1 / C, p(z | y) = N(z; mu_y, diag(sigma_y^2)).
+
+    These are N(0, I) for all classes, or with `learned` they start at mu_y ~ N(0, I) and sigma_y = 1. With `in_code`
+    the code is (z, y), y one-hot, otherwise z alone, whose prior is a mixture. Raises UserError as ClassPosterior does.
+    """
+
+    logits: Tensor
+    mean: Tensor
+    log_std: Tensor
+
+    def __init__(self, latent_dim: int, num_classes: int = 10, in_code: bool = True, learned: bool = False) -> None:
+        super().__init__()
+        checks.one_of((True, False), learned=learned)
+        self.density, dim = classes.density_and_dim(latent_dim, num_classes, in_code)
+        self.num_classes = num_classes
+        self.register_buffer("logits", torch.zeros(num_classes), persistent=False)
+        if learned:
+            self.mean = nn.Parameter(torch.randn(num_classes, dim))
+            self.log_std = nn.Parameter(torch.zeros(num_classes, dim))
+        else:
+            self.register_buffer("mean", torch.zeros(num_classes, dim), persistent=False)
+            self.register_buffer("log_std", torch.zeros(num_classes, dim), persistent=False)
+
+    def forward(self, infer: Callable[..., Distribution]) -> Distribution:
+        return self.density(Categorical(logits=self.logits), Independent(Normal(self.mean, self.log_std.exp()), 1))

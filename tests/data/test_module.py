@@ -12,6 +12,7 @@ from conftest import ready
 from vaelab.data import ImageDataModule, MNISTDataModule
 from vaelab.data.module import DataSet
 from vaelab.errors import UserError
+from vaelab.interfaces import UNSEEN
 
 
 def test_split_is_fixed_and_the_test_set_is_the_official_one(data_root: Path, digits: tuple) -> None:
@@ -41,7 +42,17 @@ def test_sizes_that_do_not_fit(data_root: Path, train_size: int | None, val_size
 
 
 @pytest.mark.parametrize(
-    "name", ["batch_size", "eval_batch_size", "train_size", "val_size", "seed", "binarization_seed", "num_classes"]
+    "name",
+    [
+        "batch_size",
+        "eval_batch_size",
+        "train_size",
+        "val_size",
+        "seed",
+        "binarization_seed",
+        "num_classes",
+        "num_labels",
+    ],
 )
 def test_sizes_are_whole_numbers(name: str) -> None:
     with pytest.raises(ValueError, match=rf"^{name}=-1: a whole number, at least ., is needed"):
@@ -56,6 +67,42 @@ def test_binarization_is_named() -> None:
 def test_image_shape_must_agree(data_root: Path) -> None:
     with pytest.raises(ValueError, match=r"images have the shape \[1, 28, 28\], but data.image_shape=\[1, 32, 32\]"):
         ready(data_root, image_shape=[1, 32, 32])
+
+
+def test_some_labels_are_seen_in_training_alone(data_root: Path) -> None:
+    data, whole = ready(data_root, num_labels=30, batch_size=500), ready(data_root)
+    (_, labels), *more = data.train_dataloader()
+    assert not more
+    seen = labels != UNSEEN
+    assert torch.equal(labels[seen].bincount(), torch.full((10,), 3))
+    true = whole.splits["train"][1]
+    order = data._train_loader._shuffled()
+    assert torch.equal(labels[seen], true[order][seen])
+    for split in ("train", "val", "test"):  # probes and metrics have all labels
+        assert torch.equal(data.images(split)[1], whole.images(split)[1])
+    assert (next(iter(data.val_dataloader()))[1] >= 0).all()
+    assert (data.protocol["labels"], "labels" in whole.protocol) == (30, False)
+    assert data.description.endswith(", 30 labels to train")
+
+
+def test_the_seed_chooses_the_labels_that_are_seen(data_root: Path) -> None:
+    first, again, other = (ready(data_root, num_labels=30, seed=seed).seen for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert ready(data_root, num_labels=0).seen.sum() == 0
+
+
+@pytest.mark.parametrize("count", [35, 510])
+def test_labels_are_balanced(data_root: Path, count: int) -> None:
+    with pytest.raises(UserError, match=f"data.num_labels={count}: a multiple of the 10 classes .*, at most 500"):
+        ready(data_root, num_labels=count)
+
+
+def test_labels_that_do_not_exist() -> None:
+    images = part(6)[0]
+    with pytest.raises(UserError, match=r"data.num_labels=2, but x has no labels: leave it out"):
+        Own(DataSet("x", (images, None), (images, None)), num_labels=2, binarization="none").setup()
+    Own(DataSet("x", (images, None), (images, None)), num_labels=0, binarization="none").setup()
 
 
 class Own(ImageDataModule):

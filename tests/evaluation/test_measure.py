@@ -1,5 +1,6 @@
 """`measure` gives the known metrics of the linear-Gaussian oracle, and refuses wrong sizes."""
 
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,11 @@ from vaelab.errors import UserError
 from vaelab.evaluation import report
 from vaelab.evaluation.annealing import Annealing
 from vaelab.evaluation.measure import Sizes, measure, protocol
+from vaelab.likelihoods import Gaussian
+from vaelab.models import VAE
+from vaelab.networks import MLPDecoder, MLPEncoder
+from vaelab.posteriors import ClassPosterior
+from vaelab.priors import ClassPrior
 
 SMALL = Sizes(probed=40, train_samples=20, refined=10, steps=30, refined_samples=50, drawn=35)
 
@@ -38,7 +44,7 @@ def oracle() -> LinearGaussian:
 
 def test_the_exact_posterior_has_no_gap(oracle: LinearGaussian) -> None:
     data = Data(oracle)
-    record, codes, pairs = measure(oracle.vae(exact=True), data, 30, 50, seed=1, sizes=SMALL)
+    record, codes, pairs, _ = measure(oracle.vae(exact=True), data, 30, 50, seed=1, sizes=SMALL)
     metrics = record["metrics"]
     exact = oracle.log_prob(data.images("test", 50)[0]).mean().item()
     for name in ("log_likelihood", "exact_log_likelihood", "elbo", "checked_bound", "checked_bound_10x"):
@@ -82,6 +88,29 @@ def test_closer_bounds_of_a_random_encoder(oracle: LinearGaussian) -> None:
     assert meanings["checked_bound"].endswith("the IW bound of 40 images, K = 30")
     assert meanings["checked_bound_10x"].endswith("the same with 10 K = 300 samples")
     assert "IW bound of 30 images, K = 30, q refined" in meanings["refined_bound"]
+
+
+@pytest.mark.parametrize("in_code", [True, False])
+def test_clusters_that_name_the_classes(oracle: LinearGaussian, in_code: bool) -> None:
+    """Each image has its class as its first pixel, and the classifier reads it or does not."""
+    data, parts = Data(oracle), {"num_classes": 3, "in_code": in_code}
+    for x, y in data.splits.values():
+        x[:, 0, 0, 0] = 10.0 * y
+    networks = partial(MLPEncoder, hidden=[]), partial(MLPDecoder, hidden=[])
+    sizes = partial(ClassPosterior, width=4, **parts), partial(ClassPrior, **parts)
+    model = VAE(5, oracle.shape, networks[0], *sizes, networks[1], Gaussian()).eval()
+
+    class Classifier(torch.nn.Module):
+        def forward(self, h: torch.Tensor) -> torch.Tensor:
+            return -(h[:, :1] - 10.0 * torch.tensor([2, 0, 1])).abs()
+
+    model.posterior.classifier = Classifier()
+    metrics = measure(model, data, 5, 60, sizes=SMALL).record["metrics"]
+    assert metrics["cluster_accuracy"] == 1
+    assert metrics["active_units"] <= 2 if in_code else 5  # the entries of the class are no units
+    model.posterior.classifier = torch.nn.Sequential(torch.nn.Linear(6, 3))
+    torch.nn.init.zeros_(model.posterior.classifier[0].weight)
+    assert measure(model, data, 5, 60, sizes=SMALL).record["metrics"]["cluster_accuracy"] == pytest.approx(1 / 3)
 
 
 def test_annealing_brackets_the_exact_value(oracle: LinearGaussian) -> None:

@@ -34,6 +34,19 @@ def test_a_table_names_protocol_metrics_errors_and_what_is_absent() -> None:
     assert not any("bits_per_dim" in line for line in lines)
 
 
+def test_the_table_of_predictive_checks() -> None:
+    spread = {"samples": {"mean": 97.125, "sd": 33.06}, "tests": {"mean": 103.0, "sd": 35.0}}
+    found = {"ink": {"distance": 0.1941, "p_value": 0.001, "floor": 0.016, **spread},
+             "mean_map": {"distance": 0.9034, "p_value": 0.25, "floor": 0.2}}  # fmt: skip
+    assert report.checks(found)[1:] == [
+        ["ink", "97.1 ± 33", "103 ± 35", "0.194", "0.001", "0.016"],
+        ["mean_map", "–", "–", "0.903", "0.250", "0.200"],
+    ]
+    lines = report.table(record(elbo=-100.0) | {"predictive": found}).splitlines()
+    assert lines[-4] == "posterior predictive checks: samples against test images"
+    assert lines[-2].split()[:4] == ["ink", "97.1", "±", "33"]
+
+
 def test_meanings_have_the_numbers_of_samples_and_images() -> None:
     names = [name for section in report.METRICS.values() for name in section]
     few = {**PROTOCOL, "test_images": 60, "ais": {"chains": 7}}
@@ -45,6 +58,24 @@ def test_meanings_have_the_numbers_of_samples_and_images() -> None:
     assert texts["sap"].endswith("SVMs of 10,000 training images")
     for name in ("mutual_information", "information_limit", "aggregate_kl", "total_correlation", "mig", "udr"):
         assert "N = 60 images" in texts[name]
+
+
+def test_real_images_and_noise_stand_beside_the_metrics_of_samples() -> None:
+    content = record(elbo=-100.0, frechet_distance=12.345, missing_classes=1)
+    content["protocol"] = {**PROTOCOL, "samples": 2000, "density": "gmm"}
+    content["references"] = {"real": {"frechet_distance": 0.5, "missing_classes": 0},
+                             "noise": {"frechet_distance": 100.0, "missing_classes": 9}}  # fmt: skip
+    content["missing"] = "1 of 10 classes is missing."
+    lines = report.table(content).splitlines()
+    assert "noise seed 0, 2,000 samples, samples of density=gmm; ±" in lines[0]
+    (line,) = [line for line in lines if "frechet_distance" in line]
+    assert "12.35" in line or "12.34" in line
+    assert line.endswith("of 2,000 samples and 10,000 test images; training images 0.500, noise 100.00")
+    assert any(line.split()[:2] == ["missing_classes", "1"] for line in lines)
+    assert next(line for line in lines if "missing_classes" in line).endswith("training images 0, noise 9")
+    assert lines[-1] == "1 of 10 classes is missing."
+    assert report.comparison({"a": content, "b": record(elbo=-99.0)}, []).endswith("a: 1 of 10 classes is missing.")
+    assert "noise 100" not in report.table(record(frechet_distance=1.0))  # without references
 
 
 def test_the_columns_of_several_runs_call_the_bound_a_bound() -> None:
@@ -106,8 +137,8 @@ def test_a_table_of_many_columns_is_narrow_and_has_other_formats() -> None:
     records = {f"logs/sweep/{i}_{'long.name-' * 9}{i}": record(**metrics) for i in range(2)}
     lines = report.comparison(records, [list(records)]).splitlines()
     assert max(map(len, lines[:-1])) <= 120
-    assert sum(line.startswith("run ") for line in lines) == 3  # three tables, with the same runs
-    assert sum(line.startswith("0_long.name-long.name-") for line in lines) == 3
+    assert sum(line.startswith("run ") for line in lines) == 4  # four tables, with the same runs
+    assert sum(line.startswith("0_long.name-long.name-") for line in lines) == 4
     names, *rows = list(csv.reader(report.comparison(records, [list(records)], "csv").splitlines()))
     assert names == ["run", *report.COLUMNS]
     assert rows[0] == [next(iter(records)), *["-1234.5678"] * len(report.COLUMNS)]

@@ -8,8 +8,8 @@ from vaelab.errors import UserError
 from vaelab.likelihoods import Bernoulli
 from vaelab.models import VAE
 from vaelab.networks import MLPDecoder, MLPEncoder
-from vaelab.posteriors import DiagonalGaussian
-from vaelab.priors import StandardNormal
+from vaelab.posteriors import ClassPosterior, DiagonalGaussian
+from vaelab.priors import ClassPrior, StandardNormal
 
 
 def build(latent_dim: int = 3, num_classes: int = 0, image_shape: tuple = (2, 6, 5), **parts: object) -> VAE:
@@ -56,6 +56,21 @@ def test_labels_reach_encoder_and_decoder() -> None:
         vae(x)
     with pytest.raises(ValueError, match="labels were given to a model without class conditioning"):
         build()(x, one)
+
+
+@pytest.mark.parametrize("in_code", [True, False])
+def test_codes_with_a_class_are_drawn_of_given_classes(in_code: bool) -> None:
+    parts = {"num_classes": 4, "in_code": in_code}
+    vae = build(6, posterior=partial(ClassPosterior, **parts), prior=partial(ClassPrior, learned=True, **parts))
+    y, drawn = torch.arange(8) % 4, []
+    vae.prior.mean.data.copy_(100.0 * torch.arange(4).view(4, 1).expand_as(vae.prior.mean))
+    vae.decoder.register_forward_pre_hook(lambda _, code: drawn.append(code[0]))
+    assert vae.sample(8, y).mean.shape == (8, 2, 6, 5)
+    dim = 2 if in_code else 6
+    torch.testing.assert_close(drawn[0][:, :dim].mean(1), 100.0 * y, rtol=0, atol=5)
+    if in_code:
+        assert torch.equal(drawn[0][:, 2:], torch.eye(4)[y])
+    assert vae.sample(5).batch_shape == (5,)
 
 
 @pytest.mark.parametrize("latent_dim", [0, -3, 2.0, "two", True, None])

@@ -99,3 +99,15 @@ def test_keys_at_equal_heights_do_not_overlap() -> None:
     heights = sorted(float(re.findall(r"[\d.]+", word.attrib["transform"])[-1]) for word in words)
     assert len(heights) == 3
     assert all(below - above > 10 for above, below in itertools.pairwise(heights))  # points, the size of the letters
+
+
+def test_distributions_have_the_cumulative_shares() -> None:
+    parts = {"samples": {"shares": [0.25, 0.75]}, "tests": {"shares": [0.5, 0.5]}}
+    checks = {key: {"edges": [0.0, 1.0, 3.0], **parts} for key in "AB"}
+    source = plots.distributions(checks, STYLES, "ink")
+    assert {"A", "B", "test images", "ink"} <= {*texts(source)}
+    lines = [element.get("d") for element in tree(source).iter(f"{SVG}path") if element.get("clip-path")]
+    assert lines[0] == lines[1] != lines[2]
+    for line, share in zip(lines, (0.25, 0.25, 0.5), strict=True):
+        heights = [float(y) for y in re.findall(r"[ML] [\d.]+ ([\d.]+)", line)]
+        assert (heights[0] - heights[1]) / (heights[0] - heights[2]) == pytest.approx(share, abs=1e-4)

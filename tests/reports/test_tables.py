@@ -118,5 +118,5 @@ def test_a_group_that_lacks_a_metric_in_one_run_has_no_mean() -> None:
 
 
 def test_directions_are_those_of_metrics_in_the_table() -> None:
-    assert {*tables.HIGHER, *tables.LOWER} | {"rate", "distortion", "active_units"} == {*report.COLUMNS}
+    assert {*tables.HIGHER, *tables.LOWER} | {"rate", "distortion", "active_units", "data_copying"} == {*report.COLUMNS}
     assert not {*tables.HIGHER} & {*tables.LOWER}

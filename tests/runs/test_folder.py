@@ -173,6 +173,7 @@ def test_json_that_no_run_writes_is_named(tmp_path: Path, name: str, content: st
         ("evaluation.json", "standard_errors.elbo", "x"),
         ("evaluation.json", "protocol.num_samples", "x"),
         ("evaluation.json", "caveats", "none"),
+        ("evaluation.json", "predictive", {"ink": {"distance": 0.1, "p_value": 0.5, "floor": "x"}}),
     ],
 )
 def test_a_value_of_another_type_is_named(finished: Path, tmp_path: Path, name: str, key: str, value: Any) -> None:

@@ -66,6 +66,23 @@ def test_more_processes_than_cpus(config: Compose, monkeypatch: pytest.MonkeyPat
         check_config(config("trainer.devices=100"))
 
 
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["data.num_labels=100"], "data.num_labels=100 is for objective=m2, and ELBO has no use for images without"),
+        (["experiment=semi_supervised", "model.posterior.num_classes=4"], "=4, but MNIST has 10 classes: raise it, or"),
+        (["experiment=semi_supervised", "data.num_labels=95"], "a multiple of the 10 classes is needed, at most 500"),
+    ],
+    ids=str,
+)
+def test_labels_that_the_objective_cannot_use(
+    config: Compose, tmp_path: Path, overrides: list[str], sentence: str
+) -> None:
+    with pytest.raises(UserError, match=sentence):
+        train(config(*overrides), tmp_path)
+    assert not (tmp_path / "config.yaml").exists()
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_half_precision_needs_a_gpu(config: Compose) -> None:
     with pytest.raises(UserError, match=r"trainer.precision=16-mixed needs a GPU"):

@@ -13,6 +13,7 @@ from torch import Tensor
 from vaelab import checks
 from vaelab.data.loader import Loader, binarize, seeded, thresholds
 from vaelab.errors import UserError
+from vaelab.interfaces import UNSEEN
 
 BINARIZATIONS = ("none", "threshold", "static", "dynamic")
 PUBLISHED = "published"  # the binarization of files that hold binary pixels
@@ -33,6 +34,25 @@ def cut(part: Part, rows: slice) -> Part:
     """Some of the images of a part, with their labels."""
     images, labels = part
     return images[rows], None if labels is None else labels[rows]
+
+
+def balanced(labels: Tensor, count: int, seed: int) -> Tensor:
+    """Choose `count` of the labels (N,), equally many of each class: (N,), bool. The draw depends on the seed.
+
+    Raises UserError if the classes do not have so many images.
+    """
+    order = torch.randperm(len(labels), generator=seeded(torch.device("cpu"), seed, 0, 0, 1))  # not that of an epoch
+    classes, sizes = labels.unique(return_counts=True)
+    each, rest = divmod(count, len(classes))
+    if rest or each > sizes.min():
+        most = int(sizes.min()) * len(classes)
+        raise UserError(
+            f"data.num_labels={count}: a multiple of the {len(classes)} classes is needed, at most {most:,}"
+        )
+    seen = torch.zeros(len(labels), dtype=torch.bool)
+    for label in classes:
+        seen[order[labels[order] == label][:each]] = True
+    return seen
 
 
 def room(device: torch.device) -> float:
@@ -92,6 +112,7 @@ class ImageDataModule(L.LightningDataModule):
         train_size: int | None = None,  # the number of training images, the first ones; None: all but validation
         val_size: int = 5000,  # the number of validation images: the last ones of the training set
         num_classes: int | None = None,  # labels are whole numbers below it; None: any
+        num_labels: int | None = None,  # the number of training images whose labels training sees; None: all
         binarization: str = "dynamic",
         binarization_seed: int = 0,  # the seed of all static draws, a part of the protocol
         seed: int = 0,  # the seed of the order of the training images and of the dynamic draws
@@ -102,13 +123,15 @@ class ImageDataModule(L.LightningDataModule):
         train = 1 if train_size is None else train_size
         checks.whole(batch_size=batch_size, eval_batch_size=eval_batch_size, train_size=train)
         checks.whole(num_classes=1 if num_classes is None else num_classes)
-        checks.whole(0, val_size=val_size)
+        checks.whole(0, val_size=val_size, num_labels=0 if num_labels is None else num_labels)
         checks.whole(0, checks.SEEDS, binarization_seed=binarization_seed, seed=seed)
         if isinstance(image_shape, int | str) or [type(size) for size in image_shape] != 3 * [int]:
             raise UserError(f"image_shape={image_shape}: three whole numbers are needed, such as [1,28,28]")
         self.root, self.dataset, self.image_shape = Path(root).expanduser(), dataset, tuple(image_shape)
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.train_size, self.val_size, self.num_classes = train_size, val_size, num_classes
+        self.num_labels = num_labels
+        self.seen: Tensor | None = None  # (N,), bool: whether training sees the label of an image; None: all labels
         self.binarization, self.binarization_seed, self.seed, self.used = binarization, binarization_seed, seed, used
         self.splits: dict[str, Part] = {}
         self.name = ""  # the name of the data set that is used
@@ -123,11 +146,13 @@ class ImageDataModule(L.LightningDataModule):
     @property
     def protocol(self) -> dict[str, Any]:
         """The protocol of every metric: the data set, its sizes and the binarisation."""
+        chosen = {} if self.num_labels is None else {"labels": self.num_labels}
         static = "published static" if self.binarization == PUBLISHED else f"static({self.binarization_seed})"
         return {
             "dataset": self.name,
             "images": {split: len(images) for split, (images, _) in self.splits.items()},
             "binarization": {split: static if self._is_static(split) else self.binarization for split in SPLITS},
+            **chosen,
         }
 
     @property
@@ -135,7 +160,8 @@ class ImageDataModule(L.LightningDataModule):
         """The protocol in one line."""
         sizes = " / ".join(f"{n:,}" for n in self.protocol["images"].values())
         kind = self.protocol["binarization"]["test"] if self.binarization == PUBLISHED else self.binarization
-        return f"{self.name} ({sizes} images to train / validate / test), binarization {kind}"
+        labels = "" if self.num_labels is None else f", {self.num_labels:,} labels to train"
+        return f"{self.name} ({sizes} images to train / validate / test), binarization {kind}{labels}"
 
     def setup(self, stage: str | None = None) -> None:
         """Read, check, split and binarise."""
@@ -152,6 +178,11 @@ class ImageDataModule(L.LightningDataModule):
         train, val = self._split(train) if val is None else (self._first(train), val)
         for split, (images, labels) in zip(SPLITS, (train, val, test), strict=True):
             self.splits[split] = self.fixed(images, split), labels
+        labels = self.splits["train"][1]
+        if self.num_labels and labels is None:
+            raise UserError(f"data.num_labels={self.num_labels}, but {self.name} has no labels: leave it out")
+        if self.num_labels is not None and labels is not None:
+            self.seen = balanced(labels, self.num_labels, self.seed)
 
     def check_used(self, name: str) -> None:
         """Raise UserError if the run to resume or to open was trained on another data set than the one of this name."""
@@ -196,6 +227,8 @@ class ImageDataModule(L.LightningDataModule):
         trainer: Any = self.trainer
         device = trainer.strategy.root_device if trainer else torch.device("cpu")
         images, labels = self.splits[split]
+        if split == "train" and labels is not None and self.seen is not None:
+            labels = labels.where(self.seen, UNSEEN)
         if images.nbytes > room(device):
             device = torch.device("cpu")
         training = split == "train"

@@ -21,6 +21,7 @@ import torch
 from torch import Size, Tensor
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 
+from vaelab.classes import Labelled
 from vaelab.distributions import Delta, Product
 from vaelab.errors import NotOfferedError, PartsError
 from vaelab.evaluation.batches import batches
@@ -142,6 +143,8 @@ def _units(q: Distribution) -> list[bool]:
     """Whether each coordinate of the code is a unit with a density on R, unlike one-hot vectors, spheres and points."""
     if isinstance(q, Product):
         return [unit for factor in q.factors for unit in _units(factor)]
+    if isinstance(q, Labelled):
+        return [*_units(q.component_distribution), *q.sizes[1] * [False]]
     return [lies_on_vectors(q) and not isinstance(q, Delta)] * q.event_shape[0]
 
 

@@ -14,14 +14,15 @@ from vaelab.errors import NotOfferedError, UserError
 from vaelab.evaluation import annealing, report
 from vaelab.evaluation.annealing import Annealing
 from vaelab.evaluation.batches import batches
+from vaelab.evaluation.clustering import clustering_accuracy
 from vaelab.evaluation.factors import factor_metrics
 from vaelab.evaluation.gaps import refine
 from vaelab.evaluation.latent import latent_statistics
 from vaelab.evaluation.likelihood import exact_log_likelihood, importance_weighted
-from vaelab.evaluation.memorization import memorization, nearest
+from vaelab.evaluation.predictive import Predictive
 from vaelab.evaluation.representation import representation
-from vaelab.interfaces import GenerativeModel, device_of, labels, levels, likelihood_name
-from vaelab.noise import fixed_noise
+from vaelab.evaluation.samples import DISTANCES_ONLY, Sampling, of_samples
+from vaelab.interfaces import GenerativeModel, classes_of_codes, device_of, labels, levels, likelihood_name
 
 MORE = 10  # times the samples, for the images that are checked
 LOW_ESS = 10  # effective samples; with fewer, the estimate of log p(x) is probably several nats too low
@@ -40,6 +41,7 @@ class Sizes(NamedTuple):
 
 
 DEFAULT = Sizes()
+LATER: dict[str, Any] = DISTANCES_ONLY.protocol()  # keys of a protocol that older evaluations lack, with their values
 
 
 class Measurement(NamedTuple):
@@ -48,6 +50,7 @@ class Measurement(NamedTuple):
     record: dict[str, Any]  # plain data: protocol, metrics with meanings and standard errors, what is absent and why
     codes: Tensor  # (N, D), of the test images
     pairs: Tensor | None  # (32, C, H, 2 W): the samples nearest to a training image, each beside that image
+    checks: Predictive | None  # posterior predictive checks of samples
 
 
 def protocol(
@@ -58,10 +61,12 @@ def protocol(
     seed: int,
     sizes: Sizes = DEFAULT,
     ais: Annealing | None = None,
+    sampling: Sampling = DISTANCES_ONLY,
 ) -> dict[str, Any]:
     """The settings that two models must share if their metrics are to compare. num_images=None takes all test images.
 
-    Raises UserError for a setting out of its range, and for annealing (`ais`) with a model that it is not defined for.
+    Raises UserError for a setting out of its range, and for annealing (`ais`) or a fitted density with a model that it
+    is not defined for.
     """
     images = len(data.splits["test"][0])
     checks.whole(num_samples=num_samples)
@@ -73,12 +78,14 @@ def protocol(
     if ais:
         ais.check()
         annealing.check_model(model)
+    train_images = len(data.splits["train"][0])
+    sampling.check(model, min(train_images, num_images or images))
     name = likelihood_name(model.likelihood)
     if name == "Bernoulli" and data.binarization == "none":
         name = "Bernoulli (on grey levels no density)"
     return {
         "dataset": data.name,
-        "train_images": len(data.splits["train"][0]),
+        "train_images": train_images,
         "test_images": num_images or images,
         "binarization": data.protocol["binarization"]["test"],
         "likelihood": f"class-conditional {name}" if model.num_classes else name,
@@ -87,6 +94,7 @@ def protocol(
         "seed": seed,
         "sizes": sizes._asdict(),
         "ais": ais._asdict() if ais else None,
+        **sampling.protocol(),
         "vaelab": version("vaelab"),
     }
 
@@ -100,13 +108,14 @@ def measure(
     seed: int = 0,  # of all noise
     sizes: Sizes = DEFAULT,
     ais: Annealing | None = None,  # bounds by annealed importance sampling, if given
+    sampling: Sampling = DISTANCES_ONLY,  # what is measured of samples
 ) -> Measurement:
     """Measure a model on test images, with progress bars. The record gives a reason for each metric that is absent.
 
     Raises UserError as `protocol` does.
     """
     started = time.perf_counter()
-    agreed = protocol(model, data, num_samples, num_images, seed, sizes, ais)
+    agreed = protocol(model, data, num_samples, num_images, seed, sizes, ais, sampling)
     device = device_of(model)
     x, classes = data.images("test", agreed["test_images"], device)
     few_x, few_classes = data.images("train", sizes.probed, device)
@@ -138,14 +147,15 @@ def measure(
             absent |= dict.fromkeys(report.OF_CLASSES, "the images have no labels")
         else:
             metrics |= representation(codes, few_classes, latent.codes, classes)
-        found = factor_metrics(data, codes, latent.codes, seed)
-        metrics, errors, absent = metrics | found.metrics, errors | found.standard_errors, absent | found.absent
-    pairs = None
-    try:
-        copied, pairs = _samples(model, data, x, seed, sizes.drawn)
-        metrics |= copied
-    except NotOfferedError as error:
-        absent["sample_distance"] = str(error)
+            if classes_of_codes(model):
+                posteriors: Any = [model.infer(*part) for part in batches(x, y)]
+                clusters = torch.cat([q.mixture_distribution.logits.argmax(-1) for q in posteriors])
+                metrics["cluster_accuracy"] = clustering_accuracy(clusters, classes)
+        known = factor_metrics(data, codes, latent.codes, seed)
+        metrics, errors, absent = metrics | known.metrics, errors | known.standard_errors, absent | known.absent
+    with _bar("samples", 1, "part"):
+        found = of_samples(model, data, x, seed, sizes.drawn, sampling)
+    metrics, errors, absent = metrics | found.metrics, errors | found.errors, absent | found.absent
     for name in [name for name, value in metrics.items() if not math.isfinite(value)]:
         absent[name] = f"it is {metrics.pop(name)}"
         errors.pop(name, None)
@@ -158,11 +168,14 @@ def measure(
         "rate_per_dim": None if latent.rates is None else latent.rates.tolist(),
         "variance_per_dim": latent.variances.tolist(),
         "collapse": latent.collapse(),
-        "meanings": report.meanings(agreed, metrics),
+        "references": found.references,
+        "missing": found.missing,
+        "predictive": found.checks.record() if found.checks else None,
+        "meanings": report.meanings(agreed, metrics, found.references),
         "seconds": round(time.perf_counter() - started, 1),
         "device": str(device),
     }
-    return Measurement(record, latent.codes.cpu(), pairs)
+    return Measurement(record, latent.codes.cpu(), found.pairs, found.checks)
 
 
 def _densities(
@@ -214,22 +227,6 @@ def _annealed(model: GenerativeModel, x: Tensor, y: Tensor | None, seed: int, se
     with _bar("AIS of drawn images", 3 * settings.temperatures * len(x), "transition") as bar:
         _, lower, upper = annealing.sandwich(model, len(x), y, settings, seed, bar.update)
     return {"ais_bound": bound, "drawn_lower": lower, "drawn_upper": upper, "drawn_gap": upper - lower}
-
-
-def _samples(model: GenerativeModel, data: Any, x: Tensor, seed: int, count: int) -> tuple[dict[str, float], Tensor]:
-    """Distances of samples to training images, and the 32 nearest pairs of sample and image, (32, C, H, 2 W).
-
-    If the data are binary, samples are draws from p(x | z). If they are grey levels, samples are means of p(x | z).
-    """
-    train_x = data.pixels("train")[0]
-    y = labels(model, torch.arange(count, device=x.device) % max(model.num_classes, 1))
-    with fixed_noise(x.device, seed):
-        density = model.sample(count, y)
-        samples = density.mean if data.binarization == "none" else density.sample()
-    distances, index = nearest(samples, train_x)
-    first = distances.argsort()[:32]
-    pairs = torch.cat([samples[first].cpu(), train_x[index[first].cpu()].float().div(255)], dim=-1)
-    return memorization(distances, nearest(x[:count], train_x)[0]), pairs
 
 
 def _standard_error(values: Tensor) -> float:

@@ -53,6 +53,7 @@ METRICS = {
     "representation": {
         "linear_accuracy": "accuracy on test images of a logistic regression on codes",
         "knn_accuracy": "accuracy on test images of the five nearest training codes",
+        "cluster_accuracy": "accuracy on test images of the class with the largest q(y|x), classes matched one to one",
         "silhouette": "how far apart the classes lie in code space, -1 to 1",
         "kmeans_accuracy": "accuracy on test images of k-means clusters, if the best class is given to each cluster",
         "kmeans_nmi": "normalised mutual information of these clusters and the classes, 0 to 1",
@@ -74,19 +75,40 @@ METRICS = {
         "test_distance": f"{PIXELS}, the same distance of a test image",
         "nearer_share": "share of samples nearer than 95 % of the test images; above 0.05 hints at copies",
     },
+    "quality of the samples": {
+        "frechet_distance": "Fréchet distance of the features of {samples:,} samples and {test_images:,} test images",
+        "kernel_distance": "MMD^2 of the same features, cubic kernel; ± is over disjoint subsets",
+        "precision": "share of samples near a test image, by its 3 nearest test images",
+        "recall": "share of test images near a sample, by its 3 nearest samples",
+        "density": "how many test images a sample is near to, by their 5 nearest test images; real images have about 1",
+        "coverage": "share of test images with a sample nearer than their 5th nearest test image",
+        "confidence": "probability of the class that the classifier names, mean over samples",
+        "class_kl": "nats, KL(classes of the samples || classes of the test images), as the classifier names them",
+        "missing_classes": "classes with less than a tenth of their share among the samples",
+    },
+    "copies and posterior predictive checks": {
+        "data_copying": "C_T, z-score of distances to training images; below -3: copies or smooth, above 3: too far",
+        "data_copying_features": "the same in the features; below -3: copies, above 3: too far",
+        "authenticity": "share of samples that are no noisy copies of a training image; 0 for copies",
+        "predictive_distance": "largest difference D of a statistic of samples and of test images, 0 to 1",
+        "predictive_p": "p-value of all posterior predictive checks together",
+    },
 }
+REFERENCES = {"real": "training images", "noise": "noise", "test": "test images"}
 OF_CLASSES = tuple(METRICS["representation"])  # the metrics that images without labels do not have
 LABELS = {"log_likelihood": "IW bound"}  # in tables, because this metric is not log p(x) itself
 HEADINGS = {  # of narrow columns; a CSV file has the names of the metrics
     **LABELS, "exact_log_likelihood": "exact log p", "bits_per_dim": "bits/dim", "squared_error": "sq. error",
     "active_units": "units", "linear_accuracy": "linear", "knn_accuracy": "k-NN", "kmeans_accuracy": "k-means",
+    "frechet_distance": "Fréchet", "data_copying": "C_T", "predictive_distance": "max D",
     "mig": "MIG", "dci_disentanglement": "DCI", "factor_vae_score": "FactorVAE", "udr": "UDR",
 }  # fmt: skip
 # Settings in which runs of several seeds may differ: data.used names the data set, whatever was asked for
 OF_A_SEED = ("seed", "data.seed", "data.root", "data.dataset", "resume")
 COLUMNS = (
     *("log_likelihood", "exact_log_likelihood", "bits_per_dim", "elbo", "rate", "distortion", "squared_error"),
-    *("active_units", "linear_accuracy", "knn_accuracy", "kmeans_accuracy"),
+    *("active_units", "linear_accuracy", "knn_accuracy", "kmeans_accuracy", "frechet_distance", "precision", "recall"),
+    *("data_copying", "predictive_distance"),
     *("mig", "dci_disentanglement", "factor_vae_score", "udr"),
 )
 
@@ -119,26 +141,39 @@ def seed_groups(configs: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
 
 def protocol_line(protocol: Mapping[str, Any]) -> str:
     """The protocol in words."""
-    return (
+    line = (
         "{dataset}, {test_images:,} test images ({train_images:,} trained on), binarization {binarization}, "
         "{likelihood} likelihood, K = {num_samples:,}, noise seed {seed}".format(**protocol)
     )
+    line += f", {protocol['samples']:,} samples" if protocol.get("samples") else ""
+    return line + (f", samples of density={protocol['density']}" if protocol.get("density") else "")
 
 
-def meanings(protocol: Mapping[str, Any], names: Iterable[str]) -> dict[str, str]:
-    """The unit and the meaning of metrics, with the numbers of samples and images behind them."""
+def meanings(
+    protocol: Mapping[str, Any], names: Iterable[str], references: Mapping[str, Mapping[str, float]] | None = None
+) -> dict[str, str]:
+    """The unit and the meaning of metrics, with the numbers of samples and images behind them.
+
+    `references` are the same metrics of "real" training images, of "noise" images and of "test" images.
+    """
     images = protocol["test_images"]
-    numbers = {**protocol, **(protocol["ais"] or {})}
+    numbers = {"samples": 0, **protocol, **(protocol["ais"] or {})}
     numbers |= {name: min(images, protocol["sizes"][name]) for name in ("checked", "refined")}
     numbers["probed"] = min(protocol["train_images"], protocol["sizes"]["probed"])
     known = {name: text for section in METRICS.values() for name, text in section.items()}
-    return {name: known[name].format(**numbers) for name in names if name in known}
+    texts = {name: known[name].format(**numbers) for name in names if name in known}
+    for name in texts:
+        others = {kind: found[name] for kind, found in (references or {}).items() if name in found}
+        texts[name] += "; " * bool(others) + ", ".join(
+            f"{REFERENCES[kind]} {shown(each)}" for kind, each in others.items()
+        )
+    return texts
 
 
 def table(record: Mapping[str, Any]) -> str:
     """One evaluation: metrics with their standard errors over images, and the reasons for absent metrics."""
     metrics, errors, absent = record["metrics"], record["standard_errors"], record["absent"]
-    texts = meanings(record["protocol"], metrics)
+    texts = meanings(record["protocol"], metrics, record.get("references"))
     labels = {"log_likelihood": f"{LABELS['log_likelihood']}, K = {record['protocol']['num_samples']:,}"}
     lines = [f"protocol: {protocol_line(record['protocol'])}; ± is the standard error over images"]
     for section, names in METRICS.items():
@@ -147,15 +182,33 @@ def table(record: Mapping[str, Any]) -> str:
         for name in known:
             error = f" ± {text.rounded(errors[name], 3)}" if name in errors else ""
             lines.append(f"  {labels.get(name, name):<22}{shown(metrics[name]):>10}{error:<10}  {texts[name]}")
+    if record.get("predictive"):
+        lines += [
+            "",
+            "posterior predictive checks: samples against test images",
+            text.table(checks(record["predictive"])),
+        ]
     if record["rate_per_dim"]:
         ordered = sorted(enumerate(record["rate_per_dim"]), key=lambda item: -item[1])
         rates = [f"z_{d} {rate:.2f}" for d, rate in ordered[:10]]
         more = len(ordered) - len(rates)
         lines += ["", f"rate by dimension, nats: {', '.join(rates)}" + (f", {more} more" if more else "")]
     lines += ["", record["collapse"]] if record["collapse"] else []
+    lines += ["", record["missing"]] if record.get("missing") else []
     lines += [f"no {name}: {why}" for name, why in absent.items()]
     lines += ["", *record["caveats"]] if record.get("caveats") else []
     return "\n".join(lines)
+
+
+def checks(found: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+    """The table of posterior predictive checks, the header first: mean ± standard deviation over images, D and p."""
+    rows = [["check", "samples", "test images", "D", "p", "D of training images"]]
+    for name, check in found.items():
+        both = [check.get(of) for of in ("samples", "tests")]
+        means = [f"{of['mean']:.3g} ± {of['sd']:.2g}" if of else "–" for of in both]
+        numbers = (f"{check['distance']:.3f}", f"{check['p_value']:.3f}", f"{check['floor']:.3f}")
+        rows.append([name, *means, *numbers])
+    return rows
 
 
 def comparison(records: Mapping[str, Mapping[str, Any]], groups: Sequence[Sequence[str]], form: str = "text") -> str:
@@ -192,6 +245,7 @@ def comparison(records: Mapping[str, Mapping[str, Any]], groups: Sequence[Sequen
         rows += of_seeds(group)
     one, *more = set(protocols.values())
     notes = [f"protocol of {name}: {line}" for name, line in protocols.items()] if more else [f"protocol: {one}"]
+    notes += [f"{labels[name]}: {record['missing']}" for name, record in records.items() if record.get("missing")]
     notes += dict.fromkeys(caveat for record in records.values() for caveat in record.get("caveats", ()))
     mark = {"latex": "% ", "csv": "# "}.get(form, "")
     if form == "text":

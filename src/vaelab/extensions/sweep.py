@@ -84,7 +84,7 @@ def train(cfgs: Sequence[DictConfig], folders: Sequence[Path], contexts: Sequenc
         raise UserError(f"hydra/launcher=together: {error}{ALONE}") from error
     data = instantiate(cfgs[0].data, _convert_="all")
     data.setup()
-    runs.check_data(members[0].model, data)
+    runs.check_data(members[0].model, data, members[0].objective)
 
     for i, (cfg, member) in enumerate(zip(cfgs, members, strict=True)):
         if contexts:

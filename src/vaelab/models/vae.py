@@ -9,6 +9,7 @@ from torch import Size, Tensor, nn
 from torch.distributions import Distribution
 
 from vaelab import checks
+from vaelab.classes import WithClasses
 from vaelab.errors import UserError
 from vaelab.interfaces import made_of_posteriors
 from vaelab.trace import Trace, draw, point_estimate
@@ -82,8 +83,14 @@ class VAE(nn.Module):
         return self.likelihood(parameters.unflatten(0, z.shape[:-1]))
 
     def sample(self, num_samples: int, y: Tensor | None = None) -> Distribution:
-        """p(x | z) at `num_samples` draws z ~ p(z), batch shape (num_samples,)."""
-        return self.decode(self.prior(self.infer).sample(Size((num_samples,))), y)
+        """p(x | z) at `num_samples` draws z ~ p(z), batch shape (num_samples,).
+
+        If the codes have a class, y (num_samples,) are the classes to draw.
+        """
+        p = self.prior(self.infer)
+        if y is not None and isinstance(p, WithClasses):
+            return self.decode(p.of_classes(y))
+        return self.decode(p.sample(Size((num_samples,))), y)
 
     def _with_label(self, code: Tensor, y: Tensor | None) -> Tensor:
         if self.num_classes == 0 and y is None:

@@ -11,7 +11,7 @@ from torch import Size, Tensor, nn
 
 from vaelab import checks
 
-ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "silu": nn.SiLU}
+ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "silu": nn.SiLU, "softplus": nn.Softplus}
 NORMS = {"none": nn.Identity, "batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
 
 
@@ -20,7 +20,7 @@ def hidden_layers(
 ) -> list[nn.Module]:
     """Dense layers of widths `hidden`, each with a norm ("none", "batch", "layer") and an activation or a gate.
 
-    The activation is "relu", "tanh" or "silu". Raises UserError for an argument out of its range.
+    The activation is "relu", "tanh", "silu" or "softplus". Raises UserError for an argument out of its range.
     """
     checks.widths(hidden=hidden)
     checks.one_of(tuple(ACTIVATIONS), activation=activation)

@@ -22,6 +22,7 @@ class Objective(nn.Module):
     monitor: str = "loss"  # the term that checkpoints and schedulers watch, where lower is better
     num_samples: int = 1  # K of the trace
     scores: type = Trace  # the type that the model has to return
+    takes_labels: bool = False  # whether it gets the labels y although the model does not take them
 
     def forward(
         self, model: GenerativeModel, x: Tensor, y: Tensor | None = None, step: Tensor | None = None

@@ -2,6 +2,7 @@
 
 from vaelab.pictures.files import image, save, titled, training
 from vaelab.pictures.grids import (
+    drawn_classes,
     framed,
     grid,
     interpolation,
@@ -12,8 +13,10 @@ from vaelab.pictures.grids import (
     slerp,
 )
 from vaelab.pictures.latent import COLOURS, ae_vs_vae, codes, prior, rates, traversal
+from vaelab.pictures.predictive import predictive_checks
 
 __all__ = [
-    "COLOURS", "ae_vs_vae", "codes", "framed", "grid", "image", "interpolation", "manifold", "one_class", "prior",
-    "rates", "reconstructions", "samples", "save", "slerp", "titled", "training", "traversal",
+    "COLOURS", "ae_vs_vae", "codes", "drawn_classes", "framed", "grid", "image", "interpolation", "manifold",
+    "one_class", "predictive_checks", "prior", "rates", "reconstructions", "samples", "save", "slerp", "titled",
+    "training", "traversal",
 ]  # fmt: skip

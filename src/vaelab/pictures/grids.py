@@ -14,7 +14,7 @@ from torch.distributions import Independent
 
 from vaelab.errors import UserError
 from vaelab.evaluation.batches import floats
-from vaelab.interfaces import GenerativeModel, device_of, labels
+from vaelab.interfaces import GenerativeModel, classes_of_codes, device_of, labels
 from vaelab.noise import fixed_noise
 
 if TYPE_CHECKING:
@@ -85,25 +85,31 @@ def samples(
 ) -> Tensor:
     """E[x | z] at draws z ~ p(z) that depend on the seed alone.
 
-    A conditional model draws the class `label` if it is given, otherwise one column for each class, with at least one
+    A model with classes draws the class `label` if it is given, otherwise one column for each class, with at least one
     row.
     """
     device, y = device_of(model), None
     if label is not None:
         y = one_class(model, label).expand(count)
-    elif model.num_classes:
-        columns, count = model.num_classes, max(count // model.num_classes, 1) * model.num_classes
+    elif classes := drawn_classes(model):
+        columns, count = classes, max(count // classes, 1) * classes
         y = torch.arange(count, device=device) % columns
     with fixed_noise(device, seed):
         return grid(model.sample(count, y).mean, columns)
 
 
+def drawn_classes(model: GenerativeModel) -> int:
+    """The number of classes that a model can draw, or 0: those that it is conditioned on, or those of its codes."""
+    return model.num_classes or classes_of_codes(model)
+
+
 def one_class(model: GenerativeModel, label: int) -> Tensor:
     """A class as a 0-dim tensor. Raises UserError for a class that the model does not have."""
-    if not model.num_classes:
+    classes = drawn_classes(model)
+    if not classes:
         raise UserError(f"label={label}, but this model was trained without labels: train with model.num_classes=10")
-    if type(label) is not int or not 0 <= label < model.num_classes:
-        raise UserError(f"label={label}: the classes of this model are 0 to {model.num_classes - 1}")
+    if type(label) is not int or not 0 <= label < classes:
+        raise UserError(f"label={label}: the classes of this model are 0 to {classes - 1}")
     return torch.tensor(label, device=device_of(model))
 
 

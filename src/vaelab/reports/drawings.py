@@ -28,9 +28,10 @@ class Drawing(NamedTuple):
 def images(run: Run) -> list[Drawing]:
     """Samples of a run, and reconstructions of test images."""
     model, (x, y) = run.model, _test_images(run, SHOWN)
+    drawn = "Some samples, a column for each class" if pictures.drawn_classes(model) else "64 samples"
     return [
         _draw(
-            f"{'Some samples, a column for each class' if model.num_classes else '64 samples'}: E[x | z] at z ~ p(z)",
+            f"{drawn}: E[x | z] at z ~ p(z)",
             lambda: _grid(pictures.samples(model)),
         ),
         _draw(

@@ -13,6 +13,7 @@ from jinja2 import Environment, StrictUndefined
 
 from vaelab.errors import UserError
 from vaelab.evaluation import annealing, measure, report
+from vaelab.evaluation.predictive import MAPS, STATISTICS
 from vaelab.export.card import commands
 from vaelab.files import write_atomically
 from vaelab.reports import drawings, plots, tables
@@ -93,7 +94,8 @@ def _results(
     cells = zip(*(tables.column(groups, name) for name in columns), strict=True)
     measured = {name for entry in entries for name in entry.record["metrics"]}
     known = [name for section in report.METRICS.values() for name in section if name in measured]
-    texts = report.meanings(protocol, known)
+    references = [entry.record["references"] for entry in entries if entry.record["references"]]
+    texts = report.meanings(protocol, known, references[0] if references else None)
     pairs = {each.key: [tables.values(each, name) for name in ("rate", "distortion")] for each in groups}
     points = {key: list(zip(*pair, strict=True)) for key, pair in pairs.items() if all(pair)}
     return {
@@ -106,6 +108,7 @@ def _results(
         "panels": list(_panels(groups, curves, styles)),
         "more": metrics([curves[entry.key] for entry in entries])[MOST_CURVES:],
         "scatter": plots.rate_distortion(points, styles) if points else "",
+        "checks": _checks(groups, styles),
         "entries": entries,
         "sections": {
             section: [
@@ -147,6 +150,20 @@ def _rates(groups: Sequence[Group], styles: Mapping[str, plots.Style]) -> str:
     return plots.rates(means, styles) if means else ""
 
 
+def _checks(groups: Sequence[Group], styles: Mapping[str, plots.Style]) -> dict[str, Any] | None:
+    """The plots and the table of the posterior predictive checks of the first run of each group that has them."""
+    found = {each.key: each.entries[0].record["predictive"] for each in groups if each.entries[0].record["predictive"]}
+    names = [name for name in STATISTICS | MAPS if found and all(name in checks for checks in found.values())]
+    each = {name: {key: checks[name] for key, checks in found.items()} for name in names}
+    rows = [(name.replace("_", " "), (STATISTICS | MAPS)[name], list(checks.values())) for name, checks in each.items()]
+    panels = [
+        (plots.distributions(checks, styles, (words := name.replace("_", " "))), words, STATISTICS[name])
+        for name, checks in each.items()
+        if all(check.get(part) for check in checks.values() for part in ("edges", "samples", "tests"))
+    ]
+    return {"keys": list(found), "panels": panels, "rows": rows} if names else None
+
+
 def _units(record: Mapping[str, Any]) -> str:
     """How many units of a code are active, in words, with the names of the collapsed ones and the remedies."""
     if "active_units" not in record["metrics"]:
@@ -156,10 +173,11 @@ def _units(record: Mapping[str, Any]) -> str:
 
 
 def _caveats(entry: Entry) -> list[str]:
-    """The caveats of a run, without the local folder in which a data set is missing."""
+    """The caveats of a run, without the local folder in which a data set is missing, and the classes it lacks."""
     cfg: Any = entry.run.cfg
     data = {**cfg.data, "dataset": cfg.data.used}
-    return find_caveats(entry.run.model, {**cfg, "data": data}, entry.record["metrics"])
+    missing = [entry.record["missing"]] if entry.record["missing"] else []
+    return find_caveats(entry.run.model, {**cfg, "data": data}, entry.record["metrics"]) + missing
 
 
 def _by_text(texts: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:
@@ -192,6 +210,7 @@ def _repeat(entry: Entry) -> dict[str, Any]:
     words = [f"num_samples={protocol['num_samples']}", f"seed={protocol['seed']}"]
     if protocol["test_images"] < len(entry.run.data.splits["test"][0]):
         words.append(f"num_images={protocol['test_images']}")
+    words += [f"{name}={protocol[name]}" for name in ("samples", "density") if protocol.get(name)]
     words += _changed("sizes", protocol["sizes"], measure.DEFAULT._asdict())
     if protocol["ais"]:
         words += ["ais=true", *_changed("annealing", protocol["ais"], annealing.DEFAULT._asdict())]

@@ -3,6 +3,7 @@
 import base64
 import io
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 from matplotlib import rc_context
@@ -114,6 +115,26 @@ def rates(values: Mapping[str, Sequence[float]], styles: Mapping[str, Style]) ->
         axes.set_xticks([tick for tick in MaxNLocator(integer=True).tick_values(1, most) if 1 <= tick <= most])
         _label(axes, {key: max(rate) for key, rate in values.items()}, styles, 0.02)
         return address(figure)
+
+
+def distributions(checks: Mapping[str, Mapping[str, Any]], styles: Mapping[str, Style], name: str) -> str:
+    """The shares of samples at or below each value of a statistic by key, and those of test images, of the first key.
+
+    The curve of the test images has the colour of the text.
+    """
+    with rc_context(STYLE):
+        figure, axes = _axes()
+        for key, check in checks.items():
+            axes.plot(*_cumulative(check, "samples"), label=key, **styles[key].line())
+        axes.plot(*_cumulative(next(iter(checks.values())), "tests"), label="test images", color=INK, linewidth=1)
+        axes.set(xlabel=name, ylabel="share of images at or below", ylim=(0, 1.02))
+        axes.legend(loc="lower right", frameon=False, fontsize=9, ncols=1 + len(checks) // 8)
+        return address(figure)
+
+
+def _cumulative(check: Mapping[str, Any], of: str) -> tuple[list[float], list[float]]:
+    """The edges of the bins, and the shares below them."""
+    return check["edges"], [0.0, *accumulate(check[of]["shares"])]
 
 
 def _axes() -> tuple[Figure, Axes]:

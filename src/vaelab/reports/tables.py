@@ -14,9 +14,9 @@ from vaelab.text import plain, rounded
 # A metric with no better direction, such as the rate, is in neither of them
 HIGHER = (
     *("log_likelihood", "exact_log_likelihood", "elbo", "linear_accuracy", "knn_accuracy", "kmeans_accuracy"),
-    *("mig", "dci_disentanglement", "factor_vae_score", "udr"),
+    *("mig", "dci_disentanglement", "factor_vae_score", "udr", "precision", "recall"),
 )
-LOWER = ("bits_per_dim", "squared_error")
+LOWER = ("bits_per_dim", "squared_error", "frechet_distance", "predictive_distance")
 MOST_SHOWN = 3  # settings in the name of a group
 LAST = re.compile(r"[^.]*(\.\d+)*$")  # the last part of a dotted key, with the numbers of lists
 

@@ -57,7 +57,7 @@ def find_caveats(
     elif (cfg.get("objective") or {}).get("_target_") == "vaelab.objectives.Reconstruction":
         found.append(
             "Training does not fit the codes of an autoencoder to the prior, so samples of the prior are noise: "
-            "generate.py kind=samples density=gmm (or density=flow) fits a density to the codes."
+            "generate.py kind=samples density=gmm (or flow, two_stage) fits a density to the codes."
         )
     measured = metrics or {}
     if (share := measured.get("low_ess_share", 0.0)) > MOST_LOW_ESS:

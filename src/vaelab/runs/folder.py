@@ -46,7 +46,12 @@ MOST_JSON, MOST_PNG = 10**7, 10**8  # bytes
 ELSEWHERE = ("hydra", "resume", "trust", "logger", "name")  # overrides that say nothing about the result
 LARGEST = 1e100  # a number of a run is smaller
 # What an earlier version did not write to evaluation.json
-LATER: dict[str, Any] = {"caveats": [], "absent": {}, "variance_per_dim": [], "rate_per_dim": None, "collapse": None}
+LATER: dict[str, Any] = {
+    **{"caveats": [], "absent": {}, "variance_per_dim": [], "rate_per_dim": None, "collapse": None},
+    **{"references": {}, "missing": None, "predictive": None},
+}
+HISTOGRAM = ({"mean": float, "sd": float, "shares": [float]},)
+CHECK = {**dict.fromkeys(("distance", "p_value", "floor"), float), **dict.fromkeys(("samples", "tests"), HISTOGRAM)}
 # What the rest of the package reads from each file: the type of each value, a list of one form, a dict with a form for
 # each key, and a tuple with the form of a value that can be missing or null. float is a finite number, and ... stands
 # for all other keys
@@ -59,7 +64,7 @@ FORMS: dict[str, Any] = {
         "steps": int,
     },
     "evaluation.json": {
-        "protocol": {"num_samples": int, "test_images": int},
+        "protocol": {"num_samples": int, "test_images": int, "samples": (int,)},
         "metrics": {...: float},
         "standard_errors": {...: float},
         "caveats": [str],
@@ -67,6 +72,9 @@ FORMS: dict[str, Any] = {
         "variance_per_dim": [float],
         "rate_per_dim": ([float],),
         "collapse": (str,),
+        "references": {...: {...: float}},
+        "missing": (str,),
+        "predictive": ({...: {**CHECK, "edges": ([float],)}},),
     },
     "run.json": {
         "starts": [
@@ -276,7 +284,7 @@ def finish(
     content = {
         "protocol": protocol,
         "unit": "nats per image: sums over pixels and latent dimensions, means over images; squared_error in squared "
-        "pixel values, perplexity in codes, principal_angle in degrees",
+        "pixel values, perplexity in codes, principal_angle in degrees, accuracy a share of the images",
         "weights": {"train": "changing, over the last epoch", "val": weights, "test": weights, "step": step}
         if "train" in metrics
         else {"val": weights, "test": weights, "step": step},

@@ -19,6 +19,7 @@ from vaelab.runs.log import shown
 from vaelab.runs.preflight import check_data
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
     from vaelab.data import ImageDataModule
@@ -47,18 +48,9 @@ def open_run(
     data settings, its data are shared. Raises UserError as `load_run` does, for a device that this machine does not
     have, and for data that the run was not trained on.
     """
-    import torch
-
-    from vaelab.training.threads import tune
-
     if not isinstance(folder, str) or not folder:
         raise UserError(f"run={folder}: the folder of a finished run is needed, such as run=logs/RUN")
-    gpu = torch.cuda.is_available()
-    checks.one_of(("auto", "cpu", "cuda"), device=device)
-    if device == "cuda" and not gpu:
-        raise UserError(f"device=cuda, but torch {torch.__version__} finds no GPU on this machine: use device=cpu")
-    where = torch.device("cuda" if gpu and device != "cpu" else "cpu")
-    tune(where)
+    where = find_device(device)
     model = load_run(folder, trust).to(where)
     path = Path(folder).expanduser()
     cfg = read_config(path, trust=trust)
@@ -78,6 +70,21 @@ def open_run(
     cfg.data.used = used
     check_data(model, data)
     return Run(path, cfg, model, data)
+
+
+def find_device(name: str) -> "torch.device":
+    """The device auto, cpu or cuda, with the settings that make a CPU faster. Raises UserError if there is none."""
+    import torch
+
+    from vaelab.training.threads import tune
+
+    gpu = torch.cuda.is_available()
+    checks.one_of(("auto", "cpu", "cuda"), device=name)
+    if name == "cuda" and not gpu:
+        raise UserError(f"device=cuda, but torch {torch.__version__} finds no GPU on this machine: use device=cpu")
+    device = torch.device("cuda" if gpu and name != "cpu" else "cpu")
+    tune(device)
+    return device
 
 
 def load_run(folder: str | Path, trust: Sequence[str] = ()) -> Any:

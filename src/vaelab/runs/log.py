@@ -126,4 +126,4 @@ def summary(metrics: dict[str, float], data: str) -> str:
         return [f"{name} {metrics[f'test/{name}']:.2f}" for name in names if f"test/{name}" in metrics]
 
     nats = ", ".join(terms("elbo", "bound", "loss", "rate", "distortion"))
-    return ", ".join([f"test {nats} nats per image", *terms("squared_error", "perplexity")]) + f" on {data}"
+    return ", ".join([f"test {nats} nats per image", *terms("squared_error", "perplexity", "accuracy")]) + f" on {data}"

@@ -115,8 +115,13 @@ def check_config(cfg: DictConfig) -> None:
     check_arguments(cfg)
 
 
-def check_data(model: "GenerativeModel", data: "ImageDataModule") -> None:
-    """Raise UserError for a model of images of another shape, or of fewer classes, or of labels that are not there."""
+def check_data(model: "GenerativeModel", data: "ImageDataModule", objective: Any = None) -> None:
+    """Raise UserError for a model of images of another shape, or of fewer classes, or of labels that are not there.
+
+    In training also for an objective that does not use the labels as the data give them.
+    """
+    from vaelab.interfaces import classes_of_codes
+
     if tuple(model.image_shape) != data.image_shape:
         raise UserError(
             f"model.image_shape={list(model.image_shape)} does not fit the images of {data.name}, "
@@ -133,6 +138,16 @@ def check_data(model: "GenerativeModel", data: "ImageDataModule") -> None:
     labels = 1 + max((int(y.max()) for _, y in data.splits.values() if y is not None and len(y)), default=0)
     if 0 < model.num_classes < labels:
         raise UserError(f"model.num_classes={model.num_classes}, but {data.name} has {labels} classes")
+    if objective is None:
+        return
+    if data.num_labels is not None and not objective.takes_labels:
+        what = f"data.num_labels={data.num_labels} is for objective=m2"
+        raise UserError(f"{what}, and {type(objective).__name__} has no use for images without labels: leave it out")
+    if objective.takes_labels and data.num_labels != 0 and classes_of_codes(model) < labels:
+        raise UserError(
+            f"model.posterior.num_classes={classes_of_codes(model)}, but {data.name} has {labels} classes: raise it, "
+            "or set data.num_labels=0 to train without labels"
+        )
 
 
 def check_callbacks(cfg: DictConfig, callbacks: Sequence[Any], model: "GenerativeModel") -> None:

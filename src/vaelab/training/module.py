@@ -82,7 +82,7 @@ class VAEModule(L.LightningModule):
     def terms(self, batch: Batch, step: Tensor | None) -> dict[str, Tensor]:
         """The objective's terms {name: (B,)} after `step` optimiser steps. With None, schedules are at their end."""
         x, y = (batch, None) if isinstance(batch, Tensor) else batch
-        inputs = (self.model, x, labels(self.model, y), step)
+        inputs = (self.model, x, y if self.objective.takes_labels else labels(self.model, y), step)
         if self._scores and self.training:
             try:
                 return self._scores(*inputs)

@@ -64,7 +64,8 @@ def rehearse(model: Any, objective: Objective) -> tuple[str, ...]:
     """
     model, objective = copy.deepcopy((model, objective))
     x = torch.zeros(2, *model.image_shape)
-    y = labels(model, torch.zeros(2, dtype=torch.long))
+    zeros = torch.zeros(2, dtype=torch.long)
+    y = zeros if objective.takes_labels else labels(model, zeros)
     parts = [(name, part) for name, part in model.named_children() if name in ("posterior", "prior", "likelihood")]
     names = ", ".join(f"{name} {type(part).__name__}" for name, part in parts) or "no parts"
     pair = f"objective {type(objective).__name__} does not go with {type(model).__name__} ({names})"

@@ -1,0 +1,60 @@
+"""Train the classifier in whose features samples are measured: `python classify.py data=NAME`; `--help` says more."""
+
+import os
+import platform
+import shlex
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from vaelab import checks, cli
+from vaelab.errors import UserError
+
+
+def classify(cfg: DictConfig, _: Path) -> None:
+    """Train a classifier of a data set, if there is none yet, and print its accuracy on the test images."""
+    from hydra.utils import instantiate
+    from tqdm import tqdm
+
+    from vaelab import runs
+    from vaelab.data import cache
+    from vaelab.evaluation import classifier
+
+    checks.whole(epochs=cfg.epochs)
+    checks.whole(0, checks.SEEDS, seed=cfg.seed)
+    device = runs.find_device(cfg.device)
+    data = instantiate(cfg.data, _convert_="all")
+    data.setup()
+    path = Path(cfg.output).expanduser() if cfg.output else classifier.place(data, cache.folder())
+    if cfg.output and (path.suffix != ".safetensors" or not os.access(path.absolute().parent, os.W_OK)):
+        raise UserError(f"output={cfg.output}: a file that ends in .safetensors, in a folder that can be written to")
+    (x, y), (test_x, test_y) = data.read()[1:3]
+    if y is None or test_y is None:
+        raise UserError(f"the images of {data.name} have no labels, so no classifier can be trained on them")
+    if cfg.output or not path.is_file():
+        print(f"training on {len(x):,} images of {data.name}", flush=True)
+        with tqdm(total=cfg.epochs * len(x), desc="training", unit="image", leave=False, disable=None) as bar:
+            model = classifier.fit(x.to(device), y.to(device), cfg.epochs, cfg.seed, bar.update)
+        record = {
+            "command": shlex.join(["python", *sys.argv]),
+            "dataset": data.name,
+            "images": {"train": len(x), "test": len(test_x)},
+            "image_shape": list(data.image_shape),
+            "epochs": cfg.epochs,
+            "seed": cfg.seed,
+            "accuracy": classifier.accuracy(model, test_x.to(device), test_y.to(device)),
+            "device": str(device),
+            "versions": {"vaelab": version("vaelab"), "torch": version("torch"), "python": platform.python_version()},
+        }
+        classifier.save(model, path, record)
+    model, record = classifier.load(path)
+    found = classifier.accuracy(model.to(device), test_x.to(device), test_y.to(device))
+    shares = ", ".join(f"{share:.2%} ({kind})" for kind, share in found.items())
+    print(f"{runs.shown(path)}: a classifier of {record['dataset']}, {record['epochs']} epochs")
+    print(f"right on {len(test_x):,} test images of {data.name}: {shares}")
+
+
+if __name__ == "__main__":
+    cli.main(classify, Path(__file__).parent / "configs", "classify")

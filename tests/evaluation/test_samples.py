@@ -1,0 +1,114 @@
+"""Samples are drawn as the data need it, from the prior or from a fitted density, and measured."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import refused
+from oracle import LinearGaussian
+from torch import Tensor, nn
+from torch.distributions import Bernoulli, Distribution, Independent, Normal
+
+from vaelab.errors import NotOfferedError
+from vaelab.evaluation import classifier, densities
+from vaelab.evaluation.report import METRICS
+from vaelab.evaluation.samples import DISTANCES_ONLY, Sampling, draw, of_samples
+
+
+class Stub(nn.Module):
+    """A model of a conditional class: the images of class k have pixels that are 1 with the probability k / 10."""
+
+    num_classes, prior = 4, None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.asked = nn.Parameter(torch.zeros(1)), [0][:0]
+
+    def sample(self, count: int, y: Tensor) -> Distribution:
+        self.asked.append(count)
+        return Independent(Bernoulli((y / 10).view(-1, 1, 1, 1).expand(-1, 1, 2, 2)), 3)
+
+
+def test_all_classes_are_drawn_in_turn() -> None:
+    model, torch_state = Stub(), torch.get_rng_state()
+    grey, binary = SimpleNamespace(binarization="none"), SimpleNamespace(binarization="dynamic")
+    means = draw(model, grey, 10, seed=0, size=4)
+    assert model.asked == [4, 4, 2]
+    assert means[:, 0, 0, 0].tolist() == pytest.approx([0, 0.1, 0.2, 0.3, 0, 0.1, 0.2, 0.3, 0, 0.1])
+    drawn = draw(model, binary, 4000, seed=0)
+    assert set(drawn.unique().tolist()) == {0, 1}
+    assert drawn.view(1000, 4, 4).mean((0, 2)).tolist() == pytest.approx([0, 0.1, 0.2, 0.3], abs=0.03)
+    assert torch.equal(draw(model, binary, 4000, seed=0), drawn)
+    assert not torch.equal(draw(model, binary, 4000, seed=1), drawn)
+    assert torch.equal(torch_state, torch.get_rng_state())
+
+
+class Data:
+    """Images of the oracle."""
+
+    binarization = "none"
+
+    def __init__(self, x: Tensor) -> None:
+        self.x = x
+
+    def pixels(self, split: str) -> tuple[Tensor, None]:
+        return self.x, None
+
+    def images(self, split: str, count: int, device: object) -> tuple[Tensor, None]:
+        return self.x[:count], None
+
+    def train_dataloader(self) -> list:
+        return [(part, None) for part in self.x.split(100)]
+
+
+def test_a_fitted_density_mends_a_wrong_prior() -> None:
+    oracle = LinearGaussian()
+    model, data = oracle.vae(exact=True), Data(oracle.images(600))
+    model.prior = wrong = densities.Fitted(Independent(Normal(torch.full((2,), 9.0), 1.0), 1))
+    test = oracle.images(300)
+    far = of_samples(model, data, test, 0, 100, DISTANCES_ONLY).metrics
+    found = of_samples(model, data, test, 0, 100, Sampling(density="gmm"))
+    assert found.metrics["sample_distance"] < far["sample_distance"] / 2
+    assert model.prior is wrong  # as it was
+    assert found.references == {}
+
+
+def test_a_model_that_cannot_be_sampled_from() -> None:
+    def sample(*_: object) -> None:
+        raise NotOfferedError("nothing to sample from")
+
+    model, data = LinearGaussian().vae(exact=True), Data(torch.zeros(30, 1, 2, 3))
+    model.sample = sample
+    found = of_samples(model, data, data.x, 0, 10, DISTANCES_ONLY)
+    assert found.absent == {"sample_distance": "nothing to sample from"}
+    assert (found.metrics, found.pairs) == ({}, None)
+    found = of_samples(model, data, data.x, 0, 10, Sampling(20, None, classifier.Classifier()))
+    assert found.absent.keys() == {"sample_distance", "frechet_distance"}
+
+
+def test_quality_is_measured_with_the_classifier() -> None:
+    torch.manual_seed(0)
+    model, data = Stub(), Data(torch.rand(40, 1, 8, 8).round())
+    model.sample = lambda count, _: Independent(Bernoulli(torch.full((count, 1, 8, 8), 0.5)), 3)  # type: ignore
+    found = of_samples(model, data, data.x[:25], 0, 10, Sampling(30, None, classifier.Classifier().eval()))
+    assert {"sample_distance", "frechet_distance", "missing_classes"} <= found.metrics.keys()
+    quality, copies = {*METRICS["quality of the samples"]}, {"data_copying", "data_copying_features", "authenticity"}
+    assert found.references["noise"].keys() == quality
+    assert found.references["real"].keys() == quality | {"predictive_distance"}
+    assert found.references["test"].keys() <= copies
+    assert found.metrics.keys() == quality | copies | {"predictive_distance", "predictive_p", *METRICS["samples"]}
+    assert found.checks is not None
+    assert len(found.checks.samples["ink"]) == 30
+    assert found.pairs is not None
+    assert len(found.pairs) == 10
+
+
+def test_settings_are_checked() -> None:
+    model = LinearGaussian().vae(exact=True)
+    Sampling(20, "flow").check(model, 20)
+    assert "samples=19: quality is measured with at least 20" in refused(Sampling(19).check, model, 100)
+    assert "samples=50: quality is measured with at least 20" in refused(Sampling(50).check, model, 19)
+    assert "samples=-1: a whole number" in refused(Sampling(-1).check, model, 50)
+    assert "density=kde: choose one of None, gmm, flow" in refused(Sampling(0, "kde").check, model, 50)
+    model.prior = None
+    assert "maps of indices" in refused(Sampling(0, "gmm").check, model, 50)
