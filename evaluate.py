@@ -141,7 +141,7 @@ def rank(run: "Run", images: "Images", num_samples: int, most: int, seed: int) -
     from vaelab import pictures, runs
     from vaelab.evaluation.strangeness import strangeness
     from vaelab.files import write_atomically
-    from vaelab.interfaces import device_of
+    from vaelab.interfaces import device_of, name_of_image
 
     test, _ = run.data.images("test", most, device_of(run.model))
     x = run.data.fixed(images.pixels, "test").to(test.device).float().div(255)
@@ -152,7 +152,7 @@ def rank(run: "Run", images: "Images", num_samples: int, most: int, seed: int) -
         return
     path = run.folder / "strangeness.csv"
     write_atomically(path, found.table(images.names).encode())
-    title = "The strangest images in order, each with E[x | z] on the right"
+    title = f"The strangest images in order, each with {name_of_image(run.model)} on the right"
     drawn = pictures.framed(pictures.reconstructions(run.model, x[found.order[:32]]), title)
     about = f"{run.folder.name}: {run.data.description}"
     pictures.save(drawn, run.folder / "pictures" / "strangest.png", shlex.join(["python", *sys.argv]), about)

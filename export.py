@@ -16,6 +16,7 @@ def export(cfg: DictConfig, _: Path) -> None:
 
     from vaelab import export as exports
     from vaelab import runs
+    from vaelab.interfaces import code_prior
 
     torch.distributions.Distribution.set_default_validate_args(False)  # its checks cannot be traced
     if not isinstance(cfg.run, str) or not cfg.run:
@@ -41,8 +42,10 @@ def export(cfg: DictConfig, _: Path) -> None:
     print(f"exporting {runs.shown(run)}, {type(model).__name__}", flush=True)
     graphs = exports.graphs(model)
     page = {"page.html": exports.page(model, data, graphs, config.get("name", "model"))} if data else {}
+    prior = run / runs.PRIOR
     files = {
         "model.safetensors": exports.weights(model),
+        **({runs.PRIOR: prior.read_bytes()} if code_prior(model) else {}),
         **{name: graph.content for name, graph in graphs.items()},
         **exports.pictures(run),
         **page,
@@ -54,8 +57,9 @@ def export(cfg: DictConfig, _: Path) -> None:
         print(f"{len(content) / 1e3:8,.0f} kB  {runs.shown(output / name)}")
     for name, graph in graphs.items():
         print(f"{name} differs from torch by {graph.difference:.1e} at most, in batches of 1 and 7")
-    if "encoder.onnx" not in graphs:
-        print(f"no encoder.onnx: {exports.NO_MEAN}")
+    for name, why in (("encoder.onnx", exports.NO_MEAN), ("decoder.onnx", exports.NO_IMAGE)):
+        if name not in graphs:
+            print(f"no {name}: {why}")
 
 
 if __name__ == "__main__":

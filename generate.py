@@ -76,19 +76,20 @@ def check(cfg: DictConfig, chosen: list[str]) -> None:
 def draw(cfg: DictConfig, run: "Run", *others: "Run") -> Any:
     """The picture: a matplotlib Figure, or the frames of an animation."""
     from vaelab import pictures, runs
-    from vaelab.interfaces import labels
+    from vaelab.interfaces import labels, name_of_image
 
     model, given = run.model, "" if cfg.label is None else f", class {cfg.label}"
+    image = name_of_image(model, given)
     match cfg.kind:
         case "samples":
             picture, source = samples(cfg, run)
             classes = range(pictures.drawn_classes(model) if cfg.label is None else 0)
-            title, axis = f"Samples: E[x | z{given}], z from {source}", "class" if classes else ""
+            title, axis = f"Samples: {image}, z from {source}", "class" if classes else ""
             return pictures.framed(picture, title, columns=[str(k) for k in classes], xlabel=axis)
         case "reconstructions":
             x, y = images(run, cfg.seed, cfg.num or 32)
             pairs = pictures.reconstructions(model, x, labels(model, y))
-            return pictures.framed(pairs, "Test images, each with E[x | z] at its code on the right")
+            return pictures.framed(pairs, f"Test images, each with {image} at its code on the right")
         case "interpolation":
             return pictures.interpolation(model, *images(run, cfg.seed), cfg.num or 5)
         case "traversal":
@@ -97,7 +98,7 @@ def draw(cfg: DictConfig, run: "Run", *others: "Run") -> Any:
         case "manifold":
             steps = [f"{(i + 0.5) / 20:.1%}" for i in range(20)]
             return pictures.framed(
-                pictures.manifold(model, len(steps), cfg.label), f"E[x | z{given}] at the prior's quantiles",
+                pictures.manifold(model, len(steps), cfg.label), f"{image} at the prior's quantiles",
                 steps[::-1], steps, xlabel="$z_0$, by quantile of its prior", ylabel="$z_1$, by quantile of its prior",
             )  # fmt: skip
         case "codes":

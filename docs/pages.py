@@ -19,7 +19,7 @@ from vaelab.evaluation import reproduction
 
 ROOT = Path(__file__).parent.parent
 CONFIGS, EXPERIMENTS, ROWS = ROOT / "configs", ROOT / "configs" / "experiment", ROOT / "configs" / "row"
-SCRIPTS = ("train", "evaluate", "generate", "export", "classify", "reproduce")
+SCRIPTS = ("train", "train_prior", "evaluate", "generate", "export", "classify", "reproduce")
 ADDRESS = re.compile(r"https?://[^\s,)]+[^\s,).;:]")
 
 

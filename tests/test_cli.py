@@ -26,7 +26,7 @@ from vaelab.data import files
         ("model.latent_dim=two", "model.latent_dim=two: a whole number is needed"),
         ("prior=mixture", "there is no setting prior; did you mean model/prior?"),
         ("model.prior=mixture", "model.prior=mixture: a part is chosen with a slash, model/prior=mixture"),
-        ("model=vea", "model=vea: did you mean vae? choose one of ladder, vae, vqvae"),
+        ("model=vea", "model=vea: did you mean vae? choose one of fsqvae, ladder, vae, vqvae"),
         ("experiment=tutorail", "experiment=tutorail: did you mean tutorial? choose one of "),
         ("data.binarization=dynamc", "data: binarization=dynamc: choose one of none, threshold, static, dynamic"),
         ("data.seed=-1", "data: seed=-1: a whole number, at least 0, is needed"),

@@ -54,6 +54,7 @@ ELSEWHERE = (  # commands that other tests run, that .ci/run runs, or that need 
     r"tensorboard --logdir logs$|sphinx-build -W -b html docs docs/_build$",
     rf"python train.py {SWEEPS}",
     r"python train.py '?logger=(\[tensorboard,mlflow|wandb)",
+    r"python train_prior.py run=logs/RUN$",  # tests/test_train_prior.py
     r"torchrun |srun |#!/bin/bash$|#SBATCH |python train.py trainer=ddp",
     r"python classify\.py data=",  # test_classify.py
     r"python reproduce.py row=|python benchmarks/(together|speed|evaluation|family|disentanglement)\.py",

@@ -261,6 +261,15 @@ def test_what_a_model_has_not_is_absent_with_the_reason(overrides: tuple[str, ..
         assert metrics["elbo"] <= metrics["log_likelihood"]
 
 
+def test_autoregressive_pixels_are_measured_without_a_squared_error(run: Callable[..., str]) -> None:
+    folder = run("model/likelihood=autoregressive", "model.likelihood.network.channels=4", "callbacks.pictures=null")
+    few = [f"sizes.{name}=4" for name in ("probed", "refined", "drawn", "checked", "steps")]
+    record = measured(f"run={folder}", "num_images=20", *few)
+    assert record["absent"]["squared_error"] == "E[x | z] is not known"
+    assert {"log_likelihood", "sample_distance", "refined_bound", "linear_accuracy"} <= record["metrics"].keys()
+    assert record["protocol"]["likelihood"] == "Bernoulli"
+
+
 def test_several_runs_make_a_table_with_the_spread_over_seeds(
     run: Callable[..., str], capsys: pytest.CaptureFixture
 ) -> None:

@@ -32,6 +32,7 @@ MODELS = {  # sizes of the models that are drawn
     "labelled": ("experiment=semi_supervised", "model.latent_dim=12", "model.posterior.width=8"),
     "clusters": ("experiment=gaussian_mixture_vae", "model.latent_dim=2", "model.posterior.num_classes=3"),
     "categorical": ("model.latent_dim=20", "model/posterior=categorical", "model/prior=uniform_categorical"),
+    "pixels": ("model.latent_dim=2", "model/likelihood=autoregressive", "model.likelihood.network.channels=4"),
     "vq": (
         "experiment=vq_vae",
         "model.num_embeddings=8",
@@ -120,6 +121,8 @@ PICTURES = [
     ("plane", "kind=reconstructions num=3", "reconstructions_num-3.png"),
     ("conditional", "kind=reconstructions format=svg", "reconstructions.svg"),
     ("vq", "kind=reconstructions", "reconstructions.png"),
+    ("pixels", "num=2", "samples_num-2.png"),
+    ("pixels", "kind=reconstructions num=2", "reconstructions_num-2.png"),
     ("conditional", "kind=interpolation num=2", "interpolation_num-2.png"),
     ("vq", "kind=interpolation num=2", "interpolation_num-2.png"),
     ("conditional", "kind=traversal format=svg", "traversal.svg"),

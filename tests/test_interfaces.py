@@ -55,6 +55,31 @@ def test_likelihoods_compare_by_name(likelihood: nn.Module, name: str, levels: i
     assert interfaces.levels(likelihood) == levels
 
 
+def test_a_picture_without_a_mean_shows_the_same_draw_each_time() -> None:
+    density = Independent(Normal(torch.zeros(1, 2, 2), torch.ones(1, 2, 2)), 3)
+    weights = {"parameters": lambda: iter([torch.zeros(1)])}
+    model = SimpleNamespace(likelihood=Gaussian(), **weights)
+    assert torch.equal(interfaces.image_of(model, density), torch.zeros(1, 2, 2))
+    assert interfaces.name_of_image(model) == "E[x | z]"
+    model = SimpleNamespace(likelihood=SimpleNamespace(has_mean=False), **weights)
+    state = torch.get_rng_state()
+    drawn = [interfaces.image_of(model, density) for _ in range(2)]
+    assert torch.equal(*drawn)
+    assert drawn[0].any()
+    assert torch.equal(torch.get_rng_state(), state)
+    assert interfaces.name_of_image(model, ", class 3") == "a draw of p(x | z, class 3)"
+
+
+def test_a_prior_over_indices_makes_samples() -> None:
+    vae, vq = SimpleNamespace(prior=StandardNormal(2)), SimpleNamespace(prior=None, code_prior=None, indices=len)
+    assert (interfaces.quantises(vae), interfaces.quantises(vq)) == (False, True)
+    assert (interfaces.draws_samples(vae), interfaces.draws_samples(vq)) == (True, False)
+    vq.code_prior = nn.Identity()
+    assert interfaces.draws_samples(vq)
+    assert interfaces.code_prior(vq) is vq.code_prior
+    assert interfaces.code_prior(vae) is None
+
+
 def test_learners_are_found_anywhere_in_a_module() -> None:
     objective = BetaTC()
     whole = nn.ModuleDict({"model": nn.Sequential(BernoulliAtMean((1, 2, 2)), nn.Linear(2, 2)), "objective": objective})

@@ -2,12 +2,22 @@
 
 import itertools
 import math
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from vaelab.likelihoods import Bernoulli, BernoulliAtMean, ContinuousBernoulli, DiscretizedLogistic, Gaussian, Laplace
+from vaelab.likelihoods import (
+    Autoregressive,
+    Bernoulli,
+    BernoulliAtMean,
+    ContinuousBernoulli,
+    DiscretizedLogistic,
+    Gaussian,
+    Laplace,
+)
+from vaelab.networks import PixelCNN
 
 
 def test_bernoulli_sums_to_one_over_all_binary_images() -> None:
@@ -162,3 +172,48 @@ def test_bernoulli_can_start_at_the_mean_of_the_training_images() -> None:
     restored.load_state_dict(likelihood.state_dict())
     torch.testing.assert_close(restored(torch.zeros(1, 3, 3)).mean, expected)
     assert not Bernoulli().state_dict()
+
+
+def autoregressive(image_shape: tuple = (1, 3, 3), **settings: int) -> Autoregressive:
+    return Autoregressive(image_shape, partial(PixelCNN, channels=6, kernel_size=3, num_blocks=1), **settings)
+
+
+def test_autoregressive_probabilities_of_all_binary_images_sum_to_one() -> None:
+    """For each of four codes, the sum over the 2^9 images of 3 x 3 pixels."""
+    images = torch.tensor(list(itertools.product([0.0, 1.0], repeat=9))).view(512, 1, 1, 1, 3, 3)
+    likelihood = autoregressive(features=5)
+    assert likelihood.num_parameters == 5
+    log_p = likelihood(3 * torch.randn(2, 2, 5, 3, 3)).log_prob(images)  # (512, K, B)
+    assert log_p.shape == (512, 2, 2)
+    torch.testing.assert_close(log_p.exp().sum(0), torch.ones(2, 2))
+    assert (log_p[:, 0, 0] - log_p[:, 1, 0]).abs().max() > 0.01  # the code has an effect
+
+
+def test_autoregressive_grey_levels_sum_to_one_and_nothing_lies_between_them() -> None:
+    images = torch.tensor(list(itertools.product([0.0, 0.5, 1.0], repeat=4))).view(81, 1, 2, 2)
+    likelihood = autoregressive((1, 2, 2), levels=3)
+    density = likelihood(torch.randn(8, 2, 2))
+    torch.testing.assert_close(density.log_prob(images).exp().sum(), torch.tensor(1.0))
+    assert density.log_prob(torch.full((1, 2, 2), 0.3)) == -math.inf
+    assert density.batch_shape == ()
+    assert (likelihood.levels, likelihood.compares_as) == (3, "Autoregressive (3 grey levels)")
+    assert autoregressive().compares_as == "Bernoulli"
+
+
+def test_autoregressive_draws_follow_their_probabilities() -> None:
+    """20,000 draws of 2 x 2 binary pixels: each frequency within five standard errors."""
+    images = torch.tensor(list(itertools.product([0.0, 1.0], repeat=4))).view(16, 1, 2, 2)
+    density = autoregressive((1, 2, 2))(2 * torch.randn(8, 2, 2))
+    p = density.log_prob(images).exp().detach()
+    drawn = density.sample((20_000,))
+    assert drawn.shape == (20_000, 1, 2, 2)
+    share = (drawn.flatten(1) @ torch.tensor([8.0, 4, 2, 1])).long().bincount(minlength=16) / 20_000
+    assert ((share - p).abs() < 5 * (p * (1 - p) / 20_000).sqrt()).all()
+    assert density.sample().shape == (1, 2, 2)
+
+
+def test_autoregressive_pixels_have_one_channel_and_no_mean() -> None:
+    with pytest.raises(ValueError, match=r"autoregressive pixels have one channel, and image_shape=\[3, 8, 8\]"):
+        autoregressive((3, 8, 8))
+    with pytest.raises(NotImplementedError, match="the mean of autoregressive pixels is a sum over all images"):
+        autoregressive()(torch.zeros(8, 3, 3)).mean  # noqa: B018

@@ -43,6 +43,7 @@ COMPANIONS = {  # options that an option needs
     "model/prior=classes": ["model/posterior=classes", "objective=m2"],
     "objective=m2": ["model/posterior=classes", "model/prior=classes"],
     "model=vqvae": ["objective=vq"],
+    "model=fsqvae": ["objective=vq"],
     "objective=vq": ["model=vqvae"],
 }
 TRAINERS = sorted(path.stem for path in (CONFIGS / "trainer").glob("*.yaml"))
@@ -140,7 +141,7 @@ def test_experiment(config: Compose, tmp_path: Path, experiment: str, moved: dic
     for name, epochs in (("whole", 2), ("parts", 1)):
         (tmp_path / name).mkdir()
         cfg = config(f"experiment={experiment}")
-        cfg.trainer.max_epochs = epochs
+        cfg.trainer.max_epochs, cfg.callbacks.pictures.count = epochs, 0  # pictures at the start alone
         trains(cfg, tmp_path / name)
         if name == "parts":
             resumes(tmp_path / name, epochs=2)
@@ -217,6 +218,7 @@ def test_class_conditioning_from_the_command_line(config: Compose, tmp_path: Pat
         (["model/posterior=point_mass"], "a point mass has no density, which this objective needs"),
         (["objective=factor", "optimizer=sgd"], "sets its parameters' betas, which optimizer SGD does not have"),
         (["model/prior=vampprior", "model.num_classes=10"], "has no labels for its pseudo-inputs"),
+        (["model/likelihood=autoregressive", "data.image_shape=[3,8,8]"], "autoregressive pixels have one channel"),
         (["model=vqvae", "objective=vq", "model/network=mlp"], "VQVAE quantises a feature map, which MLPEncoder lacks"),
         (["objective=capacity", "model/posterior=joint", "model/prior=joint"], "has 1 entries for 2 latents"),
         (["objective=m2"], "M2 needs codes that have a class: use model/posterior=classes model/prior=classes"),

@@ -12,6 +12,9 @@ required. The rest of the package reads each one through the function beside it.
 | `space` | distributions | the set that samples lie in, in words; R^D by default | `space` |
 | `rsample_and_log_prob` | distributions | draws a sample together with its log density | `draws_with_density` |
 | `levels` | likelihoods | the number of grey levels, if P(x) is a probability of grey levels | `levels` |
+| `has_mean` | likelihoods | False if E[x | z] is not known; pictures then show draws of p(x | z) | `has_mean` |
+| `indices(images)` | models | the index of the code at each place, (B, h, w), if codes are quantised | `quantises` |
+| `code_prior` | models | p(k) of maps of these indices, or None until train_prior.py has trained it | `code_prior` |
 | `num_classes` | priors | the number of classes y of the codes, if they have a class | `classes_of_codes` |
 | `factors` | data modules | by split, the factors (N, F) that made the images, whole numbers | `true_factors` |
 """
@@ -22,6 +25,8 @@ from typing import Any, Protocol
 import torch
 from torch import Size, Tensor, nn
 from torch.distributions import Distribution, MixtureSameFamily
+
+from vaelab.noise import fixed_noise
 
 UNSEEN = -1  # in a training batch, the label of an image whose label training does not see
 
@@ -104,6 +109,39 @@ def draws_with_density(distribution: Distribution) -> bool:
 def levels(likelihood: nn.Module) -> int | None:
     """The number of grey levels, or None if p(x) is a density or x is binary."""
     return getattr(likelihood, "levels", None)
+
+
+def has_mean(likelihood: nn.Module) -> bool:
+    """Whether E[x | z] is known."""
+    return getattr(likelihood, "has_mean", True)
+
+
+def image_of(model: GenerativeModel, density: Distribution) -> Tensor:
+    """The image that a picture shows of p(x | z): E[x | z], or a draw at fixed noise if the mean is not known."""
+    if has_mean(model.likelihood):
+        return density.mean
+    with fixed_noise(device_of(model)):
+        return density.sample()
+
+
+def name_of_image(model: GenerativeModel, given: str = "") -> str:
+    """What `image_of` returns, in words for the title of a picture. `given` is what the density has beside z."""
+    return f"E[x | z{given}]" if has_mean(model.likelihood) else f"a draw of p(x | z{given})"
+
+
+def quantises(model: GenerativeModel) -> bool:
+    """Whether the codes of a model are rows of a codebook."""
+    return hasattr(model, "indices")
+
+
+def code_prior(model: GenerativeModel) -> Any:
+    """The prior over maps of indices that train_prior.py has trained, or None."""
+    return getattr(model, "code_prior", None)
+
+
+def draws_samples(model: GenerativeModel) -> bool:
+    """Whether `model.sample` is offered: the model has a prior over codes or over their indices."""
+    return model.prior is not None or code_prior(model) is not None
 
 
 def true_factors(data: Any, split: str, count: int) -> Tensor | None:

@@ -4,7 +4,7 @@
 Constructors raise UserError for an argument out of its range.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
 from vaelab import checks, distributions, pixels
+from vaelab.errors import UserError
 
 
 class Bernoulli(nn.Module):
@@ -96,6 +97,44 @@ class DiscretizedLogistic(nn.Module):
         mu, log_scale = distributions.at_least_float32(parameters).chunk(2, dim=-3)
         log_scale = log_scale.clamp(min=self.min_log_scale)
         return Independent(pixels.QuantizedLogistic(mu.sigmoid(), log_scale), 3)
+
+
+class Autoregressive(nn.Module):
+    """Pixels that depend on those before them: p(x | z) = prod_i P(x_i | x_1, ..., x_{i-1}, z), row by row.
+
+    `network` is a factory (categories, channels of the condition) -> network such as PixelCNN, and the condition is the
+    decoder's output with `features` channels. There is no E[x | z], so pictures show draws. If the network sees many
+    pixels, it needs no code, and the posterior collapses: the variational lossy autoencoder of Chen et al. 2017,
+    https://arxiv.org/abs/1611.02731. Raises UserError for images of several channels.
+    """
+
+    has_mean = False
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],  # (1, H, W)
+        network: Callable[[int, int], nn.Module],
+        features: int = 8,
+        levels: int = 2,  # grey levels k / (levels - 1); 2: binary pixels
+    ) -> None:
+        super().__init__()
+        checks.whole(features=features)
+        checks.whole(2, levels=levels)
+        checks.widths(3, image_shape=image_shape)
+        if image_shape[0] != 1:
+            raise UserError(
+                f"autoregressive pixels have one channel, and image_shape={list(image_shape)}: choose others"
+            )
+        self.num_parameters, self.levels = features, levels
+        self.network = network(levels, features)
+
+    @property
+    def compares_as(self) -> str:
+        """Binary pixels compare with a Bernoulli likelihood, because both are probabilities of the same images."""
+        return "Bernoulli" if self.levels == 2 else f"Autoregressive ({self.levels} grey levels)"
+
+    def forward(self, parameters: Tensor) -> Distribution:
+        return pixels.AutoregressiveImage(self.network, distributions.at_least_float32(parameters), self.levels)
 
 
 class _LocationScale(nn.Module):

@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from torch import Size, Tensor
 from torch.distributions import Distribution, Independent, constraints
 
+from vaelab.errors import NotOfferedError
+
 _ONE = Size()  # the shape of a single draw
 
 
@@ -114,3 +116,40 @@ class QuantizedLogistic(Distribution):
         inside = F.logsigmoid(upper) + F.logsigmoid(-lower) + torch.log(-torch.expm1(-width))
         first, last = F.logsigmoid(upper), F.logsigmoid(-lower)
         return torch.where(value < half_bin, first, torch.where(value > 1 - half_bin, last, inside))
+
+
+class AutoregressiveImage(Distribution):
+    """Grey levels k / (L - 1), each given those before it: p(x) = prod_i P(x_i | x_1, ..., x_{i-1}, c), L = levels.
+
+    `network` has the methods `log_prob(indices, c)` and `sample(shape, c)` of maps of indices k (N, H, W), and c
+    (..., F, H, W) is its condition. The event is an image (1, H, W). A value between two levels has the probability 0.
+    A sample takes a pass for each pixel. The mean over all images is not known.
+    """
+
+    arg_constraints: ClassVar = {}
+    support = constraints.independent(constraints.unit_interval, 3)
+
+    def __init__(self, network: Any, condition: Tensor, levels: int) -> None:
+        self.network, self.condition, self.levels = network, condition, levels
+        super().__init__(condition.shape[:-3], Size((1, *condition.shape[-2:])), validate_args=False)
+
+    @property
+    def mean(self) -> Tensor:
+        raise NotOfferedError("the mean of autoregressive pixels is a sum over all images: draw samples instead")
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        batch = torch.broadcast_shapes(value.shape[:-3], self.batch_shape)
+        x = value.expand(*batch, *self.event_shape).reshape(-1, *self.event_shape[1:])  # (N, H, W)
+        indices = (x * (self.levels - 1)).round()
+        log_p = self.network.log_prob(indices.long(), self._rows(batch))
+        between = (x * (self.levels - 1) - indices).abs().amax((1, 2)) > 1e-3
+        return log_p.masked_fill(between, -torch.inf).view(batch)
+
+    def sample(self, sample_shape: Any = _ONE) -> Tensor:
+        batch = Size(sample_shape) + self.batch_shape
+        indices = self.network.sample(Size((batch.numel(), *self.event_shape[1:])), self._rows(batch))
+        return indices.to(self.condition.dtype).div(self.levels - 1).view(*batch, *self.event_shape)
+
+    def _rows(self, batch: Size) -> Tensor:
+        """The condition of each image of a batch, (N, F, H, W)."""
+        return self.condition.expand(*batch, *self.condition.shape[-3:]).reshape(-1, *self.condition.shape[-3:])

@@ -58,7 +58,7 @@ def test_flow_is_a_density_in_the_units_of_the_codes() -> None:
 
 @pytest.mark.parametrize("name", densities.DENSITIES)
 def test_the_seed_alone_decides_a_fit(name: str) -> None:
-    z, (fit, _) = two_clusters().sample((300,)), densities.DENSITIES[name]
+    z, (_, fit) = two_clusters().sample((300,)), densities.DENSITIES[name]
     settings = {"steps": 5} if name != "gmm" else {}
 
     def drawn() -> torch.Tensor:

@@ -15,9 +15,9 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from vaelab import export as exports
-from vaelab.likelihoods import Bernoulli, ContinuousBernoulli, Gaussian
+from vaelab.likelihoods import Autoregressive, Bernoulli, ContinuousBernoulli, Gaussian
 from vaelab.models import VAE, VQVAE, LadderVAE
-from vaelab.networks import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
+from vaelab.networks import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder, PixelCNN
 from vaelab.posteriors import DiagonalGaussian, FlowPosterior
 from vaelab.priors import StandardNormal
 
@@ -49,6 +49,25 @@ def onnx(graph: exports.Graph, *inputs: torch.Tensor) -> list[torch.Tensor]:
 def vq() -> nn.Module:
     parts = {"encoder": partial(ConvEncoder, channels=[4], hidden=[]), "decoder": partial(ConvDecoder, channels=[4])}
     return VQVAE(2, 5, SHAPE, likelihood=Gaussian(), **parts).eval()
+
+
+def autoregressive() -> VAE:
+    network = partial(PixelCNN, channels=4, kernel_size=3, num_blocks=1)
+    return build(likelihood=Autoregressive(SHAPE, network))
+
+
+def test_pixels_without_a_mean_have_no_decoder_and_no_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vaelab.export.onnx._graph", lambda *_: exports.Graph(b"graph", ["image"], ["code"], 2e-7))
+    model = autoregressive()
+    made = exports.graphs(model)
+    assert [*made] == ["encoder.onnx"]
+    config: Any = OmegaConf.to_container(compose_config(Path("data")), resolve=True)
+    card = exports.card(Path("nowhere"), config, model, made)
+    assert "`model.decode(z).sample()` turns" in card
+    assert f"There is no decoder: {exports.NO_IMAGE}." in card
+    assert 'InferenceSession("decoder.onnx")' not in card
+    with pytest.raises(ValueError, match=r"page=true needs decoder.onnx, but p\(x \| z\) of autoregressive pixels has"):
+        exports.check_page(model)
 
 
 def ladder() -> nn.Module:

@@ -35,6 +35,8 @@ def found(*overrides: str, used: str = "MNIST", metrics: Any = None) -> list[str
         (["model/likelihood=bernoulli_at_mean"], {}, []),
         ([], {"used": "MNIST-5k"}, [SUBSET]),
         (["experiment=vq_vae"], {}, [PRIOR]),
+        (["experiment=fsq_vae"], {}, [PRIOR]),
+        (["experiment=lossy_vae"], {}, []),
         (["experiment=autoencoder"], {}, [CODES]),
         ([], {"metrics": {"low_ess_share": 0.01}}, []),
         ([], {"metrics": {"low_ess_share": 0.011}}, [FEW]),

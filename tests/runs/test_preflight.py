@@ -95,10 +95,14 @@ def test_half_precision_needs_a_gpu(config: Compose) -> None:
         (["callbacks=[ema,swa]"], "two callbacks average the weights"),
         (["callbacks=swa", "model.encoder.norm=batch"], "callbacks=swa does not go with batch normalisation"),
         (["callbacks=[ema,metrics]", "data.val_size=0"], "callbacks=metrics measures validation images"),
+        (
+            ["model/likelihood=autoregressive", "data.binarization=none"],
+            "has two grey levels, and data.binarization=none keeps more .* or model.likelihood.levels=256",
+        ),
     ],
     ids=str,
 )
-def test_callbacks_that_do_not_go_together(
+def test_parts_that_do_not_go_with_each_other_or_with_the_data(
     config: Compose, tmp_path: Path, overrides: list[str], sentence: str
 ) -> None:
     with pytest.raises(UserError, match=sentence):

@@ -15,6 +15,7 @@ from vaelab.evaluation import annealing, report
 from vaelab.evaluation.annealing import Annealing
 from vaelab.evaluation.batches import batches
 from vaelab.evaluation.clustering import clustering_accuracy
+from vaelab.evaluation.codebook import codebook_statistics
 from vaelab.evaluation.factors import factor_metrics
 from vaelab.evaluation.gaps import refine
 from vaelab.evaluation.latent import latent_statistics
@@ -22,7 +23,16 @@ from vaelab.evaluation.likelihood import exact_log_likelihood, importance_weight
 from vaelab.evaluation.predictive import Predictive
 from vaelab.evaluation.representation import representation
 from vaelab.evaluation.samples import DISTANCES_ONLY, Sampling, of_samples
-from vaelab.interfaces import GenerativeModel, classes_of_codes, device_of, labels, levels, likelihood_name
+from vaelab.interfaces import (
+    GenerativeModel,
+    classes_of_codes,
+    device_of,
+    has_mean,
+    labels,
+    levels,
+    likelihood_name,
+    quantises,
+)
 
 MORE = 10  # times the samples, for the images that are checked
 LOW_ESS = 10  # effective samples; with fewer, the estimate of log p(x) is probably several nats too low
@@ -128,10 +138,18 @@ def measure(
     exact = exact_log_likelihood(model, x)
     if exact is not None:
         per_image["exact_log_likelihood"] = exact
-    per_image["squared_error"] = torch.cat(
-        [(model.reconstruct(*part).mean - part[0]).square().sum((1, 2, 3)) for part in batches(x, y)]
-    )
-    metrics = {name: values.mean().item() for name, values in per_image.items()}
+    if has_mean(model.likelihood):
+        per_image["squared_error"] = torch.cat(
+            [(model.reconstruct(*part).mean - part[0]).square().sum((1, 2, 3)) for part in batches(x, y)]
+        )
+    else:
+        absent["squared_error"] = "E[x | z] is not known"
+    used: dict[str, float] = {}
+    if quantises(model):
+        with _bar("use of the codes", 1, "part"):
+            used, of_codes = codebook_statistics(model, data.pixels("train")[0], x)
+        per_image |= of_codes
+    metrics = used | {name: values.mean().item() for name, values in per_image.items()}
     errors = {name: _standard_error(values) for name, values in per_image.items()}
     if "elbo" in metrics:
         with _bar("ELBO of training images", len(probed[0]), "image") as bar:

@@ -70,6 +70,14 @@ METRICS = {
         "factor_vae_score": "accuracy of a vote for the factor that images share, N = {test_images:,}, ± over batches",
         "udr": "agreement of dimensions with those of the other seeds, 0 to 1, N = {test_images:,} images",
     },
+    "codes of a VQ-VAE": {
+        "train_perplexity": "codes, exp(entropy) of their use by all training images: J if J codes are used equally",
+        "test_perplexity": "codes, the same of the test images",
+        "train_codes_used": "share of the codes that occur in all training images",
+        "test_codes_used": "share of the codes that occur in the test images",
+        "code_nats": f"{NATS}, -log p(k) of the codes k of test images, by the prior that train_prior.py has trained",
+        "code_bound": f"{NATS}, lower bound of log p(x): log p(x|z) + log p(k) at the encoder's codes",
+    },
     "samples": {
         "sample_distance": f"{PIXELS}, median distance of a sample to its nearest training image",
         "test_distance": f"{PIXELS}, the same distance of a test image",
@@ -88,7 +96,7 @@ METRICS = {
     },
     "copies and posterior predictive checks": {
         "data_copying": "C_T, z-score of distances to training images; below -3: copies or smooth, above 3: too far",
-        "data_copying_features": "the same in the features; below -3: copies, above 3: too far",
+        "data_copying_features": "the same in the features; below -3: copies, or samples between classes; above 3: too far",
         "authenticity": "share of samples that are no noisy copies of a training image; 0 for copies",
         "predictive_distance": "largest difference D of a statistic of samples and of test images, 0 to 1",
         "predictive_p": "p-value of all posterior predictive checks together",

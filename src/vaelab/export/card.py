@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from vaelab.export.files import PICTURES, pictures
-from vaelab.export.onnx import NO_MEAN, Graph
+from vaelab.export.onnx import NO_IMAGE, NO_MEAN, Graph
+from vaelab.interfaces import draws_samples, has_mean
 from vaelab.runs import find_caveats, foreign, read_json
 from vaelab.text import code, rounded
 
@@ -39,7 +40,7 @@ from vaelab import load_run
 model = load_run("this/folder"{trust})
 ```
 
-`model.encode(x{y})` turns images x ({shape}) with values from 0 to 1 into codes z. `model.decode(z{y}).mean` turns
+`model.encode(x{y})` turns images x ({shape}) with values from 0 to 1 into codes z. `model.decode(z{y}).{image}` turns
 codes into images.{more}
 
 ## ONNX
@@ -81,7 +82,10 @@ def card(run: Path, config: dict[str, Any], model: Any, made: dict[str, Graph], 
     dataset = metrics.get("protocol", {}).get("dataset", config["data"]["dataset"])
     channels, height, width = model.image_shape
     y, label = (", y", ', "label": y') if model.num_classes else ("", "")
-    use = [f'onnxruntime.InferenceSession("decoder.onnx").run(["image"], {{"code": z{label}}})']
+    image = "mean" if has_mean(model.likelihood) else "sample()"
+    use = []
+    if "decoder.onnx" in made:
+        use = [f'onnxruntime.InferenceSession("decoder.onnx").run(["image"], {{"code": z{label}}})']
     note = f"Arrays of any batch size: images x (B, {channels}, {height}, {width}) and codes z (B, {model.latent_dim})"
     note += " of float32" + (", labels y (B,) of int64." if label else ".")
     if encoder := made.get("encoder.onnx"):
@@ -89,8 +93,9 @@ def card(run: Path, config: dict[str, Any], model: Any, made: dict[str, Graph], 
         note += " `std` is the posterior's standard deviation." if "std" in encoder.outputs else ""
     else:
         note += f" There is no encoder: {NO_MEAN}."
+    note += "" if "decoder.onnx" in made else f" There is no decoder: {NO_IMAGE}."
     note += PAGE if page else ""
-    more = f" `model.sample(16{y}).mean` makes new images." if model.prior else ""
+    more = f" `model.sample(16{y}).{image}` makes new images." if draws_samples(model) else ""
     more += f" Labels y (B,) are whole numbers below {model.num_classes}." if label else ""
     return CARD.format(
         trust=f", trust={foreign(config)}" if foreign(config) else "",
@@ -107,6 +112,7 @@ def card(run: Path, config: dict[str, Any], model: Any, made: dict[str, Graph], 
             f"![{PICTURES[name]}]({name})\n*At the end of training: {PICTURES[name]}.*" for name in pictures(run)
         ),
         y=y,
+        image=image,
         shape=", ".join(map(str, ("B", *model.image_shape))),
         more=more,
         graphs="\n".join(

@@ -9,7 +9,7 @@ from torch import nn
 
 from vaelab.errors import UserError
 from vaelab.files import write_atomically
-from vaelab.runs import read_pictures
+from vaelab.runs import PRIOR, read_pictures
 
 PICTURES = {"reconstructions.png": "images beside their reconstructions", "samples.png": "samples"}  # name, caption
 
@@ -36,17 +36,18 @@ def _is_export(path: Path) -> bool:
 def write(folder: Path, files: dict[str, bytes]) -> None:
     """Replace an earlier export by these files. config.json is last, because a folder without it is not a model."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("config.json", "encoder.onnx", "page.html", *PICTURES):
+    for name in ("config.json", "encoder.onnx", "decoder.onnx", "page.html", PRIOR, *PICTURES):
         (folder / name).unlink(missing_ok=True)
     for name in sorted(files, key="config.json".__eq__):
         write_atomically(folder / name, files[name])
 
 
 def weights(model: nn.Module) -> bytes:
-    """The state dict of a model as safetensors."""
+    """The state dict of a model as safetensors, without a prior over codes, which has a file of its own."""
     from safetensors.torch import save
 
-    state = {name: weight.contiguous() for name, weight in model.state_dict().items()}
+    state = {name: weight.contiguous() for name, weight in model.state_dict().items()
+             if not name.startswith("code_prior.")}  # fmt: skip
     return save(state, {"format": "pt", "vaelab": metadata.version("vaelab")})
 
 

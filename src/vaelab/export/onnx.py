@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 from vaelab.distributions import is_factorised
 from vaelab.errors import NotOfferedError, UserError
+from vaelab.interfaces import has_mean
 
 TOLERANCE = 1e-3  # largest difference from torch; relative if the largest value is above 1
 NO_MEAN = "its posterior has no mean in closed form, and model.encode averages 64 samples"
+NO_IMAGE = "p(x | z) of autoregressive pixels has no mean in closed form, and a graph draws no samples"
 
 
 class Graph(NamedTuple):
@@ -68,8 +70,9 @@ def _has_mean(q: Any) -> bool:
 def graphs(model: Any) -> dict[str, Graph]:
     """The encoder and the decoder of a model, for any batch size. A conditional model also takes labels.
 
-    There is no encoder if q has no mean in closed form, because `encode` then averages draws. Raises UserError for a
-    part that ONNX cannot express, and for a graph that differs from torch at one image or at seven.
+    There is no encoder if q has no mean in closed form, because `encode` then averages draws, and no decoder if
+    p(x | z) has no mean. Raises UserError for a part that ONNX cannot express, and for a graph that differs from torch
+    at one image or at seven.
     """
     ink = torch.full((7, *model.image_shape), 0.13)  # the mean pixel of a digit
     x = torch.bernoulli(ink, generator=torch.Generator().manual_seed(0))
@@ -77,8 +80,9 @@ def graphs(model: Any) -> dict[str, Graph]:
     made = {}
     if _has_mean(_posterior(model, x, *labels.values())):
         made["encoder.onnx"] = _graph(encoder, model, {"image": x, **labels}, ["code", "std"])
-    z = model.encode(x, *labels.values())
-    made["decoder.onnx"] = _graph(decoder, model, {"code": z, **labels}, ["image"])
+    if has_mean(model.likelihood):
+        z = model.encode(x, *labels.values())
+        made["decoder.onnx"] = _graph(decoder, model, {"code": z, **labels}, ["image"])
     return made
 
 

@@ -15,8 +15,8 @@ from torch import Size, Tensor
 
 from vaelab.errors import NotOfferedError, UserError
 from vaelab.evaluation.batches import batches
-from vaelab.export.onnx import Graph
-from vaelab.interfaces import GenerativeModel, labels, lies_on_vectors, space
+from vaelab.export.onnx import NO_IMAGE, Graph
+from vaelab.interfaces import GenerativeModel, has_mean, labels, lies_on_vectors, space
 from vaelab.noise import fixed_noise
 from vaelab.pictures.latent import COLOURS, rates
 
@@ -32,6 +32,8 @@ def check_page(model: GenerativeModel) -> None:
     """Raise UserError unless the codes of a model are vectors of R^D, and its images are grey or coloured."""
     if model.prior is None:
         raise UserError("page=true moves codes with sliders, but a VQ-VAE's codes are rows of a codebook: leave it out")
+    if not has_mean(model.likelihood):
+        raise UserError(f"page=true needs decoder.onnx, but {NO_IMAGE}: leave it out")
     if model.image_shape[0] not in (1, 3):
         raise UserError(f"page=true shows images of 1 or 3 channels, and this model has {model.image_shape[0]}")
     with contextlib.suppress(NotOfferedError):  # a ladder with inference=bottom_up: its codes are vectors

@@ -6,36 +6,26 @@ n_j is the number of places in the batch with k = j. These moving averages are a
 van den Oord et al. 2017, https://arxiv.org/abs/1711.00937
 """
 
-from collections.abc import Callable, Sequence
-from typing import NoReturn
+from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from torch import Size, Tensor, nn
-from torch.distributions import Distribution
+from torch import Tensor, nn
 
 from vaelab import checks
-from vaelab.distributions import at_least_float32
-from vaelab.errors import NotOfferedError, UserError
-from vaelab.interfaces import feature_map
-from vaelab.models.vae import Encoder, check_shape, parameter_shape
+from vaelab.models.quantized import Decoder, QuantizedAutoencoder
+from vaelab.models.vae import Encoder
 from vaelab.trace import Quantized
 
-Decoder = Callable[[Size, Size], nn.Module]  # (D, h, w), (P*C, H, W) -> module: (N, D, h, w) -> (N, P*C, H, W)
 
-
-class VQVAE(nn.Module):
+class VQVAE(QuantizedAutoencoder):
     """A VQ-VAE: each place of the encoder's feature map takes the nearest of J codes of dimension D.
 
     If the moving count N_j of a code is small, the code restarts at a random encoder output of the batch: Dhariwal et
-    al. 2020, https://arxiv.org/abs/2005.00341. There is no prior: `prior` is None. Raises UserError if the output of a
-    network has the wrong shape, or if the encoder has no feature map.
+    al. 2020, https://arxiv.org/abs/2005.00341. Errors are those of QuantizedAutoencoder.
     """
 
-    prior = None
-    num_classes = 0
-    codebook: Tensor  # (J, D)
     usage: Tensor  # (J,), N_j, the number of places per batch
 
     def __init__(
@@ -50,79 +40,37 @@ class VQVAE(nn.Module):
         decay: float = 0.99,  # of the moving averages
         restart_below: float = 0.1,  # a code restarts if N_j is below this share of the mean count; 0: never
     ) -> None:
-        super().__init__()
         checks.whole(embedding_dim=embedding_dim, num_embeddings=num_embeddings)
         checks.one_of(("ema", "gradient"), codebook=codebook)
         checks.share(decay=decay, restart_below=restart_below)
-        checks.widths(3, image_shape=image_shape)
-        self.image_shape, self.decay, self.restart_below = Size(image_shape), decay, restart_below
-        self.encoder = encoder(self.image_shape)
-        map_shape = feature_map(self.encoder)
-        if map_shape is None:
-            needed = "model/network=conv with model.encoder.hidden=[]"
-            raise UserError(f"VQVAE quantises a feature map, which {type(self.encoder).__name__} lacks: take {needed}")
-        self.map_shape, self.code_shape = map_shape, Size((embedding_dim, *map_shape[1:]))
-        self.latent_dim = self.code_shape.numel()
-        self.project = nn.Conv2d(map_shape[0], embedding_dim, 1)
-        parameters = parameter_shape(likelihood, self.image_shape)
-        self.decoder = decoder(self.code_shape, parameters)
-        self.likelihood = likelihood
+        super().__init__(embedding_dim, image_shape, encoder, decoder, likelihood)
+        self.decay, self.restart_below = decay, restart_below
         codes = torch.randn(num_embeddings, embedding_dim)
         if codebook == "gradient":
             self.codebook = nn.Parameter(codes)
         else:
             self.register_buffer("codebook", codes)
         self.register_buffer("usage", torch.ones(num_embeddings))
-        check_shape(self.encoder, self.image_shape, Size((map_shape.numel(),)))
-        check_shape(self.decoder, self.code_shape, parameters)
 
     @torch.no_grad()
     def initialize(self, images: Tensor) -> None:
         """Set the codes to encoder outputs at random places of 256 random images of (N, C, H, W)."""
-        z = _places(self._embed(images[torch.randint(len(images), (256,), device=images.device)]))
+        z = _places(self.embed(images[torch.randint(len(images), (256,), device=images.device)]))
         order = torch.randperm(len(z), device=z.device)  # it repeats below if there are more codes than places
         self.codebook.copy_(_of_first_rank(z[order[torch.arange(len(self.codebook), device=z.device) % len(z)]]))
 
     def forward(self, x: Tensor, y: Tensor | None = None, num_samples: int = 1) -> Quantized:
-        """Encode, quantise and generate. `num_samples` has no effect. Training mode also updates the codebook."""
-        z_e = self._embed(x)
-        z_q, indices = self.quantize(z_e)
-        straight_through = z_q.detach() + (z_e - z_e.detach())  # the value of z_q, the gradient to z_e
-        likelihood = self.decode(straight_through.flatten(1))
+        """Encode, quantise and generate. Training mode also updates the codebook. `num_samples` has no effect."""
+        output = super().forward(x)
         if self.training and torch.is_grad_enabled():
-            self._move_codes(_places(z_e), indices.flatten())
-        return Quantized(z_e, z_q, indices, likelihood, self.codebook)
+            self._move_codes(_places(output.z_e), output.indices.flatten())
+        return output
 
-    def quantize(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """The nearest code to each place of z (B, D, h, w), of the same shape, and the indices (B, h, w)."""
+    def nearest(self, z: Tensor) -> Tensor:
         with torch.no_grad(), torch.autocast(z.device.type, enabled=False):
             norms = self.codebook.square().sum(1)
             nearest = torch.addmm(norms, _places(z), self.codebook.T, alpha=-2).argmin(1)
-        indices = nearest.view(z.shape[0], *z.shape[2:])
-        return F.embedding(indices, self.codebook).movedim(-1, 1), indices
-
-    def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """The quantised code, (B, D*h*w)."""
-        return self.quantize(self._embed(x))[0].flatten(1)
-
-    def reconstruct(self, x: Tensor, y: Tensor | None = None) -> Distribution:
-        """p(x | z_q), batch shape (B,)."""
-        return self.decode(self.encode(x))
-
-    def decode(self, z: Tensor, y: Tensor | None = None) -> Distribution:
-        """p(x | z) of codes (..., D*h*w), batch shape (...)."""
-        parameters = self.decoder(z.reshape(-1, *self.code_shape))  # (N, P*C, H, W)
-        return self.likelihood(parameters.unflatten(0, z.shape[:-1]))
-
-    def infer(self, x: Tensor, y: Tensor | None = None) -> NoReturn:
-        raise NotOfferedError("a VQ-VAE has no q(z | x): its code is a point, which encode returns")
-
-    def sample(self, num_samples: int, y: Tensor | None = None) -> NoReturn:
-        raise NotOfferedError("a VQ-VAE has nothing to sample from until a prior over its codes is learned")
-
-    def _embed(self, x: Tensor) -> Tensor:
-        """z_e(x), (B, D, h, w)."""
-        return at_least_float32(self.project(self.encoder(x).unflatten(1, self.map_shape)))
+        return nearest.view(z.shape[0], *z.shape[2:])
 
     @torch.no_grad()
     def _move_codes(self, z: Tensor, indices: Tensor) -> None:

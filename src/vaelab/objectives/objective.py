@@ -39,7 +39,7 @@ class Objective(nn.Module):
         trace: object = model(x, y, self.num_samples)
         if not isinstance(trace, self.scores):
             pair = f"{self.scores.__name__}, and the model returns a {type(trace).__name__}"
-            raise PartsError(f"{type(self).__name__} scores a {pair}: use objective=vq with model=vqvae only")
+            raise PartsError(f"{type(self).__name__} scores a {pair}: use objective=vq with model=vqvae or fsqvae only")
         return trace
 
     def hold(self, **values: Any) -> None:

@@ -2,7 +2,8 @@
 
     -log p(x | z_q) + ||sg(z_e) - z_q||^2 + commitment ||z_e - sg(z_q)||^2
 
-If the codebook learns by moving averages, the middle term is absent. The first term is the distortion.
+If the codebook learns by moving averages, or if codes are rounded numbers, the middle term is absent. The first term
+is the distortion.
 """
 
 import torch

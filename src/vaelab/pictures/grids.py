@@ -14,7 +14,7 @@ from torch.distributions import Independent
 
 from vaelab.errors import UserError
 from vaelab.evaluation.batches import floats
-from vaelab.interfaces import GenerativeModel, classes_of_codes, device_of, labels
+from vaelab.interfaces import GenerativeModel, classes_of_codes, device_of, image_of, labels, name_of_image
 from vaelab.noise import fixed_noise
 
 if TYPE_CHECKING:
@@ -74,9 +74,12 @@ def fit_to_content(figure: "Figure", margin: int = 10) -> None:
 
 @torch.no_grad()
 def reconstructions(model: GenerativeModel, x: Tensor, y: Tensor | None = None, columns: int = 8) -> Tensor:
-    """A grid of pairs: each image of x (B, C, H, W), and on its right E[x | z] at the mean of its posterior."""
+    """A grid of pairs: each image of x (B, C, H, W), and on its right E[x | z] at the mean of its posterior.
+
+    If E[x | z] is not known, this picture and all others show a draw of p(x | z) in its place.
+    """
     x = floats(x)
-    return grid(torch.cat([x, model.reconstruct(x, y).mean], dim=-1), columns)
+    return grid(torch.cat([x, image_of(model, model.reconstruct(x, y))], dim=-1), columns)
 
 
 @torch.no_grad()
@@ -95,7 +98,7 @@ def samples(
         columns, count = classes, max(count // classes, 1) * classes
         y = torch.arange(count, device=device) % columns
     with fixed_noise(device, seed):
-        return grid(model.sample(count, y).mean, columns)
+        return grid(image_of(model, model.sample(count, y)), columns)
 
 
 def drawn_classes(model: GenerativeModel) -> int:
@@ -124,7 +127,7 @@ def manifold(model: GenerativeModel, steps: int = 20, label: int | None = None) 
     if model.num_classes and label is None:
         raise UserError("each class of a conditional model has its own manifold: choose a class, such as label=3")
     z = quantiles(model, steps)
-    return grid(model.decode(z, None if label is None else one_class(model, label)).mean, steps)
+    return grid(image_of(model, model.decode(z, None if label is None else one_class(model, label))), steps)
 
 
 def quantiles(model: GenerativeModel, steps: int) -> Tensor:
@@ -171,11 +174,11 @@ def interpolation(model: GenerativeModel, x: Tensor, y: Tensor | None, count: in
     a, b = model.encode(first, given), model.encode(last, given)
     t = torch.linspace(0, 1, steps, device=x.device).view(-1, 1, 1)
     paths = torch.stack([torch.lerp(a, b, t), slerp(a, b, t)])  # (2, steps, N, D)
-    between = model.decode(paths, given).mean.movedim(2, 0)  # (N, 2, steps, C, H, W)
+    between = image_of(model, model.decode(paths, given)).movedim(2, 0)  # (N, 2, steps, C, H, W)
     start, end = (image[:, None, None].expand(-1, 2, 1, -1, -1, -1) for image in (first, last))
     columns = ["image", *(f"{share:.1f}" for share in t.flatten().tolist()), "image"]
     return framed(
         grid(torch.cat([start, between, end], dim=2).flatten(0, 2), len(columns)),
-        "E[x | z] on two ways between the codes of two test images",
+        f"{name_of_image(model)} on two ways between the codes of two test images",
         ["linear", "spherical"] * count, columns, xlabel="share of the way from one code to the other",
     )  # fmt: skip

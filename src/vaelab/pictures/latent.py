@@ -15,7 +15,7 @@ from vaelab.errors import PartsError, UserError
 from vaelab.evaluation import densities
 from vaelab.evaluation.batches import batches, floats
 from vaelab.evaluation.latent import rate_per_dim
-from vaelab.interfaces import GenerativeModel, labels
+from vaelab.interfaces import GenerativeModel, image_of, labels, name_of_image
 from vaelab.noise import fixed_noise
 from vaelab.pictures.grids import fit_to_content, framed, grid, quantiles
 from vaelab.text import plain
@@ -60,8 +60,9 @@ def traversal(
     z = code.repeat(len(order), steps, 1)  # (D, steps, D)
     z[range(len(order)), :, order] = p.mean[order, None] + p.stddev[order, None] * units
     figure = framed(
-        grid(model.decode(z, label).mean.flatten(0, 1), steps),
-        f"E[x | z] around the code of {name}, one dimension at a time\n(the rates add up to {rate.sum():.2f} nats)",
+        grid(image_of(model, model.decode(z, label)).flatten(0, 1), steps),
+        f"{name_of_image(model)} around the code of {name}, one dimension at a time\n"
+        f"(the rates add up to {rate.sum():.2f} nats)",
         [f"$z_{{{j}}}$   {rate[j]:.2f}" for j in order.tolist()], [f"{unit:+.1f}" for unit in units.tolist()],
         xlabel="$z_j$ in standard deviations of its prior; triangle: that of the image",
         ylabel="$z_j$, rate in nats",
@@ -209,7 +210,7 @@ def ae_vs_vae(panels: Sequence[tuple[str, GenerativeModel, Tensor, Tensor | None
     from matplotlib.figure import Figure
 
     points = [quantiles(model, steps) for _, model, _, _ in panels][-1]
-    pictures = [grid(model.decode(points).mean, steps) for _, model, _, _ in panels]
+    pictures = [grid(image_of(model, model.decode(points)), steps) for _, model, _, _ in panels]
     size, gap = pictures[0].shape[1], 90
     width, height = size * len(panels) + gap * (len(panels) - 1), 2 * size + gap
     figure = Figure(dpi=96, figsize=(width / 96, height / 96))
@@ -224,7 +225,7 @@ def ae_vs_vae(panels: Sequence[tuple[str, GenerativeModel, Tensor, Tensor | None
         above.set_title(title, parse_math=False)  # the name of a folder can have dollar signs
         below = figure.add_axes((left, 0, *share))
         below.imshow(picture.movedim(0, -1).numpy(), aspect="auto", interpolation="none")
-        below.set_title(f"E[x | z] at these {len(points)} points")
+        below.set_title(f"{name_of_image(model)} at these {len(points)} points")
         below.set_axis_off()
     fit_to_content(figure)
     return figure

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vaelab import pictures
 from vaelab.errors import UserError
-from vaelab.interfaces import device_of, labels
+from vaelab.interfaces import device_of, labels, name_of_image
 from vaelab.runs import Run
 
 SHOWN, ENCODED = 32, 2000  # test images with reconstructions and with codes
@@ -28,14 +28,15 @@ class Drawing(NamedTuple):
 def images(run: Run) -> list[Drawing]:
     """Samples of a run, and reconstructions of test images."""
     model, (x, y) = run.model, _test_images(run, SHOWN)
+    shown = name_of_image(model)
     drawn = "Some samples, a column for each class" if pictures.drawn_classes(model) else "64 samples"
     return [
         _draw(
-            f"{drawn}: E[x | z] at z ~ p(z)",
+            f"{drawn}: {shown} at z ~ p(z)",
             lambda: _grid(pictures.samples(model)),
         ),
         _draw(
-            f"{len(x)} test images, each with E[x | z] at its code on the right",
+            f"{len(x)} test images, each with {shown} at its code on the right",
             lambda: _grid(pictures.reconstructions(model, x, labels(model, y), columns=4)),
         ),
     ]
@@ -47,11 +48,12 @@ def latent(run: Run) -> list[Drawing]:
     If the rows are too many, the second picture is the aggregate posterior against the prior.
     """
     model, (x, y) = run.model, _test_images(run, ENCODED)
+    shown = name_of_image(model)
     if model.latent_dim == 2 and not model.num_classes:
-        title = "E[x | z] at the prior's quantiles, z_0 to the right and z_1 up"
+        title = f"{shown} at the prior's quantiles, z_0 to the right and z_1 up"
         second = _draw(title, lambda: _grid(pictures.manifold(model)))
     elif model.latent_dim <= MOST_DIMENSIONS:
-        title = "E[x | z] around the code of a test image, one dimension at a time"
+        title = f"{shown} around the code of a test image, one dimension at a time"
         second = _draw(title, lambda: _figure(pictures.traversal(model, x, y)))
     else:
         title = "The aggregate posterior of the test images against the prior"

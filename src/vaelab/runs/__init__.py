@@ -4,14 +4,25 @@ from vaelab.runs.building import build, build_callbacks, build_loggers, check_sc
 from vaelab.runs.caveats import find_caveats
 from vaelab.runs.config import foreign, read_config, saved_config, settings
 from vaelab.runs.folder import finish, held, hyperparameters, read_json, read_pictures, record_start, write_json
-from vaelab.runs.loading import Run, digest, find_device, last_checkpoint, load_run, open_run
+from vaelab.runs.loading import (
+    PRIOR,
+    PRIOR_SIZES,
+    Run,
+    digest,
+    find_device,
+    last_checkpoint,
+    load_run,
+    open_run,
+    write_prior,
+)
 from vaelab.runs.log import announce, announce_end, shown, start_log, summary
 from vaelab.runs.preflight import PARTS, check_callbacks, check_config, check_data
 
 __all__ = [
-    "PARTS", "Run", "announce", "announce_end", "build", "build_callbacks", "build_loggers",
+    "PARTS", "PRIOR", "PRIOR_SIZES", "Run", "announce", "announce_end", "build", "build_callbacks", "build_loggers",
     "check_callbacks", "check_config",
     "check_data", "check_schedules", "digest", "fill_in", "find_caveats", "find_device", "finish", "foreign", "held",
     "hyperparameters", "last_checkpoint", "load_run", "open_run", "processes", "read_config", "read_json",
     "read_pictures", "record_start", "saved_config", "settings", "shown", "start_log", "summary", "write_json",
+    "write_prior",
 ]  # fmt: skip

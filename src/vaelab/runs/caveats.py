@@ -25,7 +25,7 @@ def find_caveats(
     metrics: Mapping[str, float] | None = None,  # the metrics of an evaluation
 ) -> list[str]:
     """The caveats of a run, one or two sentences each. The list is empty if there are none."""
-    from vaelab.interfaces import levels, likelihood_name
+    from vaelab.interfaces import draws_samples, levels, likelihood_name
 
     data: Any = cfg["data"]
     found = []
@@ -52,8 +52,11 @@ def find_caveats(
             f"A {name} density on binary pixels has no meaning, because it can grow without limit at 0 and 1. Its "
             "nats do not compare with other likelihoods: set data.binarization=none to keep grey levels."
         )
-    if model.prior is None:
-        found.append("This model has no prior over its codes, so it cannot draw samples.")
+    if not draws_samples(model):
+        found.append(
+            "This model has no prior over its codes, so it cannot draw samples: python train_prior.py run=logs/RUN "
+            "trains one."
+        )
     elif (cfg.get("objective") or {}).get("_target_") == "vaelab.objectives.Reconstruction":
         found.append(
             "Training does not fit the codes of an autoencoder to the prior, so samples of the prior are noise: "

@@ -12,6 +12,7 @@
 | pictures/ | the latest pictures |
 | events.out.* | the curves and pictures for TensorBoard |
 | evaluation.json | the metrics of evaluate.py, with their protocol |
+| prior.pt | the prior over the codes of a VQ-VAE, which train_prior.py fits |
 """
 
 import contextlib

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from vaelab import checks
 from vaelab.errors import UserError
-from vaelab.files import check_size, read_plain
+from vaelab.files import check_size, read_plain, write_plain
 from vaelab.runs.config import check_root, read_config
 from vaelab.runs.folder import read_json
 from vaelab.runs.log import shown
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from vaelab.training import VAEModule
 
 
+PRIOR, PRIOR_SIZES = "prior.pt", ("channels", "kernel_size", "num_blocks")  # the file of a prior over codes; its sizes
+MOST_PRIOR = 2 * 10**8  # bytes
 MOMENTS = {"exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer"}  # in the states of Adam, AdamW and SGD
 
 
@@ -40,18 +42,23 @@ class Run(NamedTuple):
 
 
 def open_run(
-    folder: Any, root: str | None = None, device: str = "auto", like: Run | None = None, trust: Sequence[str] = ()
+    folder: Any,
+    root: str | None = None,
+    device: str = "auto",
+    like: Run | None = None,
+    trust: Sequence[str] = (),
+    with_prior: bool = True,
 ) -> Run:
     """Load a finished run and its data.
 
-    `root` replaces the run's own data.root. `device` is auto, cpu or cuda. If the run `like` has the same
-    data settings, its data are shared. Raises UserError as `load_run` does, for a device that this machine does not
-    have, and for data that the run was not trained on.
+    `root` replaces the run's own data.root. `device` is auto, cpu or cuda. If the run `like` has the same data
+    settings, its data are shared. `with_prior=False` leaves out a prior over codes. Raises UserError as `load_run`
+    does, for a device that this machine does not have, and for data that the run was not trained on.
     """
     if not isinstance(folder, str) or not folder:
         raise UserError(f"run={folder}: the folder of a finished run is needed, such as run=logs/RUN")
     where = find_device(device)
-    model = load_run(folder, trust).to(where)
+    model = load_run(folder, trust, with_prior).to(where)
     path = Path(folder).expanduser()
     cfg = read_config(path, trust=trust)
     if root is None:
@@ -87,12 +94,15 @@ def find_device(name: str) -> "torch.device":
     return device
 
 
-def load_run(folder: str | Path, trust: Sequence[str] = ()) -> Any:
+def load_run(folder: str | Path, trust: Sequence[str] = (), with_prior: bool = True) -> Any:
     """The model of a run's folder, or of an export, with the weights that were tested, in evaluation mode on the CPU.
 
-    Nothing in the folder is executed. Raises UserError if it is not a finished run, if its config names a class outside
-    this package, or if its weights are damaged or belong to another model.
+    A model with quantised codes gets the prior over codes that train_prior.py has written, unless `with_prior` is
+    False. Nothing in the folder is executed. Raises UserError if it is not a finished run, if its config names a class
+    outside this package, or if its weights or its prior are damaged or belong to another model.
     """
+    from vaelab.interfaces import quantises
+
     folder = Path(folder).expanduser()
     model = _built(read_config(folder, trust=trust).model, folder)
     path, state = _read_weights(folder, 1_000_000 + 3 * bytes_of(model))  # weights of 64 bits have twice the bytes
@@ -104,7 +114,47 @@ def load_run(folder: str | Path, trust: Sequence[str] = ()) -> Any:
     if broken := [name for name, weight in state.items() if not weight.isfinite().all()]:
         raise UserError(f"{path} has numbers that are not finite, in {', '.join(broken[:3])}: this model is of no use")
     model.load_state_dict(state)
+    if with_prior and quantises(model) and (folder / PRIOR).is_file():
+        model.code_prior = _read_prior(folder, model)
     return model.eval()
+
+
+def write_prior(folder: Path, model: Any, prior: "nn.Module", sizes: dict[str, int]) -> Path:
+    """Write a prior over codes, its sizes and the digest of the model whose codes it was fitted to. Return its path."""
+    state = {name: weight.cpu() for name, weight in prior.state_dict().items()}
+    write_plain(folder / PRIOR, {"weights": digest(model), "sizes": sizes, "state": state})
+    return folder / PRIOR
+
+
+def _read_prior(folder: Path, model: Any) -> Any:
+    """The prior over codes in a folder. Raises UserError if it is damaged, or if it was fitted to other weights."""
+    path = folder / PRIOR
+    again = f"python train_prior.py run={folder} trains a new one"
+    check_size(path, MOST_PRIOR)
+    content = read_plain(path)
+    plain = isinstance(content, dict) and {*content} == {"weights", "sizes", "state"}
+    sizes, state = (content["sizes"], content["state"]) if plain else ({}, {})
+    whole = isinstance(sizes, dict) and [*sizes] == [*PRIOR_SIZES] and all(type(size) is int for size in sizes.values())
+    if not whole or not _is_state(state):
+        raise UserError(f"{path} is not a prior that train_prior.py has written: {again}")
+    if content["weights"] != digest(model):
+        raise UserError(f"{path} was fitted to the codes of other weights than those of {folder}: {again}")
+    network = {"_target_": "vaelab.networks.PixelCNN", "num_categories": len(model.codebook), **sizes}
+    prior = _built(DictConfig(network), folder)
+    if wrong := differences(state, prior):
+        raise UserError(f"{path} does not fit its own sizes ({wrong}): {again}")
+    if not all(weight.isfinite().all() for weight in state.values()):
+        raise UserError(f"{path} has numbers that are not finite: {again}")
+    prior.load_state_dict(state)
+    return prior
+
+
+def _is_state(content: Any) -> bool:
+    """Whether a content is tensors by name."""
+    import torch
+
+    named = isinstance(content, dict) and all(isinstance(name, str) for name in content)
+    return named and all(isinstance(weight, torch.Tensor) for weight in content.values())
 
 
 def bytes_of(module: "nn.Module") -> int:
@@ -142,8 +192,6 @@ def _read_weights(folder: Path, most: int) -> "tuple[Path, dict[str, Tensor]]":
 
     Raises UserError for a file of more than `most` bytes.
     """
-    import torch
-
     path = folder / "model.safetensors"
     if path.is_file():
         check_size(path, most)
@@ -159,8 +207,7 @@ def _read_weights(folder: Path, most: int) -> "tuple[Path, dict[str, Tensor]]":
         raise UserError(f"{folder} is not finished, it has no weights.pt: python train.py resume={folder} continues it")
     check_size(path, most)
     state = read_plain(path)
-    named = isinstance(state, dict) and all(isinstance(name, str) for name in state)
-    if not named or not all(isinstance(weight, torch.Tensor) for weight in state.values()):
+    if not _is_state(state):
         raise UserError(f"{path} does not hold tensors by name")
     return path, state
 

@@ -116,16 +116,22 @@ def check_config(cfg: DictConfig) -> None:
 
 
 def check_data(model: "GenerativeModel", data: "ImageDataModule", objective: Any = None) -> None:
-    """Raise UserError for a model of images of another shape, or of fewer classes, or of labels that are not there.
+    """Raise UserError for a model of images of another shape, of fewer classes or grey levels, or of absent labels.
 
     In training also for an objective that does not use the labels as the data give them.
     """
-    from vaelab.interfaces import classes_of_codes
+    from vaelab.interfaces import classes_of_codes, levels
 
     if tuple(model.image_shape) != data.image_shape:
         raise UserError(
             f"model.image_shape={list(model.image_shape)} does not fit the images of {data.name}, "
             f"{list(data.image_shape)}: leave it out, and it follows data.image_shape"
+        )
+    known, grey = levels(model.likelihood), data.binarization == "none"
+    if grey and known == 2:
+        raise UserError(
+            "model/likelihood=autoregressive has two grey levels, and data.binarization=none keeps more of them: "
+            "set data.binarization=dynamic, or model.likelihood.levels=256"
         )
     if min(data.batch_size, len(data.splits["train"][0])) == 1 and _normalises_batches(model, ("BatchNorm1d",)):
         raise UserError("data.batch_size=1: batch normalisation needs at least two images in a batch")

@@ -15,7 +15,7 @@ from torch.distributions import Independent
 from tqdm import tqdm
 
 from vaelab import checks, pictures
-from vaelab.interfaces import labels
+from vaelab.interfaces import labels, name_of_image
 from vaelab.text import plain
 from vaelab.training.loggers import add_picture
 
@@ -156,21 +156,22 @@ class Pictures(Callback):
     def _draw(self, trainer: Any, module: Any) -> dict[str, tuple[Any, str]]:
         """The pictures by name, as PIL images of one or three channels, and their titles."""
         model, grey = module.model, module.model.image_shape[0] == 1
+        shown = name_of_image(model)
         x, y = self._examples(trainer, module, self.num_reconstructions)
         pairs = pictures.reconstructions(model, x, labels(model, y))
         drawn = {
-            "reconstructions": (pictures.image(pairs, grey), "Images, each with E[x | z] at its code on the right")
+            "reconstructions": (pictures.image(pairs, grey), f"Images, each with {shown} at its code on the right")
         }
         if model.prior is not None:
             drawn["samples"] = (
                 pictures.image(pictures.samples(model, self.num_samples), grey),
-                "Samples: E[x | z], z from p(z)",
+                f"Samples: {shown}, z from p(z)",
             )
         if model.latent_dim == 2 and not model.num_classes:
             x, y = self._examples(trainer, module, 5000)
             drawn["codes"] = pictures.image(pictures.codes(model, x, y)), "Codes, coloured by class"
             if model.prior is not None and isinstance(model.prior(model.infer), Independent):  # it has quantiles
-                title = "Manifold: E[x | z] at the prior's quantiles"
+                title = f"Manifold: {shown} at the prior's quantiles"
                 drawn["manifold"] = pictures.image(pictures.manifold(model), grey), title
         return drawn
 
