@@ -42,12 +42,12 @@ def method(objective: Mapping[str, Any]) -> str:
 
 
 def read(folder: Path) -> Groups:
-    """The metrics of the runs in a folder by method, in the order of their folders' numbers."""
+    """The metrics of the runs in a folder by method, in the order of its name."""
     found: dict[str, list[Mapping[str, float]]] = {}
-    for path in sorted(folder.glob("*/evaluation.json"), key=lambda path: int(path.parent.name.split("_")[0])):
+    for path in sorted(folder.glob("*/evaluation.json")):
         config = yaml.safe_load((path.parent / "config.yaml").read_text())
         found.setdefault(method(config["objective"]), []).append(json.loads(path.read_text())["metrics"])
-    return found
+    return dict(sorted(found.items()))
 
 
 def explained(groups: Groups, name: str) -> float:

@@ -238,7 +238,7 @@ def test_the_spectrum_of_the_digits_of_a_folder(data_root: Path, digits: tuple, 
 def test_runs_of_one_method_are_a_row_and_a_mark(tmp_path: Path) -> None:
     """MIG is 0.1 and 0.3 for one method, 0.5 and 0.7 for the other: the means explain 0.16 of 0.2."""
     for i, (beta, mig) in enumerate([(1.0, 0.1), (1.0, 0.3), (4.0, 0.5), (4.0, 0.7)]):
-        folder = tmp_path / f"{i + 8}_run"
+        folder = tmp_path / f"{9 - i}_run"
         folder.mkdir()
         target = "vaelab.objectives.ELBO"
         (folder / "config.yaml").write_text(json.dumps({"objective": {"_target_": target, "beta": beta}}))
