@@ -15,7 +15,7 @@ from conftest import ROOT
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
-from benchmarks import disentanglement, family, faults, loops, overrides, snr, speed, together
+from benchmarks import comparison, disentanglement, family, faults, loops, overrides, snr, speed, together
 
 
 def metrics(**test: float) -> dict:
@@ -255,3 +255,24 @@ def test_runs_of_one_method_are_a_row_and_a_mark(tmp_path: Path) -> None:
     disentanglement.draw(groups, tmp_path / "picture.png")
     with Image.open(tmp_path / "picture.png") as picture:
         assert len(picture.convert("RGB").getcolors(10**6)) > 20
+
+
+def test_the_comparison_has_seeds_and_references(tmp_path: Path) -> None:
+    for i, (name, density, distance) in enumerate([("vae", None, 4.0), ("vae", None, 6.0), ("rae", "gmm", 1.25)]):
+        (tmp_path / str(i)).mkdir()
+        (tmp_path / str(i) / "config.yaml").write_text(f"name: {name}\n")
+        metrics = {"frechet_distance": distance, "active_units": 20} | ({} if density else {"elbo": -100.0 - i})
+        found = {
+            "protocol": {"binarization": "none" if density else "static(0)", "density": density},
+            "metrics": metrics,
+            "references": {"real": {"frechet_distance": 0.03}, "noise": {"frechet_distance": 35.0}},
+        }
+        (tmp_path / str(i) / "evaluation.json").write_text(json.dumps(found))
+    binary, grey = comparison.read([tmp_path]).values()
+    assert comparison.table(binary, comparison.LIKELIHOOD, references=False).splitlines()[2:] == [
+        "| vae | 2 | -100.5 ± 0.7 | 20 ± 0.0 |"
+    ]
+    assert comparison.table(grey, comparison.SAMPLES, references=True).splitlines()[2:] == [
+        "| rae, density=gmm | 1 | 1.250 |", "| *training images* | | 0.030 |", "| *test images* | | – |",
+        "| *noise* | | 35.0 |",
+    ]  # fmt: skip

@@ -57,7 +57,7 @@ ELSEWHERE = (  # commands that other tests run, that .ci/run runs, or that need 
     r"python train_prior.py run=logs/RUN$",  # tests/test_train_prior.py
     r"torchrun |srun |#!/bin/bash$|#SBATCH |python train.py trainer=ddp",
     r"python classify\.py data=",  # test_classify.py
-    r"python reproduce.py row=|python benchmarks/(together|speed|evaluation|family|disentanglement)\.py",
+    r"python reproduce.py row=|python benchmarks/(together|speed|evaluation|family|disentanglement|comparison)\.py",
 )
 
 
