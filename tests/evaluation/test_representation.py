@@ -1,5 +1,6 @@
 """Probes of codes that separate the classes, and of codes with shuffled labels."""
 
+import itertools
 import math
 
 import numpy as np
@@ -102,6 +103,14 @@ def test_agreement_of_six_images_by_hand() -> None:
     entropies = (math.log(2), math.log(3) / 3 + math.log(3 / 2) * 2 / 3)
     information = 2 / 6 * math.log(2) + 1 / 6 * math.log(1 / 2) + 3 / 6 * math.log(3 / 2)
     assert found["nmi"] == pytest.approx(2 * information / sum(entropies))
+
+
+def test_the_matching_is_the_best_of_all() -> None:
+    random = np.random.default_rng(0)
+    for _ in range(5):
+        labels, clusters = random.integers(4, size=(2, 40))
+        best = max((np.array(names)[clusters] == labels).mean() for names in itertools.permutations(range(4)))
+        assert agreement(clusters, labels)["accuracy"] == pytest.approx(best)
 
 
 def test_more_clusters_than_classes_leave_some_without_a_class() -> None:

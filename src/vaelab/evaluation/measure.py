@@ -14,14 +14,13 @@ from vaelab.errors import NotOfferedError, UserError
 from vaelab.evaluation import annealing, report
 from vaelab.evaluation.annealing import Annealing
 from vaelab.evaluation.batches import batches
-from vaelab.evaluation.clustering import clustering_accuracy
 from vaelab.evaluation.codebook import codebook_statistics
 from vaelab.evaluation.factors import factor_metrics
 from vaelab.evaluation.gaps import refine
 from vaelab.evaluation.latent import latent_statistics
 from vaelab.evaluation.likelihood import exact_log_likelihood, importance_weighted
 from vaelab.evaluation.predictive import Predictive
-from vaelab.evaluation.representation import representation
+from vaelab.evaluation.representation import agreement, representation
 from vaelab.evaluation.samples import DISTANCES_ONLY, Sampling, of_samples
 from vaelab.interfaces import (
     GenerativeModel,
@@ -168,7 +167,8 @@ def measure(
             if classes_of_codes(model):
                 posteriors: Any = [model.infer(*part) for part in batches(x, y)]
                 clusters = torch.cat([q.mixture_distribution.logits.argmax(-1) for q in posteriors])
-                metrics["cluster_accuracy"] = clustering_accuracy(clusters, classes)
+                agreed_with = agreement(clusters.cpu().numpy(), classes.cpu().numpy())
+                metrics |= {f"cluster_{name}": value for name, value in agreed_with.items()}
         known = factor_metrics(data, codes, latent.codes, seed)
         metrics, errors, absent = metrics | known.metrics, errors | known.standard_errors, absent | known.absent
     with _bar("samples", 1, "part"):
