@@ -26,8 +26,6 @@ import torch
 from torch import Size, Tensor, nn
 from torch.distributions import Distribution, MixtureSameFamily
 
-from vaelab.noise import fixed_noise
-
 UNSEEN = -1  # in a training batch, the label of an image whose label training does not see
 
 
@@ -117,11 +115,8 @@ def has_mean(likelihood: nn.Module) -> bool:
 
 
 def image_of(model: GenerativeModel, density: Distribution) -> Tensor:
-    """The image that a picture shows of p(x | z): E[x | z], or a draw at fixed noise if the mean is not known."""
-    if has_mean(model.likelihood):
-        return density.mean
-    with fixed_noise(device_of(model)):
-        return density.sample()
+    """The image that a picture shows of p(x | z): E[x | z], or a draw if the mean is not known."""
+    return density.mean if has_mean(model.likelihood) else density.sample()
 
 
 def name_of_image(model: GenerativeModel, given: str = "") -> str:

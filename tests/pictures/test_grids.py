@@ -13,9 +13,10 @@ from torch import nn
 from torch.distributions import Normal
 
 from vaelab import pictures
-from vaelab.likelihoods import Bernoulli
+from vaelab.likelihoods import Autoregressive, Bernoulli
 from vaelab.models import VAE
-from vaelab.networks import MLPDecoder, MLPEncoder
+from vaelab.networks import MLPDecoder, MLPEncoder, PixelCNN
+from vaelab.pictures.grids import in_rows
 from vaelab.posteriors import DiagonalGaussian
 from vaelab.priors import StandardNormal
 
@@ -28,6 +29,7 @@ class Plane(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(1))
+        self.likelihood = nn.Identity()
 
     def infer(self, x: torch.Tensor) -> None: ...
 
@@ -75,6 +77,23 @@ def test_samples_have_their_own_noise() -> None:
     assert not torch.equal(pictures.samples(Plane(), 16, seed=1), first)
     torch.manual_seed(3)
     assert torch.equal(torch.rand(1), after)
+
+
+def test_pixels_without_a_mean_are_drawn_with_the_noise_of_a_seed_and_of_a_row() -> None:
+    torch.manual_seed(0)
+    shape, network = (1, 6, 6), partial(PixelCNN, channels=4, kernel_size=3, num_blocks=1)
+    encoder, decoder = partial(MLPEncoder, hidden=[]), partial(MLPDecoder, hidden=[])
+    model = VAE(2, shape, encoder, DiagonalGaussian, StandardNormal, decoder, Autoregressive(shape, network, 2))
+    x, draw = torch.rand(4, *shape).round(), partial(pictures.samples, model, 100, columns=10)
+    state = torch.get_rng_state()
+    first, again, other = draw(seed=0), draw(seed=0), draw(seed=1)
+    assert torch.equal(first, again)
+    assert 0.3 < (first != other).float().mean() < 0.6  # half of the pixels, which are coins, and no frame
+    rows = in_rows(model, torch.zeros(3, 4, 2))
+    assert torch.equal(rows, rows[:, :1].expand(-1, 4, -1, -1, -1))
+    assert not torch.equal(rows[0], rows[1])
+    assert torch.equal(pictures.reconstructions(model, x), pictures.reconstructions(model, x))
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_reconstructions_stand_beside_their_inputs() -> None:
@@ -126,8 +145,13 @@ def test_samples_of_one_class() -> None:
     for label in (-1, 4, "two", True):
         with pytest.raises(ValueError, match=f"label={label}: the classes of this model are 0 to 3"):
             pictures.samples(model, label=label)
-    with pytest.raises(ValueError, match="label=2, but this model was trained without labels"):
+    without = "^label=2, but this model was trained without labels"
+    with pytest.raises(ValueError, match=f"{without}: train with model.num_classes=10$"):
         pictures.samples(small_vae(3), label=2)
+    quantised = small_vae(3)
+    quantised.indices = len  # no VQ-VAE takes model.num_classes
+    with pytest.raises(ValueError, match=f"{without}$"):
+        pictures.samples(quantised, label=2)
 
 
 @pytest.mark.parametrize(("count", "rows"), [(1, 1), (3, 1), (4, 1), (11, 2)])

@@ -14,7 +14,15 @@ from torch.distributions import Independent
 
 from vaelab.errors import UserError
 from vaelab.evaluation.batches import floats
-from vaelab.interfaces import GenerativeModel, classes_of_codes, device_of, image_of, labels, name_of_image
+from vaelab.interfaces import (
+    GenerativeModel,
+    classes_of_codes,
+    device_of,
+    image_of,
+    labels,
+    name_of_image,
+    quantises,
+)
 from vaelab.noise import fixed_noise
 
 if TYPE_CHECKING:
@@ -79,7 +87,8 @@ def reconstructions(model: GenerativeModel, x: Tensor, y: Tensor | None = None, 
     If E[x | z] is not known, this picture and all others show a draw of p(x | z) in its place.
     """
     x = floats(x)
-    return grid(torch.cat([x, image_of(model, model.reconstruct(x, y))], dim=-1), columns)
+    with fixed_noise(x.device):
+        return grid(torch.cat([x, image_of(model, model.reconstruct(x, y))], dim=-1), columns)
 
 
 @torch.no_grad()
@@ -110,7 +119,8 @@ def one_class(model: GenerativeModel, label: int) -> Tensor:
     """A class as a 0-dim tensor. Raises UserError for a class that the model does not have."""
     classes = drawn_classes(model)
     if not classes:
-        raise UserError(f"label={label}, but this model was trained without labels: train with model.num_classes=10")
+        advice = "" if quantises(model) else ": train with model.num_classes=10"  # which no VQ-VAE takes
+        raise UserError(f"label={label}, but this model was trained without labels{advice}")
     if type(label) is not int or not 0 <= label < classes:
         raise UserError(f"label={label}: the classes of this model are 0 to {classes - 1}")
     return torch.tensor(label, device=device_of(model))
@@ -126,8 +136,20 @@ def manifold(model: GenerativeModel, steps: int = 20, label: int | None = None) 
     """
     if model.num_classes and label is None:
         raise UserError("each class of a conditional model has its own manifold: choose a class, such as label=3")
-    z = quantiles(model, steps)
-    return grid(image_of(model, model.decode(z, None if label is None else one_class(model, label))), steps)
+    z = quantiles(model, steps).unflatten(0, (steps, steps))
+    return grid(in_rows(model, z, None if label is None else one_class(model, label)).flatten(0, 1), steps)
+
+
+def in_rows(model: GenerativeModel, z: Tensor, y: Tensor | None = None) -> Tensor:
+    """The images of rows of codes z (N, steps, ..., D), (N, steps, ..., C, H, W), for a picture.
+
+    If E[x | z] is not known, all images of a row are drawn with the same noise, so that they differ by z alone.
+    """
+    images = []
+    for column in z.unbind(1):
+        with fixed_noise(z.device):
+            images.append(image_of(model, model.decode(column, y)))
+    return torch.stack(images, dim=1)
 
 
 def quantiles(model: GenerativeModel, steps: int) -> Tensor:
@@ -174,7 +196,7 @@ def interpolation(model: GenerativeModel, x: Tensor, y: Tensor | None, count: in
     a, b = model.encode(first, given), model.encode(last, given)
     t = torch.linspace(0, 1, steps, device=x.device).view(-1, 1, 1)
     paths = torch.stack([torch.lerp(a, b, t), slerp(a, b, t)])  # (2, steps, N, D)
-    between = image_of(model, model.decode(paths, given)).movedim(2, 0)  # (N, 2, steps, C, H, W)
+    between = in_rows(model, paths, given).movedim(2, 0)  # (N, 2, steps, C, H, W)
     start, end = (image[:, None, None].expand(-1, 2, 1, -1, -1, -1) for image in (first, last))
     columns = ["image", *(f"{share:.1f}" for share in t.flatten().tolist()), "image"]
     return framed(

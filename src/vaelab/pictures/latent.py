@@ -15,9 +15,9 @@ from vaelab.errors import PartsError, UserError
 from vaelab.evaluation import densities
 from vaelab.evaluation.batches import batches, floats
 from vaelab.evaluation.latent import rate_per_dim
-from vaelab.interfaces import GenerativeModel, image_of, labels, name_of_image
+from vaelab.interfaces import GenerativeModel, labels, name_of_image
 from vaelab.noise import fixed_noise
-from vaelab.pictures.grids import fit_to_content, framed, grid, quantiles
+from vaelab.pictures.grids import fit_to_content, framed, grid, in_rows, quantiles
 from vaelab.text import plain
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def traversal(
     z = code.repeat(len(order), steps, 1)  # (D, steps, D)
     z[range(len(order)), :, order] = p.mean[order, None] + p.stddev[order, None] * units
     figure = framed(
-        grid(image_of(model, model.decode(z, label)).flatten(0, 1), steps),
+        grid(in_rows(model, z, label).flatten(0, 1), steps),
         f"{name_of_image(model)} around the code of {name}, one dimension at a time\n"
         f"(the rates add up to {rate.sum():.2f} nats)",
         [f"$z_{{{j}}}$   {rate[j]:.2f}" for j in order.tolist()], [f"{unit:+.1f}" for unit in units.tolist()],
@@ -210,7 +210,8 @@ def ae_vs_vae(panels: Sequence[tuple[str, GenerativeModel, Tensor, Tensor | None
     from matplotlib.figure import Figure
 
     points = [quantiles(model, steps) for _, model, _, _ in panels][-1]
-    pictures = [grid(image_of(model, model.decode(points)), steps) for _, model, _, _ in panels]
+    z = points.unflatten(0, (steps, steps))
+    pictures = [grid(in_rows(model, z).flatten(0, 1), steps) for _, model, _, _ in panels]
     size, gap = pictures[0].shape[1], 90
     width, height = size * len(panels) + gap * (len(panels) - 1), 2 * size + gap
     figure = Figure(dpi=96, figsize=(width / 96, height / 96))
