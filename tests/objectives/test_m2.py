@@ -15,6 +15,7 @@ from torch.distributions import Normal, kl_divergence
 
 from train import train
 from vaelab.data import ImageDataModule
+from vaelab.errors import PartsError
 from vaelab.likelihoods import Bernoulli
 from vaelab.models import VAE
 from vaelab.networks import MLPDecoder, MLPEncoder
@@ -156,6 +157,16 @@ def test_one_component_is_the_plain_vae_on_the_same_noise() -> None:
         gradients.append([weight.grad for weight in model.decoder.parameters()])
     torch.testing.assert_close(found[0], found[1])
     torch.testing.assert_close(gradients[0], gradients[1])
+
+
+@pytest.mark.parametrize("prior", [(True, 1), (True, 4), (False, C)], ids=str)
+@pytest.mark.parametrize("swapped", [True, False])
+def test_classes_of_the_posterior_that_are_not_those_of_the_prior(prior: tuple[bool, int], swapped: bool) -> None:
+    in_code, num_classes = prior
+    model = tiny(in_code=not swapped, dim=5 + C * swapped)
+    model.prior = ClassPrior(5 + C, num_classes, in_code=in_code != swapped)
+    with pytest.raises(PartsError, match="M2 needs a posterior and a prior with the same number of classes and"):
+        M2()(model, images())
 
 
 def test_labels_serve_the_metrics_alone_in_evaluation_mode() -> None:

@@ -2,7 +2,7 @@
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Size, Tensor
 
 from vaelab import checks
 from vaelab.classes import WithClasses, kl_of_each_class
@@ -26,7 +26,7 @@ class M2(Objective):
     * accuracy, in evaluation mode: 1 if y is the most probable class, otherwise 0
 
     In evaluation mode, loss = -U(x) for all images: labels serve `classification` and `accuracy` alone. Raises
-    PartsError unless the codes of the model have a class.
+    PartsError unless the codes of the model have a class, the same in the posterior and in the prior.
     """
 
     takes_labels = True
@@ -53,6 +53,9 @@ class M2(Objective):
         q, p = model.infer(x), model.prior(model.infer)
         if not (isinstance(q, WithClasses) and isinstance(p, WithClasses)):
             raise PartsError("M2 needs codes that have a class: use model/posterior=classes model/prior=classes")
+        if _form(q) != _form(p):
+            own = "classes and of dimensions, and the same in_code"
+            raise PartsError(f"M2 needs a posterior and a prior with the same number of {own}")
         log_q, log_p = q.mixture_distribution.logits.T, p.mixture_distribution.logits.unsqueeze(1)  # (C, B), (C, 1)
         distortions = -model.decode(q.of_each_class()).log_prob(x)  # (C, B)
         rates = kl_of_each_class(q, p).T  # (C, B)
@@ -76,3 +79,8 @@ class M2(Objective):
     def _share(self) -> Tensor | float:
         """N / M. Until `initialize` sets N, it is 1."""
         return 1.0 if self.num_labels is None else (self.num_images / self.num_labels).clamp(min=1.0)
+
+
+def _form(density: WithClasses) -> tuple[type, Size, int]:
+    """What q and p have in common if their classes are the same: the type, the event shape and C."""
+    return type(density), density.event_shape, density.mixture_distribution.logits.shape[-1]
