@@ -71,6 +71,14 @@ def test_more_processes_than_cpus(config: Compose, monkeypatch: pytest.MonkeyPat
     [
         (["data.num_labels=100"], "data.num_labels=100 is for objective=m2, and ELBO has no use for images without"),
         (["experiment=semi_supervised", "model.posterior.num_classes=4"], "=4, but MNIST has 10 classes: raise it, or"),
+        (
+            ["experiment=semi_supervised", "objective.num_labels=70"],
+            "^objective.num_labels=70, but data.num_labels=100: l",
+        ),
+        (
+            ["experiment=gaussian_mixture_vae", "objective.num_labels=null"],
+            "=null, but data.num_labels=0: leave it out",
+        ),
         (["experiment=semi_supervised", "data.num_labels=95"], "a multiple of the 10 classes is needed, at most 500"),
     ],
     ids=str,
@@ -97,7 +105,11 @@ def test_half_precision_needs_a_gpu(config: Compose) -> None:
         (["callbacks=[ema,metrics]", "data.val_size=0"], "callbacks=metrics measures validation images"),
         (
             ["model/likelihood=autoregressive", "data.binarization=none"],
-            "has two grey levels, and data.binarization=none keeps more .* or model.likelihood.levels=256",
+            "has 2 grey levels, and data.binarization=none keeps 256 .*: set model.likelihood.levels=256, or",
+        ),
+        (
+            ["model/likelihood=autoregressive", "model.likelihood.levels=16", "data.binarization=none"],
+            "has 16 grey levels, and data.binarization=none keeps 256 of them",
         ),
     ],
     ids=str,

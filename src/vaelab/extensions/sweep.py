@@ -84,7 +84,8 @@ def train(cfgs: Sequence[DictConfig], folders: Sequence[Path], contexts: Sequenc
         raise UserError(f"hydra/launcher=together: {error}{ALONE}") from error
     data = instantiate(cfgs[0].data, _convert_="all")
     data.setup()
-    runs.check_data(members[0].model, data, members[0].objective)
+    for member in members:
+        runs.check_data(member.model, data, member.objective)
 
     for i, (cfg, member) in enumerate(zip(cfgs, members, strict=True)):
         if contexts:
@@ -136,7 +137,5 @@ def train(cfgs: Sequence[DictConfig], folders: Sequence[Path], contexts: Sequenc
         log_results(member.own_loggers, member.folder, settings, member.metrics.latest, trainer.global_step)
         log.info("done     %s: %s", member.folder.name, runs.summary(member.metrics.latest, data.description))
         outcomes.append(member.metrics.result(member.monitor))
-    for caveat in runs.find_caveats(members[0].model, cfgs[0]):
-        log.warning(caveat)
     log.info("curves   tensorboard --logdir %s", parent)
     return outcomes

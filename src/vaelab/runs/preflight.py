@@ -128,10 +128,10 @@ def check_data(model: "GenerativeModel", data: "ImageDataModule", objective: Any
             f"{list(data.image_shape)}: leave it out, and it follows data.image_shape"
         )
     known, grey = levels(model.likelihood), data.binarization == "none"
-    if grey and known == 2:
+    if grey and known not in (None, 256):
         raise UserError(
-            "model/likelihood=autoregressive has two grey levels, and data.binarization=none keeps more of them: "
-            "set data.binarization=dynamic, or model.likelihood.levels=256"
+            f"model/likelihood=autoregressive has {known} grey levels, and data.binarization=none keeps 256 of them: "
+            "set model.likelihood.levels=256, or data.binarization=dynamic with model.likelihood.levels=2"
         )
     if min(data.batch_size, len(data.splits["train"][0])) == 1 and _normalises_batches(model, ("BatchNorm1d",)):
         raise UserError("data.batch_size=1: batch normalisation needs at least two images in a batch")
@@ -149,6 +149,9 @@ def check_data(model: "GenerativeModel", data: "ImageDataModule", objective: Any
     if data.num_labels is not None and not objective.takes_labels:
         what = f"data.num_labels={data.num_labels} is for objective=m2"
         raise UserError(f"{what}, and {type(objective).__name__} has no use for images without labels: leave it out")
+    if (own := getattr(objective, "num_labels", data.num_labels)) != data.num_labels:
+        follows = f"data.num_labels={data.num_labels}: leave it out, and it follows data.num_labels"
+        raise UserError(f"objective.num_labels={own}, but {follows}".replace("=None", "=null"))
     if objective.takes_labels and data.num_labels != 0 and classes_of_codes(model) < labels:
         raise UserError(
             f"model.posterior.num_classes={classes_of_codes(model)}, but {data.name} has {labels} classes: raise it, "
