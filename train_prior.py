@@ -34,6 +34,12 @@ def train_prior(cfg: DictConfig, _: Path) -> None:
     sizes = {name: cfg[name] for name in runs.PRIOR_SIZES}
     with fixed_noise(device, cfg.seed):
         prior = PixelCNN(len(model.codebook), **sizes).to(device)
+    if runs.bytes_of(prior) > runs.MOST_PRIOR - 10**6:  # the file has more than the weights
+        raise UserError(
+            f"a prior with channels={cfg.channels}, kernel_size={cfg.kernel_size} and num_blocks={cfg.num_blocks} for "
+            f"{len(model.codebook):,} codes has {runs.bytes_of(prior):,} bytes, and at most {runs.MOST_PRIOR:,} are "
+            "loaded again: choose smaller ones"
+        )
     maps = {split: codebook.code_maps(model, data.pixels(split)[0]) for split in ("train", "val", "test") if
             len(data.splits[split][0])}  # fmt: skip
     (count, height, width), codes = maps["train"].shape, len(model.codebook)

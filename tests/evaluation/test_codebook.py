@@ -38,6 +38,21 @@ def test_maps_of_whole_pixels_are_those_of_images(monkeypatch: pytest.MonkeyPatc
     assert torch.equal(maps, model.indices(pixels.float().div(255)))
 
 
+def test_no_more_numbers_at_a_time_than_the_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    """3 codes at 2 x 2 places are 12 numbers, of which 30 hold two maps. At least one map is worked on."""
+    model, prior, x = build(), pixel_cnn(3), torch.rand(5, 1, 8, 8)
+    maps, sizes = codebook.code_maps(model, x), []
+    nats = codebook.nats(prior, maps)
+    monkeypatch.setattr(model, "indices", lambda x: sizes.append(len(x)) or VQVAE.indices(model, x))
+    monkeypatch.setattr(prior, "log_prob", lambda k: sizes.append(len(k)) or PixelCNN.log_prob(prior, k))
+    for most, expected in ((30, [2, 2, 1]), (5, [1] * 5)):
+        monkeypatch.setattr(codebook, "MOST", most)
+        assert torch.equal(codebook.code_maps(model, x), maps)
+        torch.testing.assert_close(codebook.nats(prior, maps), nats)
+        assert sizes == 2 * expected
+        sizes.clear()
+
+
 def test_the_bound_is_below_the_sum_over_all_maps_of_codes() -> None:
     """3^4 maps: log p(x) = log sum_k p(x | k) p(k) is exact."""
     torch.manual_seed(3)

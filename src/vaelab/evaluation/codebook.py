@@ -21,13 +21,20 @@ from vaelab.evaluation.batches import floats
 from vaelab.interfaces import code_prior, device_of
 from vaelab.noise import fixed_noise
 
-SIZE = 1000  # images encoded, or maps scored, at a time
+SIZE = 1000  # images encoded, or maps scored, at a time; fewer if they have many codes
+MOST = 50_000_000  # numbers at a time, one for each code at each place of each map
 
 
 @torch.no_grad()
 def code_maps(model: Any, images: Tensor) -> Tensor:
     """The maps of indices (N, h, w) of images (N, C, H, W), uint8 or in [0, 1], on the device of the model."""
-    return torch.cat([model.indices(floats(part.to(device_of(model)))) for part in images.split(SIZE)])
+    size = _size(model.code_shape[1:].numel() * len(model.codebook))
+    return torch.cat([model.indices(floats(part.to(device_of(model)))) for part in images.split(size)])
+
+
+def _size(numbers: int) -> int:
+    """How many maps are worked on at a time if each needs so many numbers."""
+    return max(1, min(SIZE, MOST // numbers))
 
 
 def usage(maps: Tensor, num_codes: int) -> tuple[float, float]:
@@ -40,7 +47,7 @@ def usage(maps: Tensor, num_codes: int) -> tuple[float, float]:
 @torch.no_grad()
 def nats(prior: Any, maps: Tensor) -> Tensor:
     """-log p(k) of each map (N, h, w) in nats, (N,)."""
-    return -torch.cat([prior.log_prob(part) for part in maps.split(SIZE)])
+    return -torch.cat([prior.log_prob(part) for part in maps.split(_size(maps[0].numel() * prior.num_categories))])
 
 
 @torch.no_grad()
@@ -70,7 +77,7 @@ class Fit(NamedTuple):
 
 
 def fit_prior(
-    prior: Any,  # a module with `log_prob`, such as PixelCNN, on the device of the maps
+    prior: Any,  # a module with `log_prob` and `num_categories`, such as PixelCNN, on the device of the maps
     maps: Tensor,  # (N, h, w), of training images
     validation: Tensor | None,  # (M, h, w)
     epochs: int = 12,

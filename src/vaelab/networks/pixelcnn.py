@@ -5,7 +5,7 @@
 Masked convolutions hide a place and all later ones. So one pass gives all factors of a map, and a sample takes one pass
 for each place: van den Oord et al. 2016, https://arxiv.org/abs/1601.06759; the gates and the condition c are those of
 https://arxiv.org/abs/1606.05328. There is one stack of convolutions, so some places above and far to the right stay
-hidden from a place (the blind spot of the second paper). The factors remain a probability without them.
+hidden from a place (the blind spot of the second paper). The product is still a probability of the map.
 """
 
 import torch
@@ -75,6 +75,7 @@ class PixelCNN(nn.Module):
         checks.whole(3, kernel_size=kernel_size)
         if kernel_size % 2 == 0:
             raise UserError(f"kernel_size={kernel_size}: an odd number is needed, because a place is in the middle")
+        self.num_categories = num_categories
         self.reach = kernel_size // 2 + num_blocks
         self.embedding = nn.Embedding(num_categories, channels)
         self.first = MaskedConvolution(channels, channels, kernel_size // 2, "A")

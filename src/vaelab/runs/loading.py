@@ -129,7 +129,7 @@ def write_prior(folder: Path, model: Any, prior: "nn.Module", sizes: dict[str, i
 def _read_prior(folder: Path, model: Any) -> Any:
     """The prior over codes in a folder. Raises UserError if it is damaged, or if it was fitted to other weights."""
     path = folder / PRIOR
-    again = f"python train_prior.py run={folder} trains a new one"
+    again = f"python train_prior.py run={folder} trains a new one, or remove this file"
     check_size(path, MOST_PRIOR)
     content = read_plain(path)
     plain = isinstance(content, dict) and {*content} == {"weights", "sizes", "state"}
