@@ -120,7 +120,7 @@ def samples(cfg: DictConfig, run: "Run") -> "tuple[Tensor, str]":
     model, num, source = run.model, cfg.num or 64, "p(z)"
     if cfg.label is not None:
         pictures.one_class(model, cfg.label)  # raises UserError before a density is fitted
-    elif not cfg.density and num < (classes := pictures.drawn_classes(model)):
+    elif not (cfg.density and not model.num_classes) and num < (classes := pictures.drawn_classes(model)):
         raise UserError(f"num={num}: all {classes} classes are drawn in turn: raise num or set label=3")
     if cfg.density:
         if cfg.label is not None and not model.num_classes:

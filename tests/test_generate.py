@@ -302,6 +302,7 @@ REFUSALS = [
         "run=labelled density=two_stage",
         "the codes of this model lie on vectors of 2 dimensions with one of 10 classes, not in R^D",
     ),
+    ("run=conditional density=gmm num=9", "num=9: all 10 classes are drawn in turn: raise num or set label=3"),
     ("run=labelled kind=traversal", "single dimensions of this latent space have no rate"),
     ("run=labelled num=9", "num=9: all 10 classes are drawn in turn: raise num or set label=3"),
     ("run=vq kind=prior", "the codes of a VQ-VAE are maps of indices: no density of vectors fits them"),

@@ -77,3 +77,12 @@ def test_a_frame_holds_the_text() -> None:
     assert top == bottom == "+" + "-" * (len(top) - 2) + "+"
     assert {len(line) for line in lines} == {len(top)}
     assert " ".join(line.strip("| ") for line in lines) == text.strip()
+
+
+def test_only_a_quantised_model_is_sent_to_train_prior() -> None:
+    cfg = compose_config(Path("data"))
+    cfg.data.used = "MNIST"
+    model = instantiate(cfg.model, _convert_="all")
+    model.prior = None
+    (text,) = find_caveats(model, OmegaConf.to_container(cfg, resolve=True))
+    assert text == "This model has no prior over its codes, so it cannot draw samples."

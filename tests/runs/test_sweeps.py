@@ -110,6 +110,7 @@ def test_more_values_add_runs_to_a_sweep(command: Command) -> None:
     for alone in (
         ["resume=logs/s"],
         ["resume=logs/s", "data.root=x"],
+        ["resume=logs/s", "trust=[mynets]"],
         ["hydra.sweep.dir=logs/s", "hydra/launcher=basic"],
     ):
         assert command("-m", *alone, small=False)[0] == f"error: {sentence}"  # it would train a run of the defaults

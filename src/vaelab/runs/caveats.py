@@ -25,7 +25,7 @@ def find_caveats(
     metrics: Mapping[str, float] | None = None,  # the metrics of an evaluation
 ) -> list[str]:
     """The caveats of a run, one or two sentences each. The list is empty if there are none."""
-    from vaelab.interfaces import draws_samples, levels, likelihood_name
+    from vaelab.interfaces import draws_samples, levels, likelihood_name, quantises
 
     data: Any = cfg["data"]
     found = []
@@ -54,8 +54,8 @@ def find_caveats(
         )
     if not draws_samples(model):
         found.append(
-            "This model has no prior over its codes, so it cannot draw samples: python train_prior.py run=logs/RUN "
-            "trains one."
+            "This model has no prior over its codes, so it cannot draw samples"
+            + (": python train_prior.py run=logs/RUN trains one." if quantises(model) else ".")
         )
     elif (cfg.get("objective") or {}).get("_target_") == "vaelab.objectives.Reconstruction":
         found.append(

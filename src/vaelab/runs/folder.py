@@ -44,7 +44,7 @@ LOCK = ".lock"
 PACKAGES = ("vaelab", "torch", "torchvision", "lightning", "hydra-core", "omegaconf", "tensorboard", "numpy")
 
 MOST_JSON, MOST_PNG = 10**7, 10**8  # bytes
-ELSEWHERE = ("hydra", "resume", "trust", "logger", "name")  # overrides that say nothing about the result
+ELSEWHERE = ("data.root", "resume", "trust")  # settings that a later start of the same run may change
 LARGEST = 1e100  # a number of a run is smaller
 # What an earlier version did not write to evaluation.json
 LATER: dict[str, Any] = {
@@ -257,7 +257,7 @@ def hyperparameters(folder: Path, cfg: DictConfig, module: "VAEModule", data: An
     values, chosen = dict(settings(cfg)), {}
     for override in typed:
         key, equals, text = override.lstrip("+~").partition("=")
-        if equals and key.split(".")[0] not in ELSEWHERE and key != "data.root":
+        if equals and key not in ELSEWHERE and key.split(".")[0] not in ("hydra", "logger", "name"):
             value = values.get(key)
             chosen[key] = value if isinstance(value, bool | int | float) else text
     return chosen | sizes

@@ -28,12 +28,11 @@ from omegaconf import DictConfig, OmegaConf
 from vaelab.errors import UserError
 from vaelab.files import check_links, read_text, write_atomically
 from vaelab.runs.config import MOST_BYTES, parse
-from vaelab.runs.folder import held, read_json, write_json
+from vaelab.runs.folder import ELSEWHERE, held, read_json, write_json
 from vaelab.runs.log import shown
 from vaelab.text import cut, plain, rounded, table
 
 REPLACED, FAILED, TABLE, UNFINISHED = "replaced", "failed.json", "sweep.md", "not finished"
-ELSEWHERE = ("data.root", "resume")  # settings that a run of the same sweep may change
 _KNOWN: dict[Path, tuple[list[Any], dict[str, str]]] = {}  # see `_settings`
 
 
