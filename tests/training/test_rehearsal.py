@@ -60,6 +60,17 @@ def test_a_schedule_gets_the_length_of_the_run() -> None:
     assert rates == pytest.approx([0.001 * (1 + math.cos(math.pi * t / 4)) / 2 for t in range(1, 5)])
 
 
+def test_the_terms_of_evaluation_are_named_by_split() -> None:
+    class Mode(ELBO):
+        def forward(self, *inputs: Any) -> dict[str, torch.Tensor]:
+            terms = super().forward(*inputs)
+            return {**terms, "training" if self.training else "evaluation": terms["loss"]}
+
+    names = rehearse(LinearGaussian().vae(exact=False), Mode())
+    assert names["train"] == (*names["val"][:-1], "training")
+    assert names["val"][-1] == "evaluation"
+
+
 def test_an_objective_without_one_value_an_image_is_refused() -> None:
     class Mean(Objective):
         def terms(self, trace: Any, x: torch.Tensor, step: torch.Tensor | None) -> dict[str, torch.Tensor]:

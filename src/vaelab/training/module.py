@@ -60,7 +60,7 @@ class VAEModule(L.LightningModule):
         trial = build_optimizer(optimizer, model, objective)
         if scheduler is not None:
             build_schedule(scheduler, trial)
-        self._terms = rehearse(model, objective)  # the names of the objective's terms
+        self._terms = rehearse(model, objective)  # the names of the objective's terms, by split
         self.metrics = Metrics()
         self.register_buffer("step", torch.zeros(()), persistent=False)  # optimiser steps so far, on the device
         self._scores: Callable[..., dict[str, Tensor]] | None = None  # the compiled objective
@@ -120,7 +120,7 @@ class VAEModule(L.LightningModule):
 
     def _expect(self, metric: str | None, who: str) -> None:
         """Warn of a metric to monitor that is not of the objective. The user's own code may log it."""
-        own = [f"{split}/{term}" for split in ("val", "train") for term in self._terms]
+        own = [f"{split}/{term}" for split, terms in self._terms.items() for term in terms]
         if metric not in own:
             log.warning(f"{who} monitors {metric}: the run fails if nothing logs it; there are {', '.join(own)}")
 

@@ -57,8 +57,8 @@ def build_schedule(config: dict[str, Any], optimizer: Optimizer, total_steps: fl
         raise UserError(f"scheduler.scheduler cannot be built: {error}") from error
 
 
-def rehearse(model: Any, objective: Objective) -> tuple[str, ...]:
-    """Score two blank images with copies, and return the names of the objective's terms.
+def rehearse(model: Any, objective: Objective) -> dict[str, tuple[str, ...]]:
+    """Score two blank images with copies, and return the names of the objective's terms, by split: val and train.
 
     Raises UserError, before any data are read, if parts do not go together.
     """
@@ -73,6 +73,8 @@ def rehearse(model: Any, objective: Objective) -> tuple[str, ...]:
         try:
             terms = objective(model, x, y, torch.zeros(()))
             final = objective(model, x, y, None)
+            with torch.no_grad():
+                evaluated = objective.eval()(model.eval(), x, y, None)
         except UserError as error:
             raise UserError(f"{pair}: {error}") from error
         except Exception as error:
@@ -95,4 +97,4 @@ def rehearse(model: Any, objective: Objective) -> tuple[str, ...]:
     idle = [name for name, weight in model.named_parameters() if weight.requires_grad and weight.grad is None]
     if idle:
         raise UserError(f"{pair}: no gradient reaches its {', '.join(idle)}, which would never change")
-    return tuple(terms)
+    return {"val": tuple(evaluated), "train": tuple(terms)}
