@@ -75,6 +75,12 @@ def test_the_card_says_what_holds(overrides: list[str], present: str, absent: st
     assert "| `decoder.onnx` | code | image | 2.0e-07 |" in card
 
 
+def test_without_a_graph_the_card_has_no_table_and_no_code_of_them() -> None:
+    card = exports.card(Path("nowhere"), config_of(), build(), {})
+    between = card[card.index("## ONNX") : card.index("## Metrics")]
+    assert between == f"## ONNX\n\nThere is no encoder: {exports.NO_MEAN}. There is no decoder: {exports.NO_IMAGE}.\n\n"
+
+
 def test_the_card_of_a_vq_vae_promises_no_samples() -> None:
     card = exports.card(Path("nowhere"), config_of("experiment=vq_vae"), vq(), GRAPHS)
     assert "model.sample" not in card

@@ -21,6 +21,17 @@ PAGE = """
 
 Open [`page.html`](page.html) in a browser to move codes, to walk from one test image to another, and to see where the
 codes of test images lie. It runs the ONNX files offline, with ONNX Runtime Web."""
+GRAPHS = """| file | in | out | largest difference from torch |
+|---|---|---|---|
+{rows}
+
+```python
+import onnxruntime
+
+{use}
+```
+
+"""
 CARD = """---
 library_name: vaelab
 tags: [autoencoder, onnx]{hub}
@@ -45,17 +56,7 @@ codes into images.{more}
 
 ## ONNX
 
-| file | in | out | largest difference from torch |
-|---|---|---|---|
-{graphs}
-
-```python
-import onnxruntime
-
-{use}
-```
-
-{note}
+{graphs}{note}
 
 ## Metrics
 
@@ -87,14 +88,18 @@ def card(run: Path, config: dict[str, Any], model: Any, made: dict[str, Graph], 
     if "decoder.onnx" in made:
         use = [f'onnxruntime.InferenceSession("decoder.onnx").run(["image"], {{"code": z{label}}})']
     note = f"Arrays of any batch size: images x (B, {channels}, {height}, {width}) and codes z (B, {model.latent_dim})"
-    note += " of float32" + (", labels y (B,) of int64." if label else ".")
+    note = note + " of float32" + (", labels y (B,) of int64." if label else ".") if made else ""
     if encoder := made.get("encoder.onnx"):
         use = [f'onnxruntime.InferenceSession("encoder.onnx").run(["code"], {{"image": x{label}}})', *use]
         note += " `std` is the posterior's standard deviation." if "std" in encoder.outputs else ""
     else:
         note += f" There is no encoder: {NO_MEAN}."
     note += "" if "decoder.onnx" in made else f" There is no decoder: {NO_IMAGE}."
-    note += PAGE if page else ""
+    note = note.lstrip() + (PAGE if page else "")
+    rows = (
+        f"| `{name}` | {', '.join(graph.inputs)} | {', '.join(graph.outputs)} | {graph.difference:.1e} |"
+        for name, graph in made.items()
+    )
     more = f" `model.sample(16{y}).{image}` makes new images." if draws_samples(model) else ""
     more += f" Labels y (B,) are whole numbers below {model.num_classes}." if label else ""
     return CARD.format(
@@ -115,11 +120,7 @@ def card(run: Path, config: dict[str, Any], model: Any, made: dict[str, Graph], 
         image=image,
         shape=", ".join(map(str, ("B", *model.image_shape))),
         more=more,
-        graphs="\n".join(
-            f"| `{name}` | {', '.join(graph.inputs)} | {', '.join(graph.outputs)} | {graph.difference:.1e} |"
-            for name, graph in made.items()
-        ),
-        use="\n".join(use),
+        graphs=GRAPHS.format(rows="\n".join(rows), use="\n".join(use)) if made else "",
         note=note,
         metrics="\n\n".join(_metrics(metrics, evaluation)) or "No metrics were recorded.",
         parts="\n".join(f"| {code(name)} | {code(part)} |" for name, part in _parts(config)),
