@@ -59,8 +59,10 @@ def assert_same(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
         [*STEPWISE, "+scheduler.frequency=3"],
         ["trainer.precision=bf16-mixed"],
         ["trainer.precision=64-true", "model/likelihood=bernoulli_at_mean"],
+        ["experiment=semi_supervised", "model.posterior.width=8", "model.decoder.hidden=[8]"],
+        ["experiment=fsq_vae", "model.encoder.channels=[4,4]", "model.decoder.channels=[4,4]"],
     ],
-    ids=["everything", "iwae", "cut", "plateau", "max_steps", "frequency", "bf16", "float64"],
+    ids=["everything", "iwae", "cut", "plateau", "max_steps", "frequency", "bf16", "float64", "labels", "fsq"],
 )
 def test_windows_equal_single_steps(config: Compose, tmp_path: Path, overrides: list[str]) -> None:
     theirs = run(config, tmp_path / "theirs", *overrides)
