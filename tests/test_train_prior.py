@@ -124,7 +124,7 @@ def test_a_prior_of_other_weights_is_refused_until_it_is_trained_again() -> None
 @pytest.mark.usefixtures("home")
 def test_a_prior_that_is_too_large_to_load_is_not_trained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runs, "MOST_PRIOR", 10**6 + 5000)
-    sentence = "a prior with channels=8, kernel_size=3 and num_blocks=1 for 8 codes has 9,280 bytes, and at most"
+    sentence = "a prior with channels=8, kernel_size=3 and num_blocks=1 for 8 codes has 5,824 bytes, and at most"
     assert refused(call, "train_prior", "run=vq", *SMALL).startswith(sentence)
 
 
