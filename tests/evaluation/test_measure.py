@@ -107,7 +107,7 @@ def test_clusters_that_name_the_classes(oracle: LinearGaussian, in_code: bool) -
     model.posterior.classifier = Classifier()
     metrics = measure(model, data, 5, 60, sizes=SMALL).record["metrics"]
     assert metrics["cluster_accuracy"] == 1
-    assert metrics["active_units"] <= 2 if in_code else 5  # the entries of the class are no units
+    assert metrics["active_units"] <= (2 if in_code else 5)  # the entries of the class are no units
     model.posterior.classifier = torch.nn.Sequential(torch.nn.Linear(6, 3))
     torch.nn.init.zeros_(model.posterior.classifier[0].weight)
     assert measure(model, data, 5, 60, sizes=SMALL).record["metrics"]["cluster_accuracy"] == pytest.approx(1 / 3)

@@ -18,7 +18,7 @@ from vaelab.evaluation.classifier import Classifier
 from vaelab.evaluation.memorization import copying, memorization, nearest
 from vaelab.evaluation.predictive import Predictive, largest, predictive
 from vaelab.evaluation.quality import LEAST, quality
-from vaelab.interfaces import GenerativeModel, device_of, labels
+from vaelab.interfaces import GenerativeModel, device_of, has_mean, labels
 from vaelab.noise import fixed_noise
 
 
@@ -78,31 +78,36 @@ def of_samples(model: GenerativeModel, data: Any, x: Tensor, seed: int, drawn: i
     metrics, pairs = _copies(samples[:drawn], x, training)
     if not sampling.samples or not sampling.classifier:
         return OfSamples(metrics, {}, {}, {}, None, pairs)
-    samples, real = samples[: sampling.samples], data.images("train", sampling.samples, x.device)[0]
+    samples = samples[: sampling.samples]
+    order = torch.randperm(len(training), generator=torch.Generator().manual_seed(0))  # files can be sorted by class
+    real = training[order[: len(samples)].to(training.device)].to(x.device).float().div(255)
     found = quality(samples, x, real, sampling.classifier.to(x.device), seed)
     copied, held = copying(samples, x, training, partial(_features, sampling.classifier), drawn)
-    checks = predictive(samples, x, training, seed=seed)
+    checks = predictive(samples, x, real, seed=seed)
     metrics |= (
         found.metrics | copied | {"predictive_distance": largest(checks.distances), "predictive_p": checks.p_value}
     )
-    real = found.real | {"predictive_distance": largest(checks.floor)}
-    defined = {name: value for name, value in held.items() if math.isfinite(value)}
-    references = {"real": real, "noise": found.noise, "test": defined}
+    others = {"real": found.real | {"predictive_distance": largest(checks.floor)}, "noise": found.noise, "test": held}
+    references = {
+        kind: {name: value for name, value in values.items() if math.isfinite(value)} for kind, values in others.items()
+    }
     return OfSamples(metrics, found.errors, {}, references, found.sentence(), pairs, checks)
 
 
 def draw(model: GenerativeModel, data: Any, count: int, seed: int, size: int = 1000) -> Tensor:
-    """Samples (count, C, H, W), `size` of them at a time. A model with classes draws all classes in turn.
+    """Samples (count, C, H, W), `size` of them at a time. A conditional model draws all classes in turn.
 
-    If the data are binary, samples are draws from p(x | z). If they are grey levels, samples are means of p(x | z).
+    If the data are binary, samples are draws from p(x | z). If they are grey levels, samples are means of p(x | z), or
+    draws if the mean is not known.
     """
     device, parts = device_of(model), []
+    means = data.binarization == "none" and has_mean(model.likelihood)
     y = labels(model, torch.arange(count, device=device) % max(model.num_classes, 1))
     with fixed_noise(device, seed):
         for start in range(0, count, size):
             part = slice(start, min(start + size, count))
             density = model.sample(part.stop - start, None if y is None else y[part])
-            parts.append(density.mean if data.binarization == "none" else density.sample())
+            parts.append(density.mean if means else density.sample())
     return torch.cat(parts)
 
 
