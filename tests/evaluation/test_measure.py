@@ -20,6 +20,9 @@ from vaelab.priors import ClassPrior
 SMALL = Sizes(probed=40, train_samples=20, refined=10, steps=30, refined_samples=50, drawn=35)
 
 
+Part = tuple[torch.Tensor, torch.Tensor | None]
+
+
 class Data:
     """A stand-in for a data module that serves images of the oracle."""
 
@@ -30,9 +33,9 @@ class Data:
         torch.manual_seed(3)
         self.splits = {split: (oracle.images(60), torch.arange(60) % 3) for split in ("train", "test")}
 
-    def images(self, split: str, count: int | None = None, device: object = None) -> tuple[torch.Tensor, torch.Tensor]:
+    def images(self, split: str, count: int | None = None, device: object = None) -> Part:
         images, labels = self.splits[split]
-        return images[:count], labels[:count]
+        return images[:count], None if labels is None else labels[:count]
 
     pixels = images
 
@@ -72,6 +75,14 @@ def test_metrics_of_factors_are_measured_if_the_data_have_them(oracle: LinearGau
     assert record["meanings"]["dci_disentanglement"].endswith("forests of 40 training images")
     assert record["metrics"]["dci_informativeness"] > 0.8
     assert not {*report.METRICS["factors of variation"]} & (without["metrics"].keys() | without["absent"].keys())
+
+
+def test_images_without_labels_have_a_reason_for_each_metric_of_classes(oracle: LinearGaussian) -> None:
+    data = Data(oracle)
+    data.splits = {split: (images, None) for split, (images, _) in data.splits.items()}
+    absent = measure(oracle.vae(exact=True), data, 2, 20, sizes=SMALL).record["absent"]
+    reasons = {name for name, why in absent.items() if why == "the images have no labels"}
+    assert reasons == {*report.OF_CLASSES} - {"cluster_accuracy", "cluster_nmi", "cluster_ari"}  # its codes have none
 
 
 def test_closer_bounds_of_a_random_encoder(oracle: LinearGaussian) -> None:

@@ -111,6 +111,22 @@ def test_quality_is_measured_with_the_classifier() -> None:
     assert len(found.pairs) == 10
 
 
+def test_without_a_classifier_the_pixels_are_measured() -> None:
+    torch.manual_seed(0)
+    model, data = Stub(), Data(torch.rand(60, 1, 8, 8).round())
+    data.pixels = lambda _: (data.x.mul(255).byte(), None)  # type: ignore
+    data.splits = {"train": (data.x, None), "test": (data.x[:38], None)}  # type: ignore
+    model.sample = lambda count, _: Independent(Bernoulli(torch.full((count, 1, 8, 8), 0.5)), 3)  # type: ignore
+    found = of_samples(model, data, data.x[:38], 0, 10, Sampling(20))
+    assert found.metrics.keys() == {*METRICS["samples"], "authenticity", "predictive_distance", "predictive_p"}
+    assert found.references.keys() == {"real", "noise", "test"}
+    assert found.references["test"].keys() == {"authenticity"}  # no half of 38 images has more than 20
+    why = found.absent.pop("data_copying")
+    assert why == "no cell has more than 20 samples, a test image and a training image"
+    assert found.absent.keys() == {*METRICS["quality of the samples"], "data_copying_features"}
+    assert {*found.absent.values()} == {"there is no classifier, because the images have no labels"}
+
+
 class Halves(classifier.Classifier):
     """Names the class by the mean of an image, and never class 2."""
 

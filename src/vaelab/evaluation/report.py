@@ -106,6 +106,7 @@ METRICS = {
 }
 REFERENCES = {"real": "training images", "noise": "noise", "test": "test images"}
 OF_CLASSES = tuple(METRICS["representation"])  # the metrics that images without labels do not have
+OF_CLUSTERS = ("cluster_accuracy", "cluster_nmi", "cluster_ari")  # of models whose codes have a class
 LABELS = {"log_likelihood": "IW bound"}  # in tables, because this metric is not log p(x) itself
 HEADINGS = {  # of narrow columns; a CSV file has the names of the metrics
     **LABELS, "exact_log_likelihood": "exact log p", "bits_per_dim": "bits/dim", "squared_error": "sq. error",
