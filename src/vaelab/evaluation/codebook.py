@@ -73,7 +73,7 @@ def fit_prior(
     prior: Any,  # a module with `log_prob`, such as PixelCNN, on the device of the maps
     maps: Tensor,  # (N, h, w), of training images
     validation: Tensor | None,  # (M, h, w)
-    epochs: int = 4,
+    epochs: int = 12,
     batch_size: int = 128,
     lr: float = 2e-3,  # the first learning rate of Adam; a cosine schedule ends at zero
     seed: int = 0,  # of the order of the maps
