@@ -6,11 +6,14 @@ import shlex
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from vaelab import checks, cli
 from vaelab.errors import UserError
+
+CONFIGS = Path(__file__).parent / "configs"
 
 
 def classify(cfg: DictConfig, _: Path) -> None:
@@ -27,12 +30,12 @@ def classify(cfg: DictConfig, _: Path) -> None:
     device = runs.find_device(cfg.device)
     data = instantiate(cfg.data, _convert_="all")
     data.setup()
+    if why := classifier.lacking(data):
+        raise UserError(f"no classifier can be trained on {data.name}: {why}")
     path = Path(cfg.output).expanduser() if cfg.output else classifier.place(data, cache.folder())
     if cfg.output and (path.suffix != ".safetensors" or not os.access(path.absolute().parent, os.W_OK)):
         raise UserError(f"output={cfg.output}: a file that ends in .safetensors, in a folder that can be written to")
     (x, y), (test_x, test_y) = data.read()[1:3]
-    if y is None or test_y is None:
-        raise UserError(f"the images of {data.name} have no labels, so no classifier can be trained on them")
     if cfg.output or not path.is_file():
         print(f"training on {len(x):,} images of {data.name}", flush=True)
         with tqdm(total=cfg.epochs * len(x), desc="training", unit="image", leave=False, disable=None) as bar:
@@ -50,11 +53,18 @@ def classify(cfg: DictConfig, _: Path) -> None:
         }
         classifier.save(model, path, record)
     model, record = classifier.load(path)
+    default: Any = OmegaConf.load(CONFIGS / "classify.yaml")
+    for name in ("epochs", "seed"):
+        if cfg[name] not in (default[name], record.get(name)):
+            raise UserError(
+                f"{name}={cfg[name]} changes nothing: {runs.shown(path)} is there already, trained with "
+                f"{name}={record.get(name)}; output=FILE.safetensors trains another classifier"
+            )
     found = classifier.accuracy(model.to(device), test_x.to(device), test_y.to(device))
     shares = ", ".join(f"{share:.2%} ({kind})" for kind, share in found.items())
-    print(f"{runs.shown(path)}: a classifier of {record['dataset']}, {record['epochs']} epochs")
+    print(f"{runs.shown(path)}: a classifier of {record['dataset']}, {record.get('epochs')} epochs")
     print(f"right on {len(test_x):,} test images of {data.name}: {shares}")
 
 
 if __name__ == "__main__":
-    cli.main(classify, Path(__file__).parent / "configs", "classify")
+    cli.main(classify, CONFIGS, "classify")

@@ -1,7 +1,9 @@
 """Measure finished runs: `python evaluate.py run=logs/RUN [setting=value ...]`; `--help` lists them."""
 
 import contextlib
+import json
 import os
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -20,6 +22,10 @@ if TYPE_CHECKING:
     from vaelab.runs import Run
 
 CONFIGS = Path(__file__).parent / "configs"
+OF_TRAINING = (  # settings of the data that change nothing for a classifier, and the class
+    *("_target_", "used", "seed", "batch_size", "eval_batch_size", "train_size", "num_labels"),
+    *("binarization", "binarization_seed"),
+)
 OF_IMAGES = ("run", "images", "invert", "sizes.train_samples", "sizes.drawn", "seed", "device", "data.root", "trust")
 
 
@@ -84,22 +90,56 @@ def group(cfg: DictConfig, name: str, default: Any) -> Any:
 
 
 def sampling(cfg: DictConfig, run: "Run") -> "Sampling":
-    """What is measured of a run's samples. Raises UserError if there is no classifier for its images."""
-    from vaelab import runs
+    """What is measured of a run's samples. Raises UserError if a classifier for its images has not been trained."""
     from vaelab.data import cache
     from vaelab.evaluation import classifier
     from vaelab.evaluation.samples import Sampling
 
-    if not cfg.samples:
-        return Sampling(0, cfg.density)
+    if not cfg.samples or classifier.lacking(run.data):
+        return Sampling(cfg.samples, cfg.density)
     path = classifier.place(run.data, cache.folder())
     if not path.is_file():
-        words = runs.read_json(run.folder / "run.json").get("starts", [{}])[0].get("overrides", [])
-        command = shlex.join(
-            ["python", "classify.py", *(word for word in words if word.startswith(("data=", "data.")))]
-        )
+        command = classify_command(run.cfg.data)
         raise UserError(f"samples={cfg.samples} needs a classifier of {run.data.name}: {command} trains one")
     return Sampling(cfg.samples, cfg.density, classifier.load(path)[0])
+
+
+def classify_command(data: DictConfig) -> str:
+    """The command that trains a classifier for the data of a run: the option of data= that is nearest, and settings.
+
+    The class of the data is not repeated. Without an option of this class, the command says only what it needs.
+    """
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    def settings(data: DictConfig) -> dict[str, Any]:
+        whole: Any = OmegaConf.to_container(data, resolve=True)
+        return {key: value for key, value in whole.items() if key not in OF_TRAINING and not isinstance(value, dict)}
+
+    started, found = GlobalHydra.instance().hydra, {}
+    mine = settings(data)
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(CONFIGS.resolve()), version_base="1.3"):
+            for path in sorted((CONFIGS / "data").glob("*.yaml")):
+                own: Any = OmegaConf.load(path)
+                if own.get("_target_", data._target_) != data._target_:  # an option of another option names no class
+                    continue
+                option = compose("classify", [f"data={path.stem}"]).data
+                if option._target_ == data._target_:
+                    known = settings(option)
+                    differing = (key for key in mine if key in option and known.get(key, ...) != mine[key])
+                    found[path.stem] = {key: mine[key] for key in differing}
+    finally:
+        GlobalHydra.instance().hydra = started
+    if not found:
+        return "python classify.py with the data settings of this run"
+    name = min(found, key=lambda name: len(found[name]))
+    words = []
+    for key, value in found[name].items():
+        bare = isinstance(value, str) and re.fullmatch(r"[\w./~-]+", value)
+        words.append(f"data.{key}={value if bare else json.dumps(value, ensure_ascii=False, separators=(',', ':'))}")
+    return plain(shlex.join(["python", "classify.py", f"data={name}", *words]))
 
 
 def check_used(cfg: DictConfig) -> None:
@@ -167,17 +207,22 @@ def rank(run: "Run", images: "Images", num_samples: int, most: int, seed: int) -
 
 
 def measured(run: "Run", protocol: dict[str, Any], sampling: "Sampling", reuse: bool) -> dict[str, Any]:
-    """Measure a run and return its record. `reuse` returns evaluation.json if weights and protocol are the same."""
+    """Measure a run and return its record.
+
+    `reuse` returns evaluation.json, without the UDR, if its weights, its protocol and its known metrics are the same.
+    """
     from vaelab import pictures, runs
     from vaelab.evaluation.annealing import Annealing
-    from vaelab.evaluation.measure import LATER, Sizes, measure
+    from vaelab.evaluation.measure import KNOWN, Sizes, measure
     from vaelab.training import tensorboard
 
     path, weights = run.folder / "evaluation.json", runs.digest(run.model)
     old = runs.read_json(path)
     known = old.get("protocol", {}) if old.get("weights") == weights else {}
-    if reuse and LATER | known == protocol:
-        return old | {"protocol": protocol}
+    if reuse and known == protocol and old.get("known_metrics") == KNOWN:
+        for part in (old["metrics"], old["meanings"]):  # the other seeds of a table can be others
+            part.pop("udr", None)
+        return {key: value for key, value in old.items() if key != "udr_runs"}
     if not os.access(run.folder, os.W_OK):  # before minutes of measurement
         raise UserError(f"{run.folder} cannot be written to, but evaluation.json goes there: measure a copy of it")
     print(f"measuring {runs.shown(run.folder)} on {run.data.description}", flush=True)

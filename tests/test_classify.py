@@ -12,7 +12,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from classify import classify
-from evaluate import evaluate
+from evaluate import classify_command, evaluate
 from train import train
 from vaelab.data import cache
 from vaelab.evaluation import classifier
@@ -33,6 +33,8 @@ def arrays(tmp_path: Path) -> list[str]:
     parts = {"train_images": images[:70], "train_labels": labels[:70]}
     np.savez(tmp_path / "a.npz", **parts, test_images=images[70:], test_labels=labels[70:])
     np.savez(tmp_path / "unlabelled.npz", train_images=images[:70], test_images=images[70:])
+    small = {name: part[:, :6] if part.ndim == 3 else part for name, part in parts.items()}
+    np.savez(tmp_path / "small.npz", **small, test_images=images[70:, :6], test_labels=labels[70:])
     return ["data=arrays", f"data.path={tmp_path}/a.npz", "data.image_shape=[1,12,12]"]
 
 
@@ -44,13 +46,13 @@ def test_own_images(
     monkeypatch.setattr(sys, "argv", ["train.py", *arrays])
     cfg = compose_config(tmp_path, *arrays, "data.batch_size=20", "model.latent_dim=2", "callbacks.pictures.count=0")
     train(cfg, run)
-    starts = json.loads((run / "run.json").read_text())
-    starts["starts"][0]["overrides"] = [*arrays, "seed=3"]  # as the command line gives them
-    (run / "run.json").write_text(json.dumps(starts))
     short = [f"run={run}", "num_samples=2", "sizes.steps=2", "sizes.refined_samples=2", "samples=30"]
+    command = f": python classify.py {arrays[0]} {{}}{arrays[1]} 'data.image_shape=[1,12,12]' trains one"
     message = refused(evaluate, composed("evaluate", *short), Path())
     assert message.startswith("samples=30 needs a classifier of arrays-")
-    assert message.endswith(f": python classify.py {arrays[0]} {arrays[1]} 'data.image_shape=[1,12,12]' trains one")
+    assert message.endswith(command.format(""))
+    message = refused(evaluate, composed("evaluate", *short, f"data.root={tmp_path}"), Path())
+    assert message.endswith(command.format(f"data.root={tmp_path} "))
     assert not (run / "evaluation.json").exists()
 
     monkeypatch.setattr(sys, "argv", ["classify.py", *arrays])
@@ -65,15 +67,29 @@ def test_own_images(
     assert record["command"].startswith("python classify.py data=arrays")
 
     before = weights.read_bytes()
-    classify(composed("classify", *arrays, "epochs=1"), Path())  # it is there: only its accuracy is measured
-    assert "training" not in capsys.readouterr().out
+    for setting in ("epochs=40", "epochs=10"):  # it is there, so only its accuracy is measured; 10 is the default
+        classify(composed("classify", *arrays, setting), Path())
+        assert "training" not in capsys.readouterr().out
+    message = refused(classify, composed("classify", *arrays, "epochs=1"), Path())
+    assert "epochs=1 changes nothing: " in message
+    assert "is there already, trained with epochs=40; output=FILE.safetensors trains another" in message
+    assert "seed=3 changes nothing" in refused(classify, composed("classify", *arrays, "seed=3"), Path())
     assert weights.read_bytes() == before
 
     evaluate(composed("evaluate", *short), Path())
     found = json.loads((run / "evaluation.json").read_text())
     assert found["protocol"]["classifier"].startswith("arrays-")
-    assert found["references"]["real"]["confidence"] > found["references"]["noise"]["confidence"] - 0.2
+    assert found["references"]["real"]["frechet_distance"] < found["references"]["noise"]["frechet_distance"]
     assert found["metrics"]["frechet_distance"] > found["references"]["real"]["frechet_distance"]
+
+
+def test_the_command_is_built_from_the_data_of_the_run() -> None:
+    fashion = composed(
+        "classify", "data=fashion_mnist", "data.batch_size=7", "data.root=else where", "data.md5=null"
+    ).data
+    assert classify_command(fashion) == "python classify.py data=fashion_mnist 'data.root=\"else where\"' data.md5=null"
+    fashion._target_, fashion.dataset = "strange.Data", "odd\x1b"
+    assert classify_command(fashion) == "python classify.py with the data settings of this run"
 
 
 def test_digits_have_the_classifier_of_the_package(data_root: Path, capsys: pytest.CaptureFixture) -> None:
@@ -102,11 +118,14 @@ def test_another_file(arrays: list[str], tmp_path: Path) -> None:
         ("epochs=0", "epochs=0: a whole number, at least 1"),
         ("output=weights.pt", "output=weights.pt: a file that ends in .safetensors, in a folder"),
         ("output=nowhere/a.safetensors", "in a folder that can be written to"),
-        ("data.path=unlabelled.npz", "have no labels, so no classifier can be trained on them"),
+        ("data.path=unlabelled.npz", ": the images have no labels"),
+        ("data.path=small.npz", ": the images have 6 x 12 pixels, fewer than 8 x 8"),
     ],
 )
 def test_mistakes(
     arrays: list[str], setting: str, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    if "small" in setting:
+        arrays[-1] = "data.image_shape=[1,6,12]"
     assert sentence in refused(classify, composed("classify", *arrays, setting), Path())

@@ -127,12 +127,15 @@ def test_metrics_go_to_the_screen_a_file_and_tensorboard(
 def test_the_quality_of_samples(run: Callable[..., str], capsys: pytest.CaptureFixture) -> None:
     folder = run()
     plainly = measured(f"run={folder}")
-    old = {**plainly, "protocol": {k: v for k, v in plainly["protocol"].items() if k not in measure_module.LATER}}
-    runs.write_json(Path(folder, "evaluation.json"), old)  # of a version that could not measure samples
     again = shutil.copytree(folder, f"{folder}-again")
+    old = {**plainly, "known_metrics": plainly["known_metrics"] - 1, "metrics": {"elbo": 0.0}}
+    runs.write_json(Path(folder, "evaluation.json"), old)  # of a version that could not measure all
     capsys.readouterr()
     settings(f"run=[{folder},{again}]")
-    assert "measuring" not in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"measuring {folder} on" in printed
+    assert f"measuring {again}" not in printed
+    assert json.loads(Path(folder, "evaluation.json").read_text())["metrics"] == plainly["metrics"]
 
     record = measured(f"run={folder}", "samples=100")
     metrics, references = record["metrics"], record["references"]
@@ -151,8 +154,7 @@ def test_the_quality_of_samples(run: Callable[..., str], capsys: pytest.CaptureF
     assert "noise seed 0, 100 samples; " in printed
     real, noise = (report.shown(references[kind]["frechet_distance"]) for kind in ("real", "noise"))
     assert f"of 100 samples and 100 test images; training images {real}, noise {noise}" in printed
-    if record["missing"]:
-        assert record["missing"] in printed
+    assert record["missing"] is None  # fewer than 20 samples of each class are expected
     assert "posterior predictive checks: samples against test images\ncheck " in printed
     assert measured(f"run={folder}")["metrics"] == metrics  # the file with more stays
     assert "is kept, because it has K = 20, 100 test images, 100 samples" in capsys.readouterr().out
@@ -319,6 +321,13 @@ def test_data_with_factors_have_metrics_of_disentanglement_and_seeds_agree(
     assert 0 < both[0]["metrics"]["udr"] < 1
     assert both[0]["udr_runs"] == 2
     assert {**both[0]["metrics"], "udr": None} == {**record["metrics"], "udr": None}
+    again = shutil.copytree(a, f"{Path(a).parent}-again")
+    settings(f"run=[{a},{again}]", "num_images=164")  # the same seed
+    printed = capsys.readouterr().out
+    assert "measuring" not in printed
+    assert "MIG" in printed
+    assert "UDR" not in printed  # it is that of other runs than those of this table
+    assert json.loads(Path(a, "evaluation.json").read_text()) == both[0]
     settings(f"run={Path(a).parent}", "num_images=100", "format=csv")  # this shorter evaluation goes to no file
     rows = [row for row in capsys.readouterr().out.splitlines() if row[:1] != "#"]
     names, first, _, mean, spread = csv.reader(rows)

@@ -139,7 +139,7 @@ def draws_samples(model: GenerativeModel) -> bool:
     return model.prior is not None or code_prior(model) is not None
 
 
-def true_factors(data: Any, split: str, count: int) -> Tensor | None:
-    """The factors (count, F) of the first images of a split, or None if they are not known."""
+def true_factors(data: Any, split: str, count: int | None = None) -> Tensor | None:
+    """The factors (count, F) of the first images of a split, or of all, or None if they are not known."""
     found = getattr(data, "factors", {}).get(split)
     return None if found is None else found[:count]

@@ -94,11 +94,15 @@ def test_a_classifier_is_saved_with_its_record(tmp_path: Path) -> None:
     assert json.loads(path.with_suffix(".json").read_text()) == record
     whole = path.read_bytes()
     path.write_bytes(whole[:-1] + b"x")
-    assert "is damaged: delete both, and classify.py trains" in refused(classifier.load, path)
+    assert "is damaged or missing: delete both, and classify.py trains it again" in refused(classifier.load, path)
     path.write_bytes(whole)
     for text in ("{", "{}", "3"):
         path.with_suffix(".json").write_text(text)
-        assert "is damaged" in refused(classifier.load, path)
+        assert "is damaged or missing" in refused(classifier.load, path)
+    path.with_suffix(".json").write_text(json.dumps({"sha256": record["sha256"]}))  # it names no data set
+    assert "is damaged or missing" in refused(classifier.load, path)
+    path.with_suffix(".json").unlink()
+    assert "or the record beside it is damaged or missing: delete both" in refused(classifier.load, path)
 
 
 def test_the_file_of_a_classifier_depends_on_the_images_and_labels() -> None:
@@ -119,4 +123,15 @@ def test_the_file_of_a_classifier_depends_on_the_images_and_labels() -> None:
     assert len({path.name for path in paths}) == 4
     assert place("MNIST", torch.zeros(2, 1, 28, 28), None) == classifier.DIGITS
     assert place("MNIST", torch.zeros(2, 1, 8, 8, dtype=torch.uint8), labels[:2]) != classifier.DIGITS
-    assert "bars have no labels" in refused(place, "bars", images, None)
+
+
+def test_what_images_lack_for_a_classifier() -> None:
+    images, labels = bars(6)
+
+    def lacking(shape: tuple[int, ...], *labels: torch.Tensor | None) -> str | None:
+        splits = {split: (images, each) for split, each in zip(("train", "test"), labels, strict=True)}
+        return classifier.lacking(SimpleNamespace(splits=splits, image_shape=shape))
+
+    assert lacking((1, 8, 12), labels, labels) is None
+    assert lacking((1, 12, 12), labels, None) == "the images have no labels"
+    assert lacking((3, 12, 7), labels, labels) == "the images have 12 x 7 pixels, fewer than 8 x 8"

@@ -63,6 +63,8 @@ def test_noise_and_constants() -> None:
     constant = np.ones_like(IDENTITY)
     assert metrics.mig(constant, FACTORS) == 0
     assert metrics.modularity(constant, FACTORS) == 0
+    found = metrics.dci(constant, FACTORS, constant, FACTORS)
+    assert (found.disentanglement, found.completeness) == (0, 0)
     found = metrics.dci(NOISE, FACTORS, np.random.default_rng(1).normal(size=IDENTITY.shape), FACTORS)
     assert found.hits.mean() == pytest.approx((1 / 4 + 1 / 5 + 1 / 3) / 3, abs=0.05)
     assert found.disentanglement < 0.05
@@ -101,6 +103,7 @@ def test_sap_of_binary_factors() -> None:
         (np.ones((3, 4)), 0),
         ([[1, 0], [1, 1]], (1 * 1 + 2 * 0) / 3),  # the second row has two thirds of the importance
         ([[1, 0], [0, 0]], 1),  # a row without importance has no weight
+        (np.zeros((2, 3)), 0),
         ([[3, 1]], 1 + (0.75 * np.log2(0.75) + 0.25 * np.log2(0.25))),
     ],
 )

@@ -4,10 +4,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import refused
 from torch import Tensor
 
 from vaelab.evaluation import report
-from vaelab.evaluation.factors import MOST, NAMES, factor_metrics
+from vaelab.evaluation.factors import MOST, NAMES, check_factors, factor_metrics
 
 FACTORS = torch.cartesian_prod(torch.arange(4), torch.arange(4)).repeat(10, 1)
 IDENTITY = FACTORS.float()
@@ -58,6 +59,25 @@ def test_a_long_code_is_absent_with_the_reason() -> None:
     found = factor_metrics(DATA, long, long)
     assert found.metrics == {}
     assert found.absent["mig"] == "the code has 101 dimensions, more than 100"
+
+
+def test_other_factors_are_refused() -> None:
+    images = {split: (torch.zeros(len(FACTORS), 1, 2, 2), None) for split in ("train", "test")}
+
+    def check(train: object, test: object = FACTORS) -> None:
+        check_factors(SimpleNamespace(name="mine", splits=images, factors={"train": train, "test": test}))
+
+    check(FACTORS)
+    check_factors(SimpleNamespace(name="mine", splits=images, factors={}))
+    for wrong, kind, shape in (
+        (FACTORS.float(), "torch.float32", "(160, 2)"),
+        (FACTORS[:159], "torch.int64", "(159, 2)"),
+        (FACTORS[:, 0], "torch.int64", "(160,)"),
+        ([1, 2], "list", "()"),
+    ):
+        message = f"factors['train'] of mine has the type {kind} and the shape {shape}, but a tensor of whole numbers"
+        assert refused(check, wrong).startswith(f"{message} (160, F) is needed")
+    assert "factors['test'] of mine" in refused(check, FACTORS, FACTORS[:, [0, 1, 1]])
 
 
 def test_data_without_factors_have_none_of_the_metrics() -> None:

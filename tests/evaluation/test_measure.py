@@ -20,6 +20,9 @@ from vaelab.priors import ClassPrior
 SMALL = Sizes(probed=40, train_samples=20, refined=10, steps=30, refined_samples=50, drawn=35)
 
 
+Part = tuple[torch.Tensor, torch.Tensor | None]
+
+
 class Data:
     """A stand-in for a data module that serves images of the oracle."""
 
@@ -30,9 +33,9 @@ class Data:
         torch.manual_seed(3)
         self.splits = {split: (oracle.images(60), torch.arange(60) % 3) for split in ("train", "test")}
 
-    def images(self, split: str, count: int | None = None, device: object = None) -> tuple[torch.Tensor, torch.Tensor]:
+    def images(self, split: str, count: int | None = None, device: object = None) -> Part:
         images, labels = self.splits[split]
-        return images[:count], labels[:count]
+        return images[:count], None if labels is None else labels[:count]
 
     pixels = images
 
@@ -74,6 +77,14 @@ def test_metrics_of_factors_are_measured_if_the_data_have_them(oracle: LinearGau
     assert not {*report.METRICS["factors of variation"]} & (without["metrics"].keys() | without["absent"].keys())
 
 
+def test_images_without_labels_have_a_reason_for_each_metric_of_classes(oracle: LinearGaussian) -> None:
+    data = Data(oracle)
+    data.splits = {split: (images, None) for split, (images, _) in data.splits.items()}
+    absent = measure(oracle.vae(exact=True), data, 2, 20, sizes=SMALL).record["absent"]
+    reasons = {name for name, why in absent.items() if why == "the images have no labels"}
+    assert reasons == {*report.OF_CLASSES} - {"cluster_accuracy", "cluster_nmi", "cluster_ari"}  # its codes have none
+
+
 def test_closer_bounds_of_a_random_encoder(oracle: LinearGaussian) -> None:
     data, sizes = Data(oracle), SMALL._replace(checked=40, refined=30, steps=500)
     record = measure(oracle.vae(exact=False), data, 30, 50, sizes=sizes).record
@@ -107,7 +118,7 @@ def test_clusters_that_name_the_classes(oracle: LinearGaussian, in_code: bool) -
     model.posterior.classifier = Classifier()
     metrics = measure(model, data, 5, 60, sizes=SMALL).record["metrics"]
     assert metrics["cluster_accuracy"] == 1
-    assert metrics["active_units"] <= 2 if in_code else 5  # the entries of the class are no units
+    assert metrics["active_units"] <= (2 if in_code else 5)  # the entries of the class are no units
     model.posterior.classifier = torch.nn.Sequential(torch.nn.Linear(6, 3))
     torch.nn.init.zeros_(model.posterior.classifier[0].weight)
     assert measure(model, data, 5, 60, sizes=SMALL).record["metrics"]["cluster_accuracy"] == pytest.approx(1 / 3)

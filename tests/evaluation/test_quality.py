@@ -152,6 +152,15 @@ def test_a_class_that_is_left_out_is_missing(real: Real) -> None:
     sentence = found.sentence()
     assert sentence is not None
     assert sentence.startswith("The samples lack 1 of 10 classes (4): ")
+    few = measured(others[:100], real)  # about ten of each class are expected, and so few can be absent by chance
+    assert few.metrics["missing_classes"] == 0
+    assert few.missing == []
+
+
+def test_the_order_of_the_images_does_not_matter(real: Real) -> None:
+    order = classifier.load(classifier.DIGITS)[0](real[1]).argmax(1).argsort()
+    of_sorted = measured(real[0], (real[0], real[1][order], real[2]))
+    assert of_sorted.metrics["kernel_distance"] < 4 * of_sorted.errors["kernel_distance"]  # subsets have all classes
 
 
 def test_a_few_images_again_and_again_have_precision_but_no_recall(real: Real) -> None:

@@ -1,5 +1,6 @@
 """Samples are drawn as the data need it, from the prior or from a fitted density, and measured."""
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -18,7 +19,7 @@ from vaelab.evaluation.samples import DISTANCES_ONLY, Sampling, draw, of_samples
 class Stub(nn.Module):
     """A model of a conditional class: the images of class k have pixels that are 1 with the probability k / 10."""
 
-    num_classes, prior = 4, None
+    num_classes, prior, likelihood = 4, None, SimpleNamespace()
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,6 +42,12 @@ def test_all_classes_are_drawn_in_turn() -> None:
     assert torch.equal(draw(model, binary, 4000, seed=0), drawn)
     assert not torch.equal(draw(model, binary, 4000, seed=1), drawn)
     assert torch.equal(torch_state, torch.get_rng_state())
+
+
+def test_grey_levels_without_a_mean_are_drawn() -> None:
+    model, grey = Stub(), SimpleNamespace(binarization="none")
+    model.likelihood = SimpleNamespace(has_mean=False)
+    assert set(draw(model, grey, 400, seed=0).unique().tolist()) == {0, 1}
 
 
 class Data:
@@ -88,19 +95,65 @@ def test_a_model_that_cannot_be_sampled_from() -> None:
 
 def test_quality_is_measured_with_the_classifier() -> None:
     torch.manual_seed(0)
-    model, data = Stub(), Data(torch.rand(40, 1, 8, 8).round())
+    model, data = Stub(), Data(torch.rand(60, 1, 8, 8).round())
+    data.pixels = lambda _: (data.x.mul(255).byte(), None)  # type: ignore
     model.sample = lambda count, _: Independent(Bernoulli(torch.full((count, 1, 8, 8), 0.5)), 3)  # type: ignore
-    found = of_samples(model, data, data.x[:25], 0, 10, Sampling(30, None, classifier.Classifier().eval()))
+    found = of_samples(model, data, data.x[:50], 0, 10, Sampling(30, None, classifier.Classifier().eval()))
     assert {"sample_distance", "frechet_distance", "missing_classes"} <= found.metrics.keys()
     quality, copies = {*METRICS["quality of the samples"]}, {"data_copying", "data_copying_features", "authenticity"}
     assert found.references["noise"].keys() == quality
     assert found.references["real"].keys() == quality | {"predictive_distance"}
-    assert found.references["test"].keys() <= copies
+    assert found.references["test"].keys() == copies
     assert found.metrics.keys() == quality | copies | {"predictive_distance", "predictive_p", *METRICS["samples"]}
     assert found.checks is not None
     assert len(found.checks.samples["ink"]) == 30
     assert found.pairs is not None
     assert len(found.pairs) == 10
+
+
+def test_without_a_classifier_the_pixels_are_measured() -> None:
+    torch.manual_seed(0)
+    model, data = Stub(), Data(torch.rand(60, 1, 8, 8).round())
+    data.pixels = lambda _: (data.x.mul(255).byte(), None)  # type: ignore
+    data.splits = {"train": (data.x, None), "test": (data.x[:38], None)}  # type: ignore
+    model.sample = lambda count, _: Independent(Bernoulli(torch.full((count, 1, 8, 8), 0.5)), 3)  # type: ignore
+    found = of_samples(model, data, data.x[:38], 0, 10, Sampling(20))
+    assert found.metrics.keys() == {*METRICS["samples"], "authenticity", "predictive_distance", "predictive_p"}
+    assert found.references.keys() == {"real", "noise", "test"}
+    assert found.references["test"].keys() == {"authenticity"}  # no half of 38 images has more than 20
+    why = found.absent.pop("data_copying")
+    assert why == "no cell has more than 20 samples, a test image and a training image"
+    assert found.absent.keys() == {*METRICS["quality of the samples"], "data_copying_features"}
+    assert {*found.absent.values()} == {"there is no classifier, because the images have no labels"}
+
+
+class Halves(classifier.Classifier):
+    """Names the class by the mean of an image, and never class 2."""
+
+    def __init__(self) -> None:
+        super().__init__(num_classes=3)
+        torch.nn.init.zeros_(self.linear.weight)
+        self.linear.bias.data = torch.tensor([0.5, 0, -99])
+        self.linear.weight.data[1, 0] = 1
+
+    def features(self, x: Tensor) -> Tensor:
+        return torch.cat([x.mean((1, 2, 3))[:, None], x.flatten(1)[:, :63]], 1)
+
+
+def test_images_of_training_that_are_sorted_by_class_are_chosen_from_all() -> None:
+    """Half of the training images are white. All test images are, so the classifier names none of them class 0."""
+    torch.manual_seed(0)
+    dark = torch.rand(400, 1, 8, 8) / 4
+    data, model = Data(torch.cat([dark, 1 - dark])), Stub()
+    data.pixels = lambda _: (data.x.mul(255).byte(), None)  # type: ignore
+    model.sample = lambda count, _: Independent(Normal(torch.rand(count, 1, 8, 8) / 4, 0.1), 3)  # type: ignore
+    found = of_samples(model, data, 1 - dark[:100], 0, 10, Sampling(100, None, Halves()))
+    assert found.metrics["class_kl"] == pytest.approx(math.log(101 / 0.5))  # 0 test images count as half of one
+    assert all(map(math.isfinite, (value for values in found.references.values() for value in values.values())))
+    real = found.references["real"]["class_kl"]
+    half = 0.5 * math.log(0.5 * 101 / 0.5) + 0.5 * math.log(0.5 * 101 / 100)  # of equally many dark and white ones
+    assert real == pytest.approx(half, rel=0.2)
+    assert found.references["real"]["predictive_distance"] == pytest.approx(0.5, abs=0.15)
 
 
 def test_settings_are_checked() -> None:

@@ -23,7 +23,7 @@ from vaelab.noise import fixed_noise
 
 DIGITS = Path(__file__).with_name("digits.safetensors")
 NAMES = ("MNIST", "MNIST-5k", "BinarizedMNIST", "QMNIST", "EMNIST-digits", "EMNIST-mnist")  # data sets of such digits
-MOST = 10**8  # bytes of a file of weights
+LEAST = 8  # pixels of height and width
 ANGLE, SCALE, SHIFT = 0.2, 0.1, 0.15  # most rotation in radians, change of size, and shift in halves of the image
 DRAWN = 0.5  # the share of training images that are binary draws
 
@@ -121,11 +121,14 @@ def save(classifier: Classifier, path: Path, record: dict[str, Any]) -> None:
 
 
 def load(path: Path) -> tuple[Classifier, dict[str, Any]]:
-    """The classifier in a file, in evaluation mode on the CPU, and its record. Raises UserError for a damaged file."""
+    """The classifier in a file, in evaluation mode on the CPU, and its record.
+
+    Raises UserError for a file that is damaged, and for a record that is damaged or missing.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    mend = f"{path} or the record beside it is damaged: delete both, and classify.py trains the classifier again"
+    mend = f"{path} or the record beside it is damaged or missing: delete both, and classify.py trains it again"
     try:
         content, record = path.read_bytes(), json.loads(path.with_suffix(".json").read_text())
         if hashlib.sha256(content).hexdigest() != record["sha256"]:
@@ -134,24 +137,31 @@ def load(path: Path) -> tuple[Classifier, dict[str, Any]]:
         classes, width = weights["linear.weight"].shape
         classifier = Classifier(weights["layers.0.0.weight"].shape[1], classes, width // 2)
         classifier.load_state_dict(weights)
-    except (SafetensorError, ValueError, LookupError, TypeError, RuntimeError) as error:
+        classifier.name = f"{record['dataset']} {record['sha256'][:12]}"
+    except (SafetensorError, FileNotFoundError, ValueError, LookupError, TypeError, RuntimeError) as error:
         raise UserError(mend) from error
-    classifier.name = f"{record['dataset']} {record['sha256'][:12]}"
     return classifier.eval(), record
+
+
+def lacking(data: Any) -> str | None:
+    """What the images of a data module, which is set up, lack for a classifier, or None."""
+    if any(data.splits[split][1] is None for split in ("train", "test")):
+        return "the images have no labels"
+    if min(data.image_shape[1:]) < LEAST:
+        height, width = data.image_shape[1:]
+        return f"the images have {height} x {width} pixels, fewer than {LEAST} x {LEAST}"
+    return None
 
 
 def place(data: Any, folder: Path) -> Path:
     """The file of the classifier of a data set: that of the package for digits like MNIST's, or one below `folder`.
 
-    Its name there depends on the training images and labels, as the files of the data set give them. Raises UserError
-    for images without labels.
+    Its name there depends on the training images and labels, as the files of the data set give them. See `lacking`.
     """
     if data.name in NAMES and data.image_shape == (1, 28, 28):
         return DIGITS
-    name, (images, labels), *_ = data.read()
-    if labels is None:
-        raise UserError(f"the images of {name} have no labels, so no classifier can be trained on them")
+    name, labelled, *_ = data.read()
     content = hashlib.sha256()
-    for part in (images, labels):
+    for part in labelled:
         content.update(str(list(part.shape)).encode() + part.contiguous().numpy().tobytes())
     return folder / "classifiers" / f"{name}-{content.hexdigest()[:16]}.safetensors"

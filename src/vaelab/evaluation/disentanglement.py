@@ -102,8 +102,13 @@ def dci(codes: Array, factors: Whole, test_codes: Array, test_factors: Whole, se
 
 
 def concentration(importance: Array) -> float:
-    """The mean over rows of 1 minus the entropy of a row (R, C), with the base C. Rows weigh as much as their sums."""
+    """The mean over rows of 1 minus the entropy of a row (R, C), with the base C. Rows weigh as much as their sums.
+
+    Without any importance, as that of a constant code, it is 0.
+    """
     sums = importance.sum(1)
+    if not sums.any():
+        return 0.0
     shares = importance[sums > 0] / sums[sums > 0, None]
     logs = np.log(np.where(shares > 0, shares, 1)) / np.log(max(importance.shape[1], 2))
     return float(np.average(1 + (shares * logs).sum(1), weights=sums[sums > 0]))

@@ -3,12 +3,15 @@
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from vaelab.errors import UserError
 from vaelab.evaluation import disentanglement
 from vaelab.evaluation.interventions import POINTS, beta_vae_score, factor_vae_score
 from vaelab.interfaces import true_factors
 
+WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 MOST = 100  # dimensions, because SAP has a machine for each dimension and each factor
 NAMES = (
     *("mig", "modularity", "sap", "dci_disentanglement", "dci_completeness", "dci_informativeness"),
@@ -22,6 +25,23 @@ class FactorMetrics(NamedTuple):
     metrics: dict[str, float]
     standard_errors: dict[str, float]  # over test images, or for the two scores over batches of them
     absent: dict[str, str]  # name -> reason
+
+
+def check_factors(data: Any) -> None:
+    """Raise UserError unless the factors of training and test images are whole numbers (N, F), for all N images."""
+    widths = set()
+    for split in ("train", "test"):
+        count, factors = len(data.splits[split][0]), true_factors(data, split)
+        if factors is None:
+            continue
+        kind = getattr(factors, "dtype", type(factors).__name__)
+        shape = tuple(getattr(factors, "shape", ()))
+        widths.add(shape[-1:])
+        if kind not in WHOLE or len(shape) != 2 or shape[0] < count or len(widths) > 1:
+            raise UserError(
+                f"factors[{split!r}] of {data.name} has the type {kind} and the shape {shape}, but a tensor of whole "
+                f"numbers ({count}, F) is needed, with the same F for training and test images"
+            )
 
 
 def factor_metrics(data: Any, codes: Tensor, test_codes: Tensor, seed: int = 0) -> FactorMetrics:

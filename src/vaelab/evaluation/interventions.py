@@ -58,7 +58,10 @@ def factor_vae_score(codes: Array, factors: Whole, points: int = POINTS, batch: 
 
 
 def partners(factors: Whole, held: Whole, images: Whole, random: np.random.Generator) -> Whole:
-    """For each of the images (P, B), another one (P, B) with the same value of the factor `held` (P,)."""
+    """For each of the images (P, B), a random one (P, B) with the same value of the factor `held` (P,).
+
+    It can be the image itself, and it is if no other image has the value.
+    """
     found = np.empty_like(images)
     for k in range(factors.shape[1]):
         order = np.argsort(factors[:, k], kind="stable")

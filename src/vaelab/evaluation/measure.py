@@ -15,7 +15,7 @@ from vaelab.evaluation import annealing, report
 from vaelab.evaluation.annealing import Annealing
 from vaelab.evaluation.batches import batches
 from vaelab.evaluation.codebook import codebook_statistics
-from vaelab.evaluation.factors import factor_metrics
+from vaelab.evaluation.factors import check_factors, factor_metrics
 from vaelab.evaluation.gaps import refine
 from vaelab.evaluation.latent import latent_statistics
 from vaelab.evaluation.likelihood import exact_log_likelihood, importance_weighted
@@ -50,7 +50,7 @@ class Sizes(NamedTuple):
 
 
 DEFAULT = Sizes()
-LATER: dict[str, Any] = DISTANCES_ONLY.protocol()  # keys of a protocol that older evaluations lack, with their values
+KNOWN = sum(map(len, report.METRICS.values()))  # metrics; a record with fewer lacks some without a reason
 
 
 class Measurement(NamedTuple):
@@ -74,8 +74,8 @@ def protocol(
 ) -> dict[str, Any]:
     """The settings that two models must share if their metrics are to compare. num_images=None takes all test images.
 
-    Raises UserError for a setting out of its range, and for annealing (`ais`) or a fitted density with a model that it
-    is not defined for.
+    Raises UserError for a setting out of its range, for annealing (`ais`) or a fitted density with a model that it is
+    not defined for, and for factors of the data that are not as `check_factors` needs them.
     """
     images = len(data.splits["test"][0])
     checks.whole(num_samples=num_samples)
@@ -89,6 +89,7 @@ def protocol(
         annealing.check_model(model)
     train_images = len(data.splits["train"][0])
     sampling.check(model, min(train_images, num_images or images))
+    check_factors(data)
     name = likelihood_name(model.likelihood)
     if name == "Bernoulli" and data.binarization == "none":
         name = "Bernoulli (on grey levels no density)"
@@ -119,7 +120,9 @@ def measure(
     ais: Annealing | None = None,  # bounds by annealed importance sampling, if given
     sampling: Sampling = DISTANCES_ONLY,  # what is measured of samples
 ) -> Measurement:
-    """Measure a model on test images, with progress bars. The record gives a reason for each metric that is absent.
+    """Measure a model on test images, with progress bars. The record gives the reasons for metrics that are absent.
+
+    It does not name metrics that are only for other kinds of models or data, or for images of more than one class.
 
     Raises UserError as `protocol` does.
     """
@@ -161,7 +164,9 @@ def measure(
         codes = torch.cat([model.encode(*part) for part in batches(*probed)])
         metrics = latent.metrics | metrics
         if classes is None or few_classes is None:
-            absent |= dict.fromkeys(report.OF_CLASSES, "the images have no labels")
+            never = () if classes_of_codes(model) else report.OF_CLUSTERS
+            names = [name for name in report.OF_CLASSES if name not in never]
+            absent |= dict.fromkeys(names, "the images have no labels")
         else:
             metrics |= representation(codes, few_classes, latent.codes, classes)
             if classes_of_codes(model):
@@ -190,6 +195,7 @@ def measure(
         "missing": found.missing,
         "predictive": found.checks.record() if found.checks else None,
         "meanings": report.meanings(agreed, metrics, found.references),
+        "known_metrics": KNOWN,
         "seconds": round(time.perf_counter() - started, 1),
         "device": str(device),
     }

@@ -57,16 +57,17 @@ def memorization(samples: Tensor, tests: Tensor) -> dict[str, float]:
 
 
 def copying(
-    samples: Tensor, tests: Tensor, train: Tensor, features: Callable[[Tensor], Tensor], compared: int
+    samples: Tensor, tests: Tensor, train: Tensor, features: Callable[[Tensor], Tensor] | None, compared: int
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """C_T in pixels and in features, and authenticity, of samples (M, ...) and of test images (N, ...) instead of them.
+    """C_T in pixels, in features if given, and authenticity: of samples (M, ...), and of test images (N, ...) instead.
 
     C_T of test images is that of a random half against the other half. Authenticity is that of the first `compared`
     images. A C_T that is not defined is NaN.
     """
     order = torch.randperm(len(tests), generator=torch.Generator().manual_seed(0)).to(tests.device)
     found, held = {}, {}
-    spaces: dict[str, Callable[[Tensor], Tensor]] = {"data_copying": lambda x: x, "data_copying_features": features}
+    spaces: dict[str, Callable[[Tensor], Tensor]] = {"data_copying": lambda x: x}
+    spaces |= {"data_copying_features": features} if features else {}
     for name, space in spaces.items():
         own, other, known = map(space, (samples, tests, train))
         found[name] = data_copying(own, other, known, cells(known, min(len(own), len(other))))

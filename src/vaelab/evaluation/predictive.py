@@ -66,8 +66,10 @@ def largest(distances: Mapping[str, float]) -> float:
     return max(distances[name] for name in STATISTICS)
 
 
-def predictive(samples: Tensor, tests: Tensor, train: Tensor, splits: int = SPLITS, seed: int = 0) -> Predictive:
-    """Compare samples (M, C, H, W) in [0, 1] with test images (N, C, H, W), and M of the training images, too.
+def predictive(samples: Tensor, tests: Tensor, real: Tensor, splits: int = SPLITS, seed: int = 0) -> Predictive:
+    """Compare samples (M, C, H, W) with test images (N, C, H, W), and training images (L, C, H, W) as well.
+
+    All are in [0, 1].
 
     D of a statistic is the Kolmogorov-Smirnov distance, the largest difference between the shares at or below a value.
     D of a map is the L2 norm of the difference. `p_value` is the p-value of the smallest p-value: the share of splits,
@@ -75,10 +77,8 @@ def predictive(samples: Tensor, tests: Tensor, train: Tensor, splits: int = SPLI
     depend on each other (Westfall and Young 1993, minP).
     """
     count, generator = len(samples), torch.Generator().manual_seed(seed)
-    known = train[:: max(1, len(train) // count)][:count].to(tests.device)
-    known = known.float().div(255) if known.dtype == torch.uint8 else known
-    first = torch.arange(len(known) + len(tests))[None] < len(known)
-    floor = _differences(first, *_pooled(known, tests))[0]
+    first = torch.arange(len(real) + len(tests))[None] < len(real)
+    floor = _differences(first, *_pooled(real, tests))[0]
     values, grey = _pooled(samples, tests)
     found, rest = [_differences(torch.arange(len(grey))[None] < count, values, grey)], splits
     while rest > 0:

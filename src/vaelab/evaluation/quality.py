@@ -14,6 +14,9 @@ and with k = 5:
 
     density = mean over samples of 1/k #{t: s in B(t)}    coverage = share of test images whose B(t) has a sample
 
+The classes of the samples and of the test images are compared by KL(samples || test images) of their shares, as the
+classifier names them. A class without a test image counts as half of one there, so the divergence is finite.
+
 Heusel et al. 2017, https://arxiv.org/abs/1706.08500; Binkowski et al. 2018, https://arxiv.org/abs/1801.01401;
 Kynkäänniemi et al. 2019, https://arxiv.org/abs/1904.06991; Naeem et al. 2020, https://arxiv.org/abs/2002.09797
 """
@@ -31,7 +34,7 @@ from vaelab.noise import fixed_noise
 SUBSETS, MOST = 10, 1000  # at least so many subsets for the kernel distance, with at most so many images each
 IN_BALL, IN_DENSITY = 3, 5  # k of precision and recall, and of density and coverage
 LEAST = 20  # images of each set, for two in each subset
-RARE = 0.1  # a class is missing if samples have less than this part of its share
+RARE, EXPECTED = 0.1, 20  # a class is missing if samples have less than this part of its share, of at least so many
 CHUNK = 1000  # rows of distances in memory
 
 
@@ -71,7 +74,7 @@ def quality(samples: Tensor, test: Tensor, training: Tensor, classifier: Classif
     metrics = {name: _compare(each, of_test) for name, each in sets.items()}
     distances = kernel_distances(sets["samples"].features, of_test.features)
     errors = {"kernel_distance": distances, "confidence": sets["samples"].probabilities.amax(1)}
-    missing = sets["samples"].shares < RARE * of_test.shares
+    missing = _missing(sets["samples"], of_test)
     return Quality(
         metrics["samples"],
         {name: (values.std() / len(values) ** 0.5).item() for name, values in errors.items()},
@@ -83,14 +86,17 @@ def quality(samples: Tensor, test: Tensor, training: Tensor, classifier: Classif
 
 
 class _Set:
-    """Features (N, D), class probabilities (N, classes) and shares of the classes (classes,) of images, in float64."""
+    """Features (N, D), class probabilities (N, classes) and counts of the classes (classes,) of images, in float64.
+
+    The images are in a fixed random order, because images of a file can be sorted by class, and subsets must not be.
+    """
 
     def __init__(self, images: Tensor, classifier: Classifier) -> None:
-        parts = [classifier.features(x) for x, _ in batches(images, None)]
+        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0)).to(images.device)
+        parts = [classifier.features(x) for x, _ in batches(images[order], None)]
         self.features = torch.cat(parts).double()
         self.probabilities = torch.cat([classifier.linear(part) for part in parts]).double().softmax(1)
-        found = self.probabilities.argmax(1).bincount(minlength=self.probabilities.shape[1])
-        self.shares = found.double() / len(images)
+        self.counts = self.probabilities.argmax(1).bincount(minlength=self.probabilities.shape[1]).double()
 
 
 def _compare(samples: _Set, test: _Set) -> dict[str, float]:
@@ -100,9 +106,15 @@ def _compare(samples: _Set, test: _Set) -> dict[str, float]:
         "kernel_distance": kernel_distances(samples.features, test.features).mean().item(),
         **neighbourhoods(samples.features, test.features),
         "confidence": samples.probabilities.amax(1).mean().item(),
-        "class_kl": kl_divergence(Categorical(samples.shares), Categorical(test.shares)).item(),
-        "missing_classes": int((samples.shares < RARE * test.shares).sum()),
+        "class_kl": kl_divergence(Categorical(samples.counts), Categorical(test.counts.clamp(min=0.5))).item(),
+        "missing_classes": int(_missing(samples, test).sum()),
     }
+
+
+def _missing(samples: _Set, test: _Set) -> Tensor:
+    """Whether samples have less than a tenth of the expected number of a class, if this number is 20 or more."""
+    expected = test.counts * (len(samples.features) / len(test.features))
+    return (expected >= EXPECTED) & (samples.counts < RARE * expected)
 
 
 def independent_pixels(images: Tensor, count: int) -> Tensor:

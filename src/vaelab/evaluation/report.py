@@ -90,11 +90,11 @@ METRICS = {
         "kernel_distance": "MMD^2 of the same features, cubic kernel; ± is over disjoint subsets",
         "precision": "share of samples near a test image, by its 3 nearest test images",
         "recall": "share of test images near a sample, by its 3 nearest samples",
-        "density": "how many test images a sample is near to, by their 5 nearest test images; real images have about 1",
+        "density": "1/5 of the number of test images near a sample, by their 5 nearest ones; real images have about 1",
         "coverage": "share of test images with a sample nearer than their 5th nearest test image",
         "confidence": "probability of the class that the classifier names, mean over samples",
         "class_kl": "nats, KL(classes of the samples || classes of the test images), as the classifier names them",
-        "missing_classes": "classes with less than a tenth of their share among the samples",
+        "missing_classes": "classes with less than a tenth of the samples that are expected, if these are 20 or more",
     },
     "copies and posterior predictive checks": {
         "data_copying": "C_T, z-score of distances to training images; below -3: copies or smooth, above 3: too far",
@@ -106,6 +106,7 @@ METRICS = {
 }
 REFERENCES = {"real": "training images", "noise": "noise", "test": "test images"}
 OF_CLASSES = tuple(METRICS["representation"])  # the metrics that images without labels do not have
+OF_CLUSTERS = ("cluster_accuracy", "cluster_nmi", "cluster_ari")  # of models whose codes have a class
 LABELS = {"log_likelihood": "IW bound"}  # in tables, because this metric is not log p(x) itself
 HEADINGS = {  # of narrow columns; a CSV file has the names of the metrics
     **LABELS, "exact_log_likelihood": "exact log p", "bits_per_dim": "bits/dim", "squared_error": "sq. error",

@@ -47,8 +47,8 @@ def representation(codes: Tensor, labels: Tensor, test_codes: Tensor, test_label
 def agreement(clusters: NDArray[np.int64], labels: NDArray[np.int64]) -> dict[str, float]:
     """How well clusters (M,) agree with labels (M,), whatever the numbers of both are.
 
-    * `accuracy`: the share of images in the class that their cluster has, if each cluster has another class, and the
-      classes are given so that the share is largest (the Hungarian method), in [0, 1]
+    * `accuracy`: the share of images whose cluster is matched to their class, under the best one-to-one matching (the
+      Hungarian method), in [0, 1]
     * `nmi`: 2 I / (H + H'), the mutual information by the mean of both entropies, in [0, 1]
     * `ari`: the adjusted Rand index, whose expectation for random clusters is 0, and whose largest value is 1: Hubert &
       Arabie 1985, https://doi.org/10.1007/BF01908075

@@ -14,11 +14,12 @@ from vaelab import checks
 from vaelab.errors import NotOfferedError, UserError
 from vaelab.evaluation import densities
 from vaelab.evaluation.batches import batches
-from vaelab.evaluation.classifier import Classifier
-from vaelab.evaluation.memorization import copying, memorization, nearest
+from vaelab.evaluation.classifier import Classifier, lacking
+from vaelab.evaluation.memorization import FEW, copying, memorization, nearest
 from vaelab.evaluation.predictive import Predictive, largest, predictive
 from vaelab.evaluation.quality import LEAST, quality
-from vaelab.interfaces import GenerativeModel, device_of, labels
+from vaelab.evaluation.report import METRICS
+from vaelab.interfaces import GenerativeModel, device_of, has_mean, labels
 from vaelab.noise import fixed_noise
 
 
@@ -27,7 +28,7 @@ class Sampling(NamedTuple):
 
     samples: int = 0  # the number of samples whose quality is measured
     density: str | None = None  # a name in densities.DENSITIES: samples are of a density fitted to codes, not of p(z)
-    classifier: Classifier | None = None  # gives the features; needed for more than 0 samples
+    classifier: Classifier | None = None  # gives the features; None only if there can be none for these images
 
     def check(self, model: GenerativeModel, images: int) -> None:
         """Raise UserError for a setting out of its range, also with the smaller number of training and test images."""
@@ -76,33 +77,47 @@ def of_samples(model: GenerativeModel, data: Any, x: Tensor, seed: int, drawn: i
     finally:
         model.prior = prior
     metrics, pairs = _copies(samples[:drawn], x, training)
-    if not sampling.samples or not sampling.classifier:
+    if not sampling.samples:
         return OfSamples(metrics, {}, {}, {}, None, pairs)
-    samples, real = samples[: sampling.samples], data.images("train", sampling.samples, x.device)[0]
-    found = quality(samples, x, real, sampling.classifier.to(x.device), seed)
-    copied, held = copying(samples, x, training, partial(_features, sampling.classifier), drawn)
-    checks = predictive(samples, x, training, seed=seed)
-    metrics |= (
-        found.metrics | copied | {"predictive_distance": largest(checks.distances), "predictive_p": checks.p_value}
-    )
-    real = found.real | {"predictive_distance": largest(checks.floor)}
-    defined = {name: value for name, value in held.items() if math.isfinite(value)}
-    references = {"real": real, "noise": found.noise, "test": defined}
-    return OfSamples(metrics, found.errors, {}, references, found.sentence(), pairs, checks)
+    samples = samples[: sampling.samples]
+    order = torch.randperm(len(training), generator=torch.Generator().manual_seed(0))  # files can be sorted by class
+    real = training[order[: len(samples)].to(training.device)].to(x.device).float().div(255)
+    features = partial(_features, sampling.classifier.to(x.device)) if sampling.classifier else None
+    copied, held = copying(samples, x, training, features, drawn)
+    checks = predictive(samples, x, real, seed=seed)
+    metrics |= copied | {"predictive_distance": largest(checks.distances), "predictive_p": checks.p_value}
+    empty = [name for name, value in copied.items() if math.isnan(value)]
+    metrics = {name: value for name, value in metrics.items() if name not in empty}
+    absent = dict.fromkeys(empty, f"no cell has more than {FEW} samples, a test image and a training image")
+    others = {"real": {"predictive_distance": largest(checks.floor)}, "noise": {}, "test": held}
+    errors, missing = {}, None
+    if sampling.classifier:
+        found = quality(samples, x, real, sampling.classifier, seed)
+        metrics, errors, missing = found.metrics | metrics, found.errors, found.sentence()
+        others["real"], others["noise"] = found.real | others["real"], found.noise
+    else:
+        names = (*METRICS["quality of the samples"], "data_copying_features")
+        absent |= dict.fromkeys(names, f"there is no classifier, because {lacking(data)}")
+    references = {
+        kind: {name: value for name, value in values.items() if math.isfinite(value)} for kind, values in others.items()
+    }
+    return OfSamples(metrics, errors, absent, references, missing, pairs, checks)
 
 
 def draw(model: GenerativeModel, data: Any, count: int, seed: int, size: int = 1000) -> Tensor:
-    """Samples (count, C, H, W), `size` of them at a time. A model with classes draws all classes in turn.
+    """Samples (count, C, H, W), `size` of them at a time. A conditional model draws all classes in turn.
 
-    If the data are binary, samples are draws from p(x | z). If they are grey levels, samples are means of p(x | z).
+    If the data are binary, samples are draws from p(x | z). If they are grey levels, samples are means of p(x | z), or
+    draws if the mean is not known.
     """
     device, parts = device_of(model), []
+    means = data.binarization == "none" and has_mean(model.likelihood)
     y = labels(model, torch.arange(count, device=device) % max(model.num_classes, 1))
     with fixed_noise(device, seed):
         for start in range(0, count, size):
             part = slice(start, min(start + size, count))
             density = model.sample(part.stop - start, None if y is None else y[part])
-            parts.append(density.mean if data.binarization == "none" else density.sample())
+            parts.append(density.mean if means else density.sample())
     return torch.cat(parts)
 
 
