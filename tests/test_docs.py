@@ -39,8 +39,8 @@ YAML = r"`(configs/\S+/(\w+)\.yaml)`:\n\n```yaml\n(.*?)```"
 NEW = {match[2] for _, section in ADDED for match in re.finditer(YAML, section, re.S)}  # options that do not exist yet
 SCRIPTS = ("evaluate", "generate", "export")
 LATER = [(script, words) for script in SCRIPTS for words in documents.arguments(f"python {script}.py")]
-# runs/test_sweeps.py and extensions/test_search.py run such commands
-SWEEPS = r"-m .*(hydra/launcher=(joblib|local|submitit|ray)|hydra/sweeper=|range\(|resume=)"
+# runs/test_sweeps.py and extensions/test_search.py run such commands, and test_options.py each experiment
+SWEEPS = r"-m .*(hydra/launcher=(joblib|local|submitit|ray)|hydra/sweeper=|range\(|resume=|experiment=\w+,)"
 TRAINING = [
     words
     for words in documents.arguments("python train.py")
