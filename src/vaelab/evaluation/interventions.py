@@ -58,7 +58,7 @@ def factor_vae_score(codes: Array, factors: Whole, points: int = POINTS, batch: 
 
 
 def partners(factors: Whole, held: Whole, images: Whole, random: np.random.Generator) -> Whole:
-    """For each of the images (P, B), a random one (P, B) with the same value of the factor `held` (P,).
+    """A random image with the same value of the factor `held` (P,), for each of the images (P, B): (P, B).
 
     It can be the image itself, and it is if no other image has the value.
     """
