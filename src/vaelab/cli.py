@@ -1,6 +1,5 @@
 """Hydra's command line, with `resume=FOLDER` for runs and sweeps, and one sentence for each mistake of the user."""
 
-import codecs
 import contextlib
 import difflib
 import errno
@@ -8,6 +7,7 @@ import io
 import os
 import re
 import secrets
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -26,7 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 from vaelab import runs
 from vaelab.errors import UserError, refused_by_callback, refused_by_library
 from vaelab.runs import sweeps
-from vaelab.text import plain
+from vaelab.text import folder_name, plain
 
 TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"
 Task = Callable[[DictConfig, Path], Any]  # config, the run's folder
@@ -39,24 +39,13 @@ def run_name(name: Any) -> str:
     """
     if int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0))) > 0:
         return "."
-    return f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{sweeps.folder_name(name)}_{secrets.token_hex(4)}"
+    return f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{folder_name(name)}_{secrets.token_hex(4)}"
 
 
 OmegaConf.register_new_resolver("threads_of_each", sweeps.threads_of_each, replace=True)
 # The cache is a part of the config, and a launcher hands it to the processes of a sweep: all of them have one folder
 OmegaConf.register_new_resolver("run_name", run_name, use_cache=True, replace=True)
-OmegaConf.register_new_resolver("folder_name", sweeps.folder_name, replace=True)
-
-
-def substitute(error: UnicodeError) -> tuple[str, int]:
-    """Replace a character that the output cannot encode. A terminal or a log may take ASCII only."""
-    if not isinstance(error, UnicodeEncodeError):
-        raise error
-    letters = error.object[error.start : error.end]
-    return "".join({"±": "+-", "–": "-", "é": "e"}.get(letter, "?") for letter in letters), error.end
-
-
-codecs.register_error("substitute", substitute)
+OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
 
 
 def main(task: Task, config_dir: Path, config_name: str, resumable: bool = False) -> None:
@@ -65,6 +54,8 @@ def main(task: Task, config_dir: Path, config_name: str, resumable: bool = False
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="substitute")
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # outside of training it does what Ctrl-C does
     with _sentences():
         resumed = [argument.removeprefix("resume=") for argument in sys.argv[1:] if argument.startswith("resume=")]
         if resumed and resumable:
@@ -130,6 +121,10 @@ def _launch(task: Task, config_dir: Path, config_name: str, writes: bool) -> Non
         job()
         if writes and HydraConfig.initialized():  # see sweeps.Announcement
             sweeps.finish_sweep(sweeps.sweep_folder())
+    except (KeyboardInterrupt, SystemExit):
+        if writes and HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+            print(sweeps.continued("this continues the sweep: "), flush=True)
+        raise
     except (ValueError, TypeError) as error:
         if started or _in_a_sweep(error) or isinstance(error, UserError | HydraException | OmegaConfBaseException):
             raise
@@ -211,11 +206,11 @@ def _resume(task: Task, folder: str) -> None:
     flags = [override for override in overrides if override.startswith("-")]
     if flags:
         raise UserError(f"resume={folder} continues one run and takes only overrides, not {flags[0]}")
-    path = Path(folder).expanduser()
+    path = Path(folder).expanduser().absolute()
     cfg = runs.saved_config(path, overrides, trust)
     OmegaConf.update(cfg, "resume", folder)
-    with runs.held(path.absolute(), new=False):
-        task(cfg, path.absolute())
+    with runs.held(path, new=False):
+        task(cfg, path)
 
 
 def sentence(error: BaseException) -> str | None:

@@ -1,5 +1,6 @@
 """Text from files and folders of unknown origin, made safe to show in a terminal, a log or Markdown. Also tables."""
 
+import codecs
 import csv
 import io
 import re
@@ -15,12 +16,28 @@ def plain(text: object) -> str:
     return HIDDEN.sub(lambda match: repr(match[0])[1:-1], str(text))
 
 
+def substitute(error: UnicodeError) -> tuple[str, int]:
+    """Replace a character that the output cannot encode. A terminal or a log may take ASCII only."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    letters = error.object[error.start : error.end]
+    return "".join({"±": "+-", "–": "-", "é": "e"}.get(letter, "?") for letter in letters), error.end
+
+
+codecs.register_error("substitute", substitute)
+
+
 def code(text: object) -> str:
     """The text as code in Markdown, also in a table. Nothing in it is a link, HTML or another element."""
     shown = plain(text).replace("|", r"\|")
     fence = "`" * (1 + max(map(len, re.findall("`+", shown)), default=0))
     space = " " if shown.startswith("`") or shown.endswith("`") or not shown else ""
     return f"{fence}{space}{shown}{space}{fence}"
+
+
+def folder_name(text: object) -> str:
+    """Replace characters that need quotes in run=<folder>. Letters, digits, dot, underscore and hyphen stay."""
+    return re.sub(r"[^A-Za-z0-9._]+", "-", str(text)).strip("-_")[:100]
 
 
 FORMATS = ("text", "markdown", "latex", "csv")

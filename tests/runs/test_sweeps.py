@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import statistics
@@ -14,6 +15,7 @@ import pytest
 from conftest import ARGUMENTS, ROOT, Command, equal, metrics, stop_at
 from conftest import checkpoint as checkpoint_of
 
+from vaelab import runs
 from vaelab.errors import UserError
 from vaelab.runs import sweeps
 from vaelab.training.seeds import read_curves
@@ -48,10 +50,10 @@ def test_a_sweep_ends_with_a_table_and_mean_curves(command: Command) -> None:
         assert curves["mean+sd"]["val/loss"][step] == pytest.approx(statistics.mean(pair) + statistics.stdev(pair))
         assert curves["mean-sd"]["val/loss"][step] == pytest.approx(statistics.mean(pair) - statistics.stdev(pair))
     assert {"train/loss", "train/lr", "weights/test_elbo"} <= set(curves["mean"])
-    runs = [f"logs/s/{name}" for name in NAMES]
-    assert sweeps.finished_runs(["logs/s"]) == sweeps.finished_runs(["logs/*"]) == runs
+    names = [f"logs/s/{name}" for name in NAMES]
+    assert sweeps.finished_runs(["logs/s"]) == sweeps.finished_runs(["logs/*"]) == names
     assert sweeps.finished_runs(["logs/s/*_seed-1", "logs/s", "nowhere", str(folder / NAMES[0])]) == [
-        *runs[1::2], *runs[::2], "nowhere", str(folder / NAMES[0]),
+        *names[1::2], *names[::2], "nowhere", str(folder / NAMES[0]),
     ]  # fmt: skip
 
 
@@ -61,8 +63,9 @@ def test_a_sweep_that_was_killed_goes_on_bit_for_bit(command: Command, monkeypat
     assert command("-m", *SMALL, "seed=0", "hydra.sweep.dir=logs/whole")[0] is None
     with monkeypatch.context() as patch:
         stop_at(patch, 4, lambda: os.kill(os.getpid(), signal.SIGTERM))
-        code, _ = command(*sweep, "hydra.sweep.dir=logs/s")
+        code, printed = command(*sweep, "hydra.sweep.dir=logs/s")
     assert code == 128 + signal.SIGTERM
+    assert re.search(r"\nthis continues the sweep: python train.py -m .* seed=0,1 resume=logs/s\n", printed), printed
     folder, whole = command.folder / "logs" / "s", command.folder / "logs" / "whole" / "0"
     assert sorted(path.name for path in folder.iterdir()) == ["0_seed-0", "multirun.yaml"]
     code, printed = command(*sweep, "resume=logs/s")
@@ -72,6 +75,21 @@ def test_a_sweep_that_was_killed_goes_on_bit_for_bit(command: Command, monkeypat
     assert equal(*(checkpoint_of(run)["state_dict"] for run in (folder / "0_seed-0", whole)))
     starts = [json.loads((run / "run.json").read_text())["starts"] for run in sorted(folder.glob("*_seed-*"))]
     assert [len(each) for each in starts] == [2, 1]
+
+
+@pytest.mark.parametrize("moment", ["check_data", "announce"])
+def test_a_sweep_that_was_killed_at_its_start(command: Command, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
+    """Outside of training SIGTERM does what Ctrl-C does. The repeated run has the name of the run that never began."""
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, moment, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        code, printed = command("-m", *SMALL, "seed=0", "hydra.sweep.dir=logs/s")
+    assert code == "stopped outside of training; what was saved before is still there"
+    assert "\nthis continues the sweep: " in printed
+    run = command.folder / "logs" / "s" / "0"
+    run.mkdir(exist_ok=True)
+    (run / ".lock").touch()  # SIGKILL leaves it
+    assert command("-m", *SMALL, "seed=0", "resume=logs/s")[0] is None
+    assert [row[::2] for row in rows(run.parent)[1:]] == [["0", "finished"]]
 
 
 def test_failures_are_named_and_repeated(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

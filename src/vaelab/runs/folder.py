@@ -182,15 +182,14 @@ def held(folder: Path, new: bool) -> Iterator[None]:
 
 
 def record_start(folder: Path, cfg: DictConfig) -> None:
-    """Write config.yaml, and add this start to run.json: overrides, versions, git state, machine.
+    """Add this start to run.json (overrides, versions, git state, machine), then write config.yaml.
 
     Raises UserError for a config that could not be read again.
     """
     if rank() > 0:
         return
-    path, text = folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True)
-    parse(text, path)  # otherwise the run could not be read again
-    write_atomically(path, text.encode())
+    config, text = folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True)
+    parse(text, config)  # otherwise the run could not be read again
     path = folder / "run.json"
     starts = read_json(path).get("starts", [])
     overrides = [argument for argument in sys.argv[1:] if "=" in argument]
@@ -205,7 +204,8 @@ def record_start(folder: Path, cfg: DictConfig) -> None:
         "versions": _versions(),
         "machine": {"system": platform.platform(), "processor": _processor(), "cpus": os.cpu_count()},
     }
-    write_json(path, {"starts": [*starts, start]})
+    write_json(path, {"starts": [*starts, start]})  # a sweep that is killed here knows the run by it
+    write_atomically(config, text.encode())
 
 
 def _versions() -> dict[str, str]:

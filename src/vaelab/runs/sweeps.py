@@ -28,9 +28,9 @@ from omegaconf import DictConfig, OmegaConf
 from vaelab.errors import UserError
 from vaelab.files import check_links, read_text, write_atomically
 from vaelab.runs.config import MOST_BYTES, parse
-from vaelab.runs.folder import ELSEWHERE, held, read_json, write_json
+from vaelab.runs.folder import ELSEWHERE, LOCK, held, read_json, write_json
 from vaelab.runs.log import shown
-from vaelab.text import cut, plain, rounded, table
+from vaelab.text import cut, folder_name, plain, rounded, table
 
 REPLACED, FAILED, TABLE, UNFINISHED = "replaced", "failed.json", "sweep.md", "not finished"
 _KNOWN: dict[Path, tuple[list[Any], dict[str, str]]] = {}  # see `_settings`
@@ -68,11 +68,15 @@ class Announcement(Callback):
         quoted = ",".join(f"'{key}'" for key in shared)
         config.hydra.overrides.hydra.append(f"hydra.job.config.override_dirname.exclude_keys=[{quoted}]")
         HydraConfig.instance().set_config(config)  # so that `sweep_folder` knows it at the end of the command
-        folder = shown(sweep_folder())
-        arguments = [argument for argument in sys.argv if not argument.startswith("hydra.sweep.dir=")]
-        command = plain(shlex.join(["python", *arguments, f"resume={folder}"]))
-        together = config.hydra.launcher._target_.endswith(".Together")  # such a sweep has no checkpoints
-        print(f"sweep    {folder}" + f"; if it stops, this continues it: {command}" * (not together), flush=True)
+        print(f"sweep    {shown(sweep_folder())}{continued('; if it stops, this continues it: ')}", flush=True)
+
+
+def continued(words: str) -> str:
+    """These words and the command that continues the present sweep, or nothing if its runs train together."""
+    if HydraConfig.get().launcher._target_.endswith(".Together"):
+        return ""
+    arguments = [argument for argument in sys.argv if not argument.startswith("hydra.sweep.dir=")]
+    return words + plain(shlex.join(["python", *arguments, f"resume={shown(sweep_folder())}"]))
 
 
 def sweep_folder() -> Path:
@@ -200,9 +204,9 @@ def put_aside(run: Started, sweep: Path) -> None:
 
 
 def free(folder: Path) -> Path:
-    """A folder of this name that is empty or does not exist. A number is added to the name of one that has files."""
+    """A folder of this name, with a number if it has files. The lock of a killed process does not count."""
     place, number = folder, 2
-    while place.is_dir() and any(place.iterdir()):
+    while place.is_dir() and any(path.name != LOCK for path in place.iterdir()):
         place, number = folder.with_name(f"{folder.name}_{number}"), number + 1
     return place
 
@@ -262,11 +266,6 @@ def seed_groups(runs: Sequence[Started]) -> dict[str, list[Started]]:
     return named
 
 
-def folder_name(text: Any) -> str:
-    """Replace characters that need quotes in run=<folder>. Letters, digits, dot, underscore and hyphen stay."""
-    return re.sub(r"[^A-Za-z0-9._]+", "-", str(text)).strip("-_")[:100]
-
-
 def _differing(runs: Sequence[Started]) -> list[str]:
     """The settings in which runs differ."""
     keys = dict.fromkeys(key for run in runs for key in run.settings)
@@ -290,8 +289,8 @@ def _rows(runs: Sequence[Started], groups: Mapping[str, Sequence[Started]]) -> l
 def _spreads(group: Sequence[Started], monitors: Sequence[str]) -> Iterator[str]:
     for each in monitors:
         values = [run.value for run in group if run.monitor == each and run.value is not None]
-        whole = len(values) == len(group)
-        yield f"{_number(statistics.mean(values))} ± {rounded(statistics.stdev(values))}" if whole else "–"
+        known = len(values) == len(group)
+        yield f"{_number(statistics.mean(values))} ± {rounded(statistics.stdev(values))}" if known else "–"
 
 
 def _number(value: float) -> str:
