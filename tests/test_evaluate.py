@@ -283,7 +283,7 @@ def test_several_runs_make_a_table_with_the_spread_over_seeds(
     assert f"measuring {a}" not in printed  # evaluation.json holds this protocol already
     assert f"measuring {b}" in printed
     assert f"{first['metrics']['elbo']:.2f}" in next(line for line in printed.splitlines() if line[:3] == "a  ")
-    assert "mean ± s.d. of 2 seeds, a ..." in printed
+    assert "mean ± s.d. of these 2 seeds" in printed
     settings(f"run={Path(a).parent}", "format=csv")  # a folder of runs, such as that of a sweep
     names, *rows = [line.split(",") for line in capsys.readouterr().out.splitlines() if line[:1] != "#"]
     assert [row[0] for row in rows[:3]] == [a, b, c]

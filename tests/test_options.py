@@ -1,4 +1,4 @@
-"""Every option of every group composes, trains and draws pictures; a new YAML file is tested at once."""
+"""Every option of every group trains, resumes and draws pictures; a new YAML file is tested at once."""
 
 import json
 import math
@@ -24,28 +24,19 @@ from vaelab.runs import building
 from vaelab.training import VAEModule
 
 CONFIGS = ROOT / "configs"
-OPTIONS = sorted(
-    f"{path.parent.relative_to(CONFIGS)}={path.stem}"
+EXPERIMENTS = {path.stem: path.read_text() for path in sorted((CONFIGS / "experiment").glob("*.yaml"))}
+OVERRIDE = r"override /(\S+): (\w+)"
+CHOSEN = {f"{group}={option}" for text in EXPERIMENTS.values() for group, option in re.findall(OVERRIDE, text)}
+with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+    CHOICES = compose("train", return_hydra_config=True).hydra.runtime.choices
+CHOSEN |= {f"{group}={option}" for group, option in CHOICES.items()}
+OPTIONS = sorted(  # those that neither the default run nor an experiment has
+    option
     for path in CONFIGS.rglob("*.yaml")
-    if path.parent != CONFIGS
+    if (option := f"{path.parent.relative_to(CONFIGS)}={path.stem}") not in CHOSEN
+    and path.parent != CONFIGS
     and path.parent.parts[len(CONFIGS.parts)] not in ("hydra", "experiment", "logger", "trainer", "row")
 )
-EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
-COMPANIONS = {  # options that an option needs
-    "model/posterior=point_mass": ["objective=reconstruction"],
-    "model/posterior=categorical": ["model/prior=uniform_categorical"],
-    "model/prior=uniform_categorical": ["model/posterior=categorical"],
-    "model/posterior=hyperspherical": ["model/prior=uniform_sphere"],
-    "model/prior=uniform_sphere": ["model/posterior=hyperspherical"],
-    "model/posterior=joint": ["model/prior=joint"],
-    "model/prior=joint": ["model/posterior=joint"],
-    "model/posterior=classes": ["model/prior=classes", "objective=m2"],
-    "model/prior=classes": ["model/posterior=classes", "objective=m2"],
-    "objective=m2": ["model/posterior=classes", "model/prior=classes"],
-    "model=vqvae": ["objective=vq"],
-    "model=fsqvae": ["objective=vq"],
-    "objective=vq": ["model=vqvae"],
-}
 TRAINERS = sorted(path.stem for path in (CONFIGS / "trainer").glob("*.yaml"))
 
 
@@ -104,7 +95,7 @@ def own_files(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[
 def test_option(
     config: Compose, tmp_path: Path, digits: tuple, option: str, monkeypatch: pytest.MonkeyPatch, moved: dict
 ) -> None:
-    overrides = [option, *COMPANIONS.get(option, [])]
+    overrides = [option]
     if option.startswith("data="):  # other data sets have other folders and names, so write small files
         monkeypatch.setattr(files, "reachable", lambda *_: ())
         overrides += own_files(option.removeprefix("data="), tmp_path, monkeypatch)
@@ -134,7 +125,7 @@ def test_a_callback_is_added_to_those_of_an_experiment(config: Compose) -> None:
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_experiment(config: Compose, tmp_path: Path, experiment: str, moved: dict) -> None:
     """One run of two epochs equals a resumed one, including discriminators and codebooks."""
-    text = (CONFIGS / "experiment" / f"{experiment}.yaml").read_text()
+    text = EXPERIMENTS[experiment]
     assert all(word in text.split("\n\n")[0] for word in ("Expected:", "Time:"))
     assert sum(not line.startswith("#") for line in text.splitlines()) <= 15
     last = []

@@ -112,14 +112,17 @@ def test_seeds_are_grouped_and_their_spread_shown() -> None:
     records = {name: record(elbo=value) for name, value in zip("abcd", (-100.0, -101.0, -90.0, -102.0), strict=True)}
     lines = report.comparison(records, groups).splitlines()
     assert lines[0].split() == ["run", "elbo"]
-    assert [line.split()[-1] for line in lines[1:5]] == ["-100.00", "-101.00", "-90.00", "-102.00"]
-    assert lines[5].startswith("mean ± s.d. of 3 seeds, a ...")
-    assert lines[5].endswith("-101.00 ± 1")
+    assert [line.split()[-1] for line in lines[1:4]] == ["-100.00", "-101.00", "-102.00"]
+    assert lines[4].startswith("mean ± s.d. of these 3 seeds ")
+    assert lines[4].endswith("-101.00 ± 1")
+    assert lines[5].split() == ["c", "-90.00"]
     assert lines[-1].startswith("protocol: MNIST")
     two = {**configs, "e": {**configs["c"], "seed": 1, "data.seed": 1}}
     records["e"] = record(elbo=-91.0)
     first = [line.split()[0] for line in report.comparison(records, report.seed_groups(two)).splitlines()[1:8]]
-    assert first == ["a", "b", "c", "d", "mean", "e", "mean"]  # each below the last of its runs
+    assert first == ["a", "b", "d", "mean", "c", "e", "mean"]  # the runs of a group are together
+    last = [line.split(",")[0] for line in report.comparison(records, report.seed_groups(two), "csv").splitlines()[:6]]
+    assert last == ["run", "a", "b", "c", "d", "e"]
 
 
 def test_a_metric_that_one_run_lacks_is_a_dash() -> None:

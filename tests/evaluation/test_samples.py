@@ -57,6 +57,7 @@ class Data:
 
     def __init__(self, x: Tensor) -> None:
         self.x = x
+        self.splits = {"test": (x, torch.zeros(len(x)))}
 
     def pixels(self, split: str) -> tuple[Tensor, None]:
         return self.x, None
@@ -98,11 +99,17 @@ def test_quality_is_measured_with_the_classifier() -> None:
     model, data = Stub(), Data(torch.rand(60, 1, 8, 8).round())
     data.pixels = lambda _: (data.x.mul(255).byte(), None)  # type: ignore
     model.sample = lambda count, _: Independent(Bernoulli(torch.full((count, 1, 8, 8), 0.5)), 3)  # type: ignore
-    found = of_samples(model, data, data.x[:50], 0, 10, Sampling(30, None, classifier.Classifier().eval()))
+    net = classifier.Classifier().eval()
+    y = net(data.x).argmax(1)
+    y[:10] += 1  # ten of the fifty images that are measured have another class than the classifier says
+    data.splits = {"test": (data.x, y)}  # type: ignore
+    found = of_samples(model, data, data.x[:50], 0, 10, Sampling(30, None, net))
+    assert found.metrics["classifier_accuracy"] == pytest.approx(0.8)
     assert {"sample_distance", "frechet_distance", "missing_classes"} <= found.metrics.keys()
     quality, copies = {*METRICS["quality of the samples"]}, {"data_copying", "data_copying_features", "authenticity"}
-    assert found.references["noise"].keys() == quality
-    assert found.references["real"].keys() == quality | {"predictive_distance"}
+    of_sets = quality - {"classifier_accuracy"}
+    assert found.references["noise"].keys() == of_sets
+    assert found.references["real"].keys() == of_sets | {"predictive_distance"}
     assert found.references["test"].keys() == copies
     assert found.metrics.keys() == quality | copies | {"predictive_distance", "predictive_p", *METRICS["samples"]}
     assert found.checks is not None

@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 from functools import partial
@@ -155,11 +156,15 @@ def test_there_is_nothing_to_sample_from() -> None:
         build().infer(torch.rand(1, 2, 12, 9))
 
 
-@pytest.mark.parametrize("encoder", [MLPEncoder, ConvEncoder])
-def test_a_network_without_a_feature_map(encoder: type) -> None:
-    with pytest.raises(
-        ValueError, match=rf"a feature map, which {encoder.__name__} lacks: take model/network=conv .*hidden=\[\]"
-    ):
+@pytest.mark.parametrize(
+    ("encoder", "advice"),
+    [
+        (MLPEncoder, "MLPEncoder lacks: take model/network=conv with model.encoder.hidden=[]"),
+        (ConvEncoder, "ConvEncoder with dense layers lacks: take model.encoder.hidden=[]"),
+    ],
+)
+def test_a_network_without_a_feature_map(encoder: type, advice: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"quantises a feature map, which {advice}")):
         build(encoder=encoder, decoder=MLPDecoder)
 
 

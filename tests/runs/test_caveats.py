@@ -71,6 +71,12 @@ def test_few_effective_samples_are_compared_with_the_closest_bound() -> None:
     assert "a tenfold number of samples raises its mean by 0.25 nats" in text
 
 
+def test_a_classifier_that_is_often_wrong_is_named() -> None:
+    assert found(metrics={"classifier_accuracy": 0.95}) == []
+    (text,) = found(metrics={"classifier_accuracy": 0.721})
+    assert "names the class of 72% of the test images" in text
+
+
 def test_a_frame_holds_the_text() -> None:
     text = "word " * 60
     top, *lines, bottom = boxed(text, 40).splitlines()

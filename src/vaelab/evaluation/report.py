@@ -1,5 +1,6 @@
 """Evaluations as text: one evaluation as a table with the meaning of each metric, several as one table of runs."""
 
+import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -95,6 +96,7 @@ METRICS = {
         "confidence": "probability of the class that the classifier names, mean over samples",
         "class_kl": "nats, KL(classes of the samples || classes of the test images), as the classifier names them",
         "missing_classes": "classes with less than a tenth of the samples that are expected, if these are 20 or more",
+        "classifier_accuracy": "share of the test images whose class the classifier names",
     },
     "copies and posterior predictive checks": {
         "data_copying": "C_T, z-score of distances to training images; below -3: copies or smooth, above 3: too far",
@@ -223,9 +225,10 @@ def checks(found: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
 
 
 def comparison(records: Mapping[str, Mapping[str, Any]], groups: Sequence[Sequence[str]], form: str = "text") -> str:
-    """One line per run, and below the last run of a group of seeds its mean and s.d., in one of text.FORMATS.
+    """One line per run, and below the runs of a group of seeds their mean and s.d., in one of text.FORMATS.
 
-    A CSV table has unrounded metrics by their names. Means and standard deviations are lines of their own at its end.
+    The runs of a group are together. A CSV table keeps the order of the runs, has unrounded metrics by their names, and
+    means and standard deviations as lines of their own at its end.
     """
     protocols = {name: protocol_line(record["protocol"]) for name, record in records.items()}
     columns = [name for name in COLUMNS if any(name in record["metrics"] for record in records.values())]
@@ -238,30 +241,46 @@ def comparison(records: Mapping[str, Mapping[str, Any]], groups: Sequence[Sequen
         whole = [None not in values for values in each]
         means = [statistics.mean(values) if known else None for values, known in zip(each, whole, strict=True)]
         spreads = [statistics.stdev(values) if known else None for values, known in zip(each, whole, strict=True)]
-        of = f"of {len(group)} seeds, {labels[group[0]]} ..."
         if exact:
+            of = f"of {len(group)} seeds, {labels[group[0]]} ..."
             return [[f"{what} {of}", *("" if value is None else str(value) for value in numbers)]
                     for what, numbers in (("mean", means), ("s.d.", spreads))]  # fmt: skip
-        return [[f"mean ± s.d. {of}", *("–" if spread is None else f"{shown(mean)} ± {text.rounded(spread)}"
-                                        for mean, spread in zip(means, spreads, strict=True))]]  # fmt: skip
+        cells = ("–" if spread is None else f"{shown(mean)} ± {text.rounded(spread)}"
+                 for mean, spread in zip(means, spreads, strict=True))  # fmt: skip
+        return [[f"mean ± s.d. of these {len(group)} seeds", *cells]]
 
-    ends = {max(group, key=list(records).index): group for group in groups}
-    for name, record in records.items():
-        values = [record["metrics"].get(column) for column in columns]
+    group_of = {name: group for group in groups for name in group}
+    blocks = records if exact else dict.fromkeys(name for each in records for name in group_of.get(each, [each]))
+    for name in blocks:
+        values = [records[name]["metrics"].get(column) for column in columns]
         cells = ["" if value is None else str(value) for value in values] if exact else map(shown, values)
         rows.append([labels[name], *cells])
-        if name in ends and not exact:
-            rows += of_seeds(ends[name])
+        if not exact and name == group_of.get(name, [None])[-1]:
+            rows += of_seeds(group_of[name])
     for group in groups if exact else ():
         rows += of_seeds(group)
     one, *more = set(protocols.values())
     notes = [f"protocol of {name}: {line}" for name, line in protocols.items()] if more else [f"protocol: {one}"]
     notes += [f"{labels[name]}: {record['missing']}" for name, record in records.items() if record.get("missing")]
-    notes += dict.fromkeys(caveat for record in records.values() for caveat in record.get("caveats", ()))
+    notes += _caveats({labels[name]: record.get("caveats", ()) for name, record in records.items()})
     mark = {"latex": "% ", "csv": "# "}.get(form, "")
     if form == "text":
         rows = [[text.cut(row[0]), *row[1:]] for row in rows]
     return "\n".join([text.table(rows, form), mark.strip(), *(mark + note for note in notes)])
+
+
+def _caveats(of_runs: Mapping[str, Iterable[str]]) -> list[str]:
+    """Each caveat once. One that differs in its numbers is that of the first run, with the number of other runs."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for name, caveats in of_runs.items():
+        for caveat in caveats:
+            found.setdefault(re.sub(r"\d[\d.,]*", "", caveat), []).append((name, caveat))
+    lines = []
+    for alike in found.values():
+        name, caveat = alike[0]
+        others = f" and {len(alike) - 1} more" if len(alike) > 1 else ""
+        lines.append(caveat if len({each for _, each in alike}) == 1 else f"{name}{others}: {caveat}")
+    return lines
 
 
 def shown(value: float | None) -> str:

@@ -94,6 +94,7 @@ def of_samples(model: GenerativeModel, data: Any, x: Tensor, seed: int, drawn: i
     if sampling.classifier:
         found = quality(samples, x, real, sampling.classifier, seed)
         metrics, errors, missing = found.metrics | metrics, found.errors, found.sentence()
+        metrics["classifier_accuracy"] = _accuracy(sampling.classifier, x, data.splits["test"][1][: len(x)])
         others["real"], others["noise"] = found.real | others["real"], found.noise
     else:
         names = (*METRICS["quality of the samples"], "data_copying_features")
@@ -126,6 +127,13 @@ def _features(classifier: Classifier, images: Tensor) -> Tensor:
     """The classifier's features (N, D) of images (N, C, H, W), in [0, 1] or uint8, on its own device."""
     device, scale = classifier.linear.weight.device, 255 if images.dtype == torch.uint8 else 1
     return torch.cat([classifier.features(part.to(device).float() / scale) for part, _ in batches(images, None)])
+
+
+@torch.no_grad()
+def _accuracy(classifier: Classifier, x: Tensor, y: Tensor) -> float:
+    """The share of images x (N, C, H, W) whose class y (N,) is the classifier's."""
+    named = torch.cat([classifier(part).argmax(1) for part, _ in batches(x, None)])
+    return (named.cpu() == y.cpu()).float().mean().item()
 
 
 def _copies(samples: Tensor, x: Tensor, training: Tensor) -> tuple[dict[str, float], Tensor]:

@@ -46,8 +46,9 @@ class QuantizedAutoencoder(nn.Module):
         self.encoder = encoder(self.image_shape)
         map_shape = feature_map(self.encoder)
         if map_shape is None:
-            needed = "model/network=conv with model.encoder.hidden=[]"
-            name = type(self.encoder).__name__
+            flattens = hasattr(self.encoder, "map_shape")  # with dense layers, which its setting `hidden` adds
+            needed = "model.encoder.hidden=[]" if flattens else "model/network=conv with model.encoder.hidden=[]"
+            name = type(self.encoder).__name__ + " with dense layers" * flattens
             raise UserError(f"{type(self).__name__} quantises a feature map, which {name} lacks: take {needed}")
         self.map_shape, self.code_shape = map_shape, Size((embedding_dim, *map_shape[1:]))
         self.latent_dim = self.code_shape.numel()

@@ -16,6 +16,7 @@ CLOSER = {  # the gains of closer bounds over the IW bound of the same images, t
     "gain_10x": "a tenfold number of samples",
 }
 NEAR_LIMIT = 1.0  # nats below log N; a Gaussian channel of 10 dimensions is there if it carries log N nats
+LEAST_RIGHT = 0.9  # the accuracy of the classifier of the features that needs no caveat
 MOST_GAP = 0.5  # nats between the bounds by annealed importance sampling that need no caveat
 
 
@@ -84,6 +85,12 @@ def find_caveats(
         found.append(
             f"On images that the model draws, the bounds of log p(x) by AIS are {gap:.1f} nats apart, and ais_bound "
             "may be as much too low: raise annealing.temperatures."
+        )
+    if (right := measured.get("classifier_accuracy", 1.0)) < LEAST_RIGHT:
+        found.append(
+            f"The classifier of the features names the class of {right:.0%} of the test images, so these features may "
+            "not tell good samples from bad ones. classify.py prints the classifier's file, and with more epochs and "
+            "output=FILE it writes a better one there."
         )
     return found
 
