@@ -3,6 +3,7 @@
 import json
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from vaelab.errors import UserError
 ROOT = Path(__file__).parent
 ROWS = ROOT / "configs" / "row"
 FOLDERS = ("data.root=", "resume=", "hydra.")  # overrides that name folders of a machine, which no record needs
+OF_ROWS = ("settings", "minutes", "data.root")  # the list of all rows does not need these settings
 HEADER = """# Reproduced figures
 
 `python reproduce.py row=NAME` trains, measures and compares a row of this table. `python reproduce.py` lists all rows.
@@ -38,8 +40,9 @@ def reproduce(cfg: DictConfig, _: Path) -> None:
     rows: dict[str, Any] = {
         path.stem: OmegaConf.to_container(OmegaConf.load(path)) for path in sorted(ROWS.glob("*.yaml"))
     }
-    if given := [key for key in ("settings", "minutes") if cfg[key] and not chosen]:
-        raise UserError(f"{given[0]}={cfg[given[0]]} changes nothing without row=NAME")
+    for key, default in runs.settings(OmegaConf.load(ROOT / "configs" / "reproduce.yaml")):
+        if key in OF_ROWS and not chosen and OmegaConf.select(cfg, key) != default:
+            raise UserError(f"{key}={OmegaConf.select(cfg, key)} changes nothing without row=NAME")
     if chosen:
         name, row = HydraConfig.get().runtime.choices["row"], OmegaConf.to_container(cfg.row, resolve=True)
         if cfg.settings and "script" in row:
@@ -98,9 +101,10 @@ def _settings(overrides: list[str]) -> set[str]:
 
 
 def start(script: str, arguments: list[str], end: float | None) -> None:
-    """Run a script to its end. At the time `end`, it is told to save and to stop."""
+    """Run a script to its end. At the time `end`, and after SIGTERM, it is told to save and to stop."""
     print(shlex.join(["python", script, *arguments]), flush=True)
     process = subprocess.Popen([sys.executable, str(ROOT / script), *arguments])
+    before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     try:
         code = process.wait(None if end is None else max(end - time.monotonic(), 0))
     except subprocess.TimeoutExpired:
@@ -110,6 +114,8 @@ def start(script: str, arguments: list[str], end: float | None) -> None:
     except KeyboardInterrupt:
         process.wait()  # Ctrl-C reaches it too, and it saves
         raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
     if code:
         sys.exit(f"stopped, because {script} ended with {code}")
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -124,9 +125,25 @@ def test_an_evaluation_of_another_protocol_is_not_recorded(tmp_path: Path) -> No
             assert reproduce.record("vae", row, tmp_path) == found  # seed 1 is trained, but not evaluated yet
 
 
+def test_sigterm_is_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The script saves and ends, as after Ctrl-C, and is not left alone."""
+    (tmp_path / "wait.py").write_text(
+        "import os, pathlib, signal, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: (pathlib.Path('saved').touch(), exit(143)))\n"
+        "os.kill(os.getppid(), signal.SIGTERM)\ntime.sleep(60)\n"
+    )
+    monkeypatch.setattr(reproduce, "ROOT", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match=r"stopped, because wait\.py ended with 143"):
+        reproduce.start("wait.py", [], None)
+    assert (tmp_path / "saved").exists()
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
 def test_settings_that_change_nothing_are_refused(tmp_path: Path) -> None:
     for arguments, sentence in {
         ("minutes=3",): "minutes=3 changes nothing without row=NAME",
+        ("data.root=elsewhere",): "data.root=elsewhere changes nothing without row=NAME",
         ("row=snr_dreg", "settings=['seed=1']"): "settings=['seed=1'] changes nothing in row=snr_dreg, which runs "
         "benchmarks/snr.py",
     }.items():

@@ -135,6 +135,9 @@ def test_more_values_add_runs_to_a_sweep(command: Command) -> None:
 
 
 def test_what_is_no_sweep_is_refused(command: Command) -> None:
+    (command.folder / "empty").mkdir()  # a sweep that was stopped before its first run
+    sentence = "error: empty is a sweep without a run: repeat its command to continue it"
+    assert command("-m", "resume=empty", small=False)[0] == sentence
     assert "nowhere is not the folder of a sweep: no such folder" in command("-m", "resume=nowhere", small=False)[0]
     together = ["-m", *SMALL, "hydra/launcher=together", "seed=1,2", "hydra.sweep.dir=logs/s"]
     assert command(*together)[0] is None

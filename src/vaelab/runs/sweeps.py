@@ -105,12 +105,12 @@ def check_settings(arguments: Sequence[str]) -> None:
     typed = [each for each in arguments if "=" in each and not each.lstrip("+~").startswith(("hydra.", "hydra/"))]
     if not place or as_settings(typed):
         return
-    settings = [_settings(run) for run in _folders(Path(place[-1]).expanduser())]
-    if settings and all(settings):
+    folder = Path(place[-1]).expanduser()
+    settings = [_settings(run) for run in _folders(folder)]
+    if all(settings) and folder.is_dir():
         known = ", ".join(dict.fromkeys(key for each in settings for key in each))
-        raise UserError(
-            f"{place[-1]} is a sweep whose runs were started with {known}: repeat its command to continue it"
-        )
+        runs = f"whose runs were started with {known}" if settings else "without a run"
+        raise UserError(f"{place[-1]} is a sweep {runs}: repeat its command to continue it")
 
 
 def threads_of_each(side_by_side: int | None) -> str:
