@@ -80,7 +80,7 @@ OTHER_FILES = {  # data sets that are not in the files of `data_root`
 
 def compose_config(root: Path, *overrides: str) -> DictConfig:
     """The project's config for the small data set, with short runs and one curve point every two steps."""
-    small = ["data.batch_size=20", "data.eval_batch_size=20"]
+    small = ["data.batch_size=50"]
     if not OTHER_FILES & {*overrides}:
         small += [f"data.root={root}", "data.md5=null", "data.val_size=100"]
     short = ["trainer.max_epochs=2", "trainer.log_every_n_steps=2", "trainer.accelerator=cpu"]

@@ -197,9 +197,7 @@ def test_full_disk_names_the_file_and_keeps_what_was_written(command: Command, m
 
     monkeypatch.setattr("vaelab.runs.folder.write_atomically", full)
     code, _ = command(f"resume={run}", "trainer.max_epochs=3", small=False)
-    assert code == (
-        f"error: {run}/config.yaml cannot be read or written: No space left on device; free some space first"
-    )
+    assert code == (f"error: {run}/run.json cannot be read or written: No space left on device; free some space first")
     assert (run / "metrics.json").read_text() == before
 
 

@@ -37,6 +37,7 @@ OPTIONS = sorted(  # those that neither the default run nor an experiment has
     and path.parent != CONFIGS
     and path.parent.parts[len(CONFIGS.parts)] not in ("hydra", "experiment", "logger", "trainer", "row")
 )
+FEW = ("data.batch_size=20", "data.eval_batch_size=20")  # images
 TRAINERS = sorted(path.stem for path in (CONFIGS / "trainer").glob("*.yaml"))
 
 
@@ -95,7 +96,7 @@ def own_files(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[
 def test_option(
     config: Compose, tmp_path: Path, digits: tuple, option: str, monkeypatch: pytest.MonkeyPatch, moved: dict
 ) -> None:
-    overrides = [option]
+    overrides = [option, *FEW]
     if option.startswith("data="):  # other data sets have other folders and names, so write small files
         monkeypatch.setattr(files, "reachable", lambda *_: ())
         overrides += own_files(option.removeprefix("data="), tmp_path, monkeypatch)
@@ -131,7 +132,7 @@ def test_experiment(config: Compose, tmp_path: Path, experiment: str, moved: dic
     last = []
     for name, epochs in (("whole", 2), ("parts", 1)):
         (tmp_path / name).mkdir()
-        cfg = config(f"experiment={experiment}")
+        cfg = config(f"experiment={experiment}", *FEW)
         cfg.trainer.max_epochs, cfg.callbacks.pictures.count = epochs, 0  # pictures at the start alone
         trains(cfg, tmp_path / name)
         if name == "parts":

@@ -122,8 +122,9 @@ def _launch(task: Task, config_dir: Path, config_name: str, writes: bool) -> Non
         if writes and HydraConfig.initialized():  # see sweeps.Announcement
             sweeps.finish_sweep(sweeps.sweep_folder())
     except (KeyboardInterrupt, SystemExit):
-        if writes and HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
-            print(sweeps.continued("this continues the sweep: "), flush=True)
+        sweep = writes and HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+        if sweep and (command := sweeps.continued("this continues the sweep: ")):
+            print(command, flush=True)
         raise
     except (ValueError, TypeError) as error:
         if started or _in_a_sweep(error) or isinstance(error, UserError | HydraException | OmegaConfBaseException):
@@ -206,11 +207,11 @@ def _resume(task: Task, folder: str) -> None:
     flags = [override for override in overrides if override.startswith("-")]
     if flags:
         raise UserError(f"resume={folder} continues one run and takes only overrides, not {flags[0]}")
-    path = Path(folder).expanduser().absolute()
+    path = Path(folder).expanduser()
     cfg = runs.saved_config(path, overrides, trust)
     OmegaConf.update(cfg, "resume", folder)
-    with runs.held(path, new=False):
-        task(cfg, path)
+    with runs.held(path.absolute(), new=False):
+        task(cfg, path.absolute())
 
 
 def sentence(error: BaseException) -> str | None:
