@@ -43,7 +43,7 @@ def test_the_table_of_predictive_checks() -> None:
         ["mean_map", "–", "–", "0.903", "0.250", "0.200"],
     ]
     lines = report.table(record(elbo=-100.0) | {"predictive": found}).splitlines()
-    assert lines[-4] == "posterior predictive checks: samples against test images"
+    assert lines[-4] == "posterior predictive checks: samples against test images, in statistics of pen strokes"
     assert lines[-2].split()[:4] == ["ink", "97.1", "±", "33"]
 
 

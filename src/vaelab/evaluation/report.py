@@ -198,7 +198,7 @@ def table(record: Mapping[str, Any]) -> str:
     if record.get("predictive"):
         lines += [
             "",
-            "posterior predictive checks: samples against test images",
+            "posterior predictive checks: samples against test images, in statistics of pen strokes",
             text.table(checks(record["predictive"])),
         ]
     if record["rate_per_dim"]:
