@@ -214,7 +214,7 @@ def test_bad_arrays_get_one_sentence(tmp_path: Path, arrays: dict, sentence: str
 @pytest.mark.parametrize("labels", [np.arange(30) // 15, np.repeat([2, 0, 1], 10)])
 def test_labels_that_are_sorted_are_refused(tmp_path: Path, labels: np.ndarray) -> None:
     """In any order of the classes."""
-    sentence = r"^train_labels of .* are sorted, but the last training images validate, and some metrics take the first"
+    sentence = r"^the training labels of arrays-.* are sorted, but the last training images validate, and some metrics "
     with pytest.raises(UserError, match=sentence):
         opened(tmp_path, train_images=images(30), train_labels=labels, test_images=images(2))
 

@@ -20,7 +20,6 @@ from vaelab.data.module import SPLITS, DataSet, ImageDataModule, Part, cut
 from vaelab.errors import UserError
 
 DIGEST = re.compile(r"-[0-9a-f]{8}$")  # at the end of the name of a data set that was used
-UNLIKELY = 20  # so many labels are grouped by class by chance less than once in 10,000 times, even of two classes
 
 
 def check_sizes(**sizes: float) -> None:
@@ -154,7 +153,7 @@ class ArraysDataModule(ImageDataModule):
 
     The arrays are train_images and test_images, and perhaps val_images. They hold uint8 of shape (N, H, W),
     (N, H, W, 3) or (N, C, H, W). train_labels, test_labels and val_labels, whole numbers (N,), may be left out. Without
-    val_images, the last training images validate. Sorted labels are therefore refused.
+    val_images, the last training images validate.
 
     Raises UserError as ImageDataModule does, for a file that is not such an NPZ file, and for other arrays.
     """
@@ -224,10 +223,4 @@ class ArraysDataModule(ImageDataModule):
             return torch.from_numpy(images), None
         if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
             raise UserError(f"{split}_labels of {self.path}: {len(images):,} whole numbers are needed")
-        classes, changes = len(np.unique(labels)), np.count_nonzero(np.diff(labels.astype(np.int64)))
-        if len(labels) >= UNLIKELY and 1 < classes <= len(labels) / 2 and changes == classes - 1:
-            raise UserError(
-                f"{split}_labels of {self.path} are sorted, but the last training images validate, and some metrics "
-                "take the first images: bring images and labels into a random order before you save them"
-            )
         return torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64))
