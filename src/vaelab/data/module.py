@@ -68,7 +68,7 @@ def check_part(
     images_name: str,  # in the messages
     labels_name: str,
 ) -> None:
-    """Raise UserError unless images (N, C, H, W) have this shape, and N labels below `num_classes` are in mixed order."""
+    """Raise UserError unless images (N, C, H, W) have this shape, and N labels below `num_classes` a mixed order."""
     if labels is not None and len(images) != len(labels):
         raise UserError(f"{images_name}: {len(images):,} images, but {labels_name}: {len(labels):,} labels")
     shape = list(images.shape[1:])
