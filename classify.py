@@ -35,6 +35,8 @@ def classify(cfg: DictConfig, _: Path) -> None:
     path = Path(cfg.output).expanduser() if cfg.output else classifier.place(data, cache.folder())
     if cfg.output and (path.suffix != ".safetensors" or not os.access(path.absolute().parent, os.W_OK)):
         raise UserError(f"output={cfg.output}: a file that ends in .safetensors, in a folder that can be written to")
+    if cfg.output and path.is_file() and (other := classifier.load(path)[1]["dataset"]) != data.name:
+        raise UserError(f"output={cfg.output} has a classifier of {other}, not of {data.name}: choose another file")
     (x, y), (test_x, test_y) = data.read()[1:3]
     if cfg.output or not path.is_file():
         print(f"training on {len(x):,} images of {data.name}", flush=True)

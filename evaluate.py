@@ -101,7 +101,13 @@ def sampling(cfg: DictConfig, run: "Run") -> "Sampling":
     if not path.is_file():
         command = classify_command(run.cfg.data)
         raise UserError(f"samples={cfg.samples} needs a classifier of {run.data.name}: {command} trains one")
-    return Sampling(cfg.samples, cfg.density, classifier.load(path)[0])
+    found, record = classifier.load(path)
+    if path != classifier.DIGITS and record["dataset"] != run.data.name:
+        raise UserError(
+            f"{path} has a classifier of {record['dataset']}, not of {run.data.name}: delete it, and "
+            f"{classify_command(run.cfg.data)} trains the right one"
+        )
+    return Sampling(cfg.samples, cfg.density, found)
 
 
 def classify_command(data: DictConfig) -> str:

@@ -74,7 +74,17 @@ def test_own_images(
     assert "epochs=1 changes nothing: " in message
     assert "is there already, trained with epochs=40; output=FILE.safetensors trains another" in message
     assert "seed=3 changes nothing" in refused(classify, composed("classify", *arrays, "seed=3"), Path())
+    message = refused(classify, composed("classify", "data=mnist_5k", "epochs=1", f"output={weights}"), Path())
+    assert f"{weights} has a classifier of arrays-" in message
+    assert message.endswith(", not of MNIST-5k: choose another file")
     assert weights.read_bytes() == before
+    about = weights.with_suffix(".json")
+    kept = about.read_text()
+    about.write_text(kept.replace(json.loads(kept)["dataset"], "MNIST-5k"))
+    message = refused(evaluate, composed("evaluate", *short), Path())
+    assert message.startswith(f"{weights} has a classifier of MNIST-5k, not of arrays-")
+    assert message.endswith("trains the right one")
+    about.write_text(kept)
 
     evaluate(composed("evaluate", *short), Path())
     found = json.loads((run / "evaluation.json").read_text())

@@ -127,14 +127,14 @@ def test_seeds_are_grouped_and_their_spread_shown() -> None:
 
 def test_a_caveat_stands_once_with_its_runs() -> None:
     records = {name: {**record(elbo=-100.0), "caveats": ["The same."]} for name in "abcdef"}
-    for name, share in zip("abcd", (12, 3, 12, 3), strict=True):
+    for name, share in zip("abcdf", (12, 3, 12, 3, 4), strict=True):
         records[name]["caveats"] = ["The same.", f"{share}% of the images."]
     for name in "abcde":
         records[name]["caveats"] = [*records[name]["caveats"], "Of five."]
     notes = report.comparison(records, []).splitlines()[-3:]
     assert notes == [
         "The same.",
-        "a, c: 12% of the images. (also 2 other runs, with other numbers)",
+        "a, c: 12% of the images. (also 3 other runs, with other numbers)",
         "a, b, c and 2 more: Of five.",
     ]
 

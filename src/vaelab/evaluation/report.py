@@ -278,7 +278,7 @@ def _caveats(of_runs: Mapping[str, Iterable[str]]) -> list[str]:
     lines = []
     for texts in alike.values():
         (first, names), *others = texts.items()
-        also = sum(map(len, others))
+        also = sum(len(each) for _, each in others)
         more = f" (also {also} other run{'s' * (also > 1)}, with other numbers)" if also else ""
         who = ", ".join(names[:3]) + f" and {len(names) - 3} more" * (len(names) > 3)
         lines.append(first if len(names) == len(of_runs) else f"{who}: {first}{more}")

@@ -89,8 +89,8 @@ def find_caveats(
     if (right := measured.get("classifier_accuracy", 1.0)) < LEAST_RIGHT:
         found.append(
             f"The classifier of the features is right on {right:.0%} of the test images only, so these features may "
-            "not tell good samples from bad ones. Train it for longer: classify.py prints its path, and "
-            "classify.py epochs=30 output=PATH replaces it."
+            "not tell good samples from bad ones. Train it for longer: add epochs=30 output=PATH to the "
+            "classify.py command of this data set, where PATH is the file that this command prints."
         )
     return found
 
