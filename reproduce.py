@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -18,7 +19,7 @@ from vaelab.errors import UserError
 ROOT = Path(__file__).parent
 ROWS = ROOT / "configs" / "row"
 FOLDERS = ("data.root=", "resume=", "hydra.")  # overrides that name folders of a machine, which no record needs
-OF_ROWS = ("settings", "minutes", "data.root")  # the list of all rows does not need these settings
+OF_ROWS = ("folder", "settings", "minutes", "data.root")  # the settings that only row=NAME uses
 HEADER = """# Reproduced figures
 
 `python reproduce.py row=NAME` trains, measures and compares a row of this table. `python reproduce.py` lists all rows.
@@ -101,21 +102,33 @@ def _settings(overrides: list[str]) -> set[str]:
 
 
 def start(script: str, arguments: list[str], end: float | None) -> None:
-    """Run a script to its end. At the time `end`, and after SIGTERM, it is told to save and to stop."""
+    """Run a script to its end. Ctrl-C, SIGTERM and the time `end` tell it once to save and to stop."""
     print(shlex.join(["python", script, *arguments]), flush=True)
-    process = subprocess.Popen([sys.executable, str(ROOT / script), *arguments])
-    before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    started: list[subprocess.Popen[bytes]] = []
+    stopped: list[int] = []
+
+    def pass_on(signum: int, _: FrameType | None) -> None:
+        stopped.append(signum)
+        for process in started:
+            process.send_signal(signum)
+
+    signals = [each for each in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(each) is not signal.SIG_IGN]
+    before = {each: signal.signal(each, pass_on) for each in signals}
     try:
-        code = process.wait(None if end is None else max(end - time.monotonic(), 0))
+        # In a process group of its own it does not get a signal twice, from a terminal or a scheduler and from here
+        started.append(subprocess.Popen([sys.executable, str(ROOT / script), *arguments], process_group=0))
+        if stopped:
+            started[0].send_signal(stopped[0])
+        code = started[0].wait(None if end is None else max(end - time.monotonic(), 0))
     except subprocess.TimeoutExpired:
-        process.terminate()
-        process.wait()
+        started[0].terminate()
+        started[0].wait()
         sys.exit("the minutes are over; the same command continues")
-    except KeyboardInterrupt:
-        process.wait()  # Ctrl-C reaches it too, and it saves
-        raise
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for each, handler in before.items():
+            signal.signal(each, handler)
+    if stopped:
+        sys.exit("stopped; the same command continues")
     if code:
         sys.exit(f"stopped, because {script} ended with {code}")
 

@@ -155,7 +155,7 @@ def test_the_quality_of_samples(run: Callable[..., str], capsys: pytest.CaptureF
     real, noise = (report.shown(references[kind]["frechet_distance"]) for kind in ("real", "noise"))
     assert f"of 100 samples and 100 test images; training images {real}, noise {noise}" in printed
     assert record["missing"] is None  # fewer than 20 samples of each class are expected
-    assert "posterior predictive checks: samples against test images\ncheck " in printed
+    assert "posterior predictive checks: samples against test images, in statistics of pen strokes\ncheck " in printed
     assert measured(f"run={folder}")["metrics"] == metrics  # the file with more stays
     assert "is kept, because it has K = 20, 100 test images, 100 samples" in capsys.readouterr().out
 

@@ -20,7 +20,8 @@ SMALL = f"row.overrides={json.dumps(SHORT)}"
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    places = [f"folder={folder}/runs", f"records={folder}/records"]
+    row = any(argument.startswith("row=") for argument in arguments)
+    places = [f"records={folder}/records", *([f"folder={folder}/runs"] if row else [])]
     command = [sys.executable, str(ROOT / "reproduce.py"), *arguments, *places]
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder, timeout=300)
 
@@ -126,25 +127,35 @@ def test_an_evaluation_of_another_protocol_is_not_recorded(tmp_path: Path) -> No
             assert reproduce.record("vae", row, tmp_path) == found  # seed 1 is trained, but not evaluated yet
 
 
-def test_sigterm_is_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The script saves and ends, as after Ctrl-C, and is not left alone."""
+@pytest.mark.parametrize("code", [0, 143])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_passed_on_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signum: signal.Signals, code: int
+) -> None:
+    """The script gets it from here alone, saves and ends, and nothing is started after it, whatever its exit code."""
     (tmp_path / "wait.py").write_text(
-        "import os, pathlib, signal, time\n"
-        "signal.signal(signal.SIGTERM, lambda *_: (pathlib.Path('saved').touch(), exit(143)))\n"
-        "os.kill(os.getppid(), signal.SIGTERM)\ntime.sleep(60)\n"
+        "import os, pathlib, signal, sys, time\n"
+        "def save(*_):\n    print('saved', file=open('log', 'a'), flush=True)\n    time.sleep(0.3)\n"
+        f"    sys.exit({code})\n"
+        f"signal.signal({signum:d}, save)\nassert os.getpgid(0) != os.getpgid(os.getppid())\n"
+        f"os.kill(os.getppid(), {signum:d})\ntime.sleep(60)\n"
     )
     monkeypatch.setattr(reproduce, "ROOT", tmp_path)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit, match=r"stopped, because wait\.py ended with 143"):
-        reproduce.start("wait.py", [], None)
-    assert (tmp_path / "saved").exists()
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    before = signal.signal(signum, lambda *_: None)
+    try:
+        with pytest.raises(SystemExit, match="stopped; the same command continues"):
+            reproduce.start("wait.py", [], None)
+    finally:
+        assert signal.signal(signum, before) is not before
+    assert (tmp_path / "log").read_text() == "saved\n"
 
 
 def test_settings_that_change_nothing_are_refused(tmp_path: Path) -> None:
     for arguments, sentence in {
         ("minutes=3",): "minutes=3 changes nothing without row=NAME",
         ("data.root=elsewhere",): "data.root=elsewhere changes nothing without row=NAME",
+        ("folder=elsewhere",): "folder=elsewhere changes nothing without row=NAME",
         ("row=snr_dreg", "settings=['seed=1']"): "settings=['seed=1'] changes nothing in row=snr_dreg, which runs "
         "benchmarks/snr.py",
     }.items():

@@ -54,8 +54,6 @@ def main(task: Task, config_dir: Path, config_name: str, resumable: bool = False
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="substitute")
-    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # outside of training it does what Ctrl-C does
     with _sentences():
         resumed = [argument.removeprefix("resume=") for argument in sys.argv[1:] if argument.startswith("resume=")]
         if resumed and resumable:
@@ -65,6 +63,8 @@ def main(task: Task, config_dir: Path, config_name: str, resumable: bool = False
             sys.argv = [place if argument.startswith("resume=") else argument for argument in sys.argv]
         if resumable and {"-m", "--multirun"} & {*sys.argv}:
             sweeps.check_settings(sys.argv[1:])
+            if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # otherwise the processes of joblib would train on
+                signal.signal(signal.SIGTERM, lambda signum, _: sys.exit(128 + signum))
         _launch(task, config_dir, config_name, writes=resumable)
 
 

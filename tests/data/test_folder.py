@@ -211,6 +211,20 @@ def test_bad_arrays_get_one_sentence(tmp_path: Path, arrays: dict, sentence: str
         opened(tmp_path, **arrays)
 
 
+@pytest.mark.parametrize("labels", [np.arange(30) // 15, np.repeat([2, 0, 1], 10)])
+def test_labels_that_are_sorted_are_refused(tmp_path: Path, labels: np.ndarray) -> None:
+    """In any order of the classes."""
+    sentence = r"^the training labels of arrays-.* are sorted, but the last training images validate, and some metrics "
+    with pytest.raises(UserError, match=sentence):
+        opened(tmp_path, train_images=images(30), train_labels=labels, test_images=images(2))
+
+
+@pytest.mark.parametrize("labels", [np.arange(30) % 2, np.zeros(30, int), np.arange(30)])
+def test_labels_that_are_not_sorted_are_read(tmp_path: Path, labels: np.ndarray) -> None:
+    data = opened(tmp_path, train_images=images(30), train_labels=labels, test_images=images(2), test_labels=labels[:2])
+    assert data.splits["train"][1].tolist() == labels[:27].tolist()
+
+
 def test_arrays_that_do_not_fit_into_memory_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vaelab.data.folder.MOST", 100)
     with pytest.raises(UserError, match=r"x.npz unpacks to [\d,]+ bytes, and 100 are the most: use data=folder$"):

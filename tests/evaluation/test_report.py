@@ -43,7 +43,7 @@ def test_the_table_of_predictive_checks() -> None:
         ["mean_map", "–", "–", "0.903", "0.250", "0.200"],
     ]
     lines = report.table(record(elbo=-100.0) | {"predictive": found}).splitlines()
-    assert lines[-4] == "posterior predictive checks: samples against test images"
+    assert lines[-4] == "posterior predictive checks: samples against test images, in statistics of pen strokes"
     assert lines[-2].split()[:4] == ["ink", "97.1", "±", "33"]
 
 
@@ -123,6 +123,20 @@ def test_seeds_are_grouped_and_their_spread_shown() -> None:
     assert first == ["a", "b", "d", "mean", "c", "e", "mean"]  # the runs of a group are together
     last = [line.split(",")[0] for line in report.comparison(records, report.seed_groups(two), "csv").splitlines()[:6]]
     assert last == ["run", "a", "b", "c", "d", "e"]
+
+
+def test_a_caveat_stands_once_with_its_runs() -> None:
+    records = {name: {**record(elbo=-100.0), "caveats": ["The same."]} for name in "abcdef"}
+    for name, share in zip("abcd", (12, 3, 12, 3), strict=True):
+        records[name]["caveats"] = ["The same.", f"{share}% of the images."]
+    for name in "abcde":
+        records[name]["caveats"] = [*records[name]["caveats"], "Of five."]
+    notes = report.comparison(records, []).splitlines()[-3:]
+    assert notes == [
+        "The same.",
+        "a, c: 12% of the images. (also 2 other runs, with other numbers)",
+        "a, b, c and 2 more: Of five.",
+    ]
 
 
 def test_a_metric_that_one_run_lacks_is_a_dash() -> None:

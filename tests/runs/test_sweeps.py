@@ -77,13 +77,13 @@ def test_a_sweep_that_was_killed_goes_on_bit_for_bit(command: Command, monkeypat
     assert [len(each) for each in starts] == [2, 1]
 
 
-@pytest.mark.parametrize("moment", ["check_data", "announce"])
+@pytest.mark.parametrize("moment", ["check_data", "record_start", "announce"])
 def test_a_sweep_that_was_killed_at_its_start(command: Command, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
-    """Outside of training SIGTERM does what Ctrl-C does. The repeated run has the name of the run that never began."""
+    """The repeated run has the name of the run that never began."""
     with monkeypatch.context() as patch:
         patch.setattr(runs, moment, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
         code, printed = command("-m", *SMALL, "seed=0", "hydra.sweep.dir=logs/s")
-    assert code == "stopped outside of training; what was saved before is still there"
+    assert code == 128 + signal.SIGTERM
     assert "\nthis continues the sweep: " in printed
     run = command.folder / "logs" / "s" / "0"
     run.mkdir(exist_ok=True)
@@ -136,9 +136,11 @@ def test_more_values_add_runs_to_a_sweep(command: Command) -> None:
 
 
 def test_what_is_no_sweep_is_refused(command: Command) -> None:
-    (command.folder / "empty").mkdir()  # a sweep that was stopped before its first run
-    sentence = "error: empty is a sweep without a run: repeat its command to continue it"
-    assert command("-m", "resume=empty", small=False)[0] == sentence
+    before = command.folder / "before"
+    before.mkdir()  # a sweep that was stopped before its first run
+    (before / "multirun.yaml").write_text("hydra: {overrides: {task: [seed=1, data.root=x]}, run: {dir: '${a:b}'}}")
+    sentence = "error: before is a sweep whose runs were started with seed: repeat its command to continue it"
+    assert command("-m", "resume=before", small=False)[0] == sentence
     assert "nowhere is not the folder of a sweep: no such folder" in command("-m", "resume=nowhere", small=False)[0]
     together = ["-m", *SMALL, "hydra/launcher=together", "seed=1,2", "hydra.sweep.dir=logs/s"]
     assert command(*together)[0] is None

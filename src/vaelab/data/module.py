@@ -68,7 +68,7 @@ def check_part(
     images_name: str,  # in the messages
     labels_name: str,
 ) -> None:
-    """Raise UserError unless the images (N, C, H, W) have this shape and N labels are below `num_classes`."""
+    """Raise UserError unless images (N, C, H, W) have this shape, and N labels below `num_classes` a mixed order."""
     if labels is not None and len(images) != len(labels):
         raise UserError(f"{images_name}: {len(images):,} images, but {labels_name}: {len(labels):,} labels")
     shape = list(images.shape[1:])
@@ -82,6 +82,12 @@ def check_part(
     if num_classes and high >= num_classes:
         found = f"labels up to {high}, but data.num_classes={num_classes} has labels up to {num_classes - 1}"
         raise UserError(f"{labels_name}: {found}: set it to {high + 1} if the labels are right")
+    classes, changes = len(labels.unique()), int(labels.diff().count_nonzero())
+    if 1 < classes <= len(labels) / 10 and changes == classes - 1:
+        raise UserError(
+            f"{labels_name} are sorted, but the last training images validate, and some metrics take the first images: "
+            "bring images and labels into a random order before you save them"
+        )
 
 
 class ImageDataModule(L.LightningDataModule):

@@ -96,7 +96,7 @@ METRICS = {
         "confidence": "probability of the class that the classifier names, mean over samples",
         "class_kl": "nats, KL(classes of the samples || classes of the test images), as the classifier names them",
         "missing_classes": "classes with less than a tenth of the samples that are expected, if these are 20 or more",
-        "classifier_accuracy": "share of the test images whose class the classifier names",
+        "classifier_accuracy": "share of the test images that the classifier puts into the right class",
     },
     "copies and posterior predictive checks": {
         "data_copying": "C_T, z-score of distances to training images; below -3: copies or smooth, above 3: too far",
@@ -198,7 +198,7 @@ def table(record: Mapping[str, Any]) -> str:
     if record.get("predictive"):
         lines += [
             "",
-            "posterior predictive checks: samples against test images",
+            "posterior predictive checks: samples against test images, in statistics of pen strokes",
             text.table(checks(record["predictive"])),
         ]
     if record["rate_per_dim"]:
@@ -270,16 +270,18 @@ def comparison(records: Mapping[str, Mapping[str, Any]], groups: Sequence[Sequen
 
 
 def _caveats(of_runs: Mapping[str, Iterable[str]]) -> list[str]:
-    """Each caveat once. One that differs in its numbers is that of the first run, with the number of other runs."""
-    found: dict[str, list[tuple[str, str]]] = {}
+    """The caveats of runs by name. Those that differ in their numbers alone are one, with those of the first run."""
+    alike: dict[str, dict[str, list[str]]] = {}
     for name, caveats in of_runs.items():
         for caveat in caveats:
-            found.setdefault(re.sub(r"\d[\d.,]*", "", caveat), []).append((name, caveat))
+            alike.setdefault(re.sub(r"\d[\d.,]*", "", caveat), {}).setdefault(caveat, []).append(name)
     lines = []
-    for alike in found.values():
-        name, caveat = alike[0]
-        others = f" and {len(alike) - 1} more" if len(alike) > 1 else ""
-        lines.append(caveat if len({each for _, each in alike}) == 1 else f"{name}{others}: {caveat}")
+    for texts in alike.values():
+        (first, names), *others = texts.items()
+        also = sum(map(len, others))
+        more = f" (also {also} other run{'s' * (also > 1)}, with other numbers)" if also else ""
+        who = ", ".join(names[:3]) + f" and {len(names) - 3} more" * (len(names) > 3)
+        lines.append(first if len(names) == len(of_runs) else f"{who}: {first}{more}")
     return lines
 
 

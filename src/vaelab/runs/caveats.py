@@ -88,9 +88,9 @@ def find_caveats(
         )
     if (right := measured.get("classifier_accuracy", 1.0)) < LEAST_RIGHT:
         found.append(
-            f"The classifier of the features names the class of {right:.0%} of the test images, so these features may "
-            "not tell good samples from bad ones. classify.py prints the classifier's file, and with more epochs and "
-            "output=FILE it writes a better one there."
+            f"The classifier of the features is right on {right:.0%} of the test images only, so these features may "
+            "not tell good samples from bad ones. Train it for longer: classify.py prints its path, and "
+            "classify.py epochs=30 output=PATH replaces it."
         )
     return found
 

@@ -19,6 +19,7 @@ import contextlib
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -170,10 +171,9 @@ def held(folder: Path, new: bool) -> Iterator[None]:
         raise UserError(f"{shown(folder)} is in use: another process trains this run") from None
     try:
         if new and (folder / "config.yaml").is_file():
-            name = shown(folder)
-            raise UserError(
-                f"{name} has a run already: resume={name} continues it, another hydra.run.dir starts a new one"
-            )
+            again = shlex.quote(f"resume={shown(folder)}")
+            text = f"{shown(folder)} has a run already: {again} continues it, another hydra.run.dir starts a new one"
+            raise UserError(text)
         yield
     finally:
         lock.release()

@@ -68,6 +68,7 @@ class Announcement(Callback):
         quoted = ",".join(f"'{key}'" for key in shared)
         config.hydra.overrides.hydra.append(f"hydra.job.config.override_dirname.exclude_keys=[{quoted}]")
         HydraConfig.instance().set_config(config)  # so that `sweep_folder` knows it at the end of the command
+        sweep_folder().mkdir(parents=True, exist_ok=True)
         print(f"sweep    {shown(sweep_folder())}{continued('; if it stops, this continues it: ')}", flush=True)
 
 
@@ -99,18 +100,20 @@ def override_of(folder: str) -> str:
 
 def check_settings(arguments: Sequence[str]) -> None:
     """Raise UserError for a command that continues a sweep without its settings: it would train one of the defaults."""
-    place = [
-        each.partition("=")[2].strip("'\"") for each in arguments if each.startswith(("resume=", "hydra.sweep.dir="))
-    ]
+    place = [each.partition("=")[2].strip("'\"") for each in arguments if each.startswith("hydra.sweep.dir=")]
     typed = [each for each in arguments if "=" in each and not each.lstrip("+~").startswith(("hydra.", "hydra/"))]
     if not place or as_settings(typed):
         return
     folder = Path(place[-1]).expanduser()
     settings = [_settings(run) for run in _folders(folder)]
-    if all(settings) and folder.is_dir():
+    if not settings and (path := folder / "multirun.yaml").is_file():  # it was stopped before its first run
+        whole = parse(read_text(path, MOST_BYTES), path)
+        settings = [as_settings(OmegaConf.select(whole, "hydra.overrides.task") or [])]
+    if settings and all(settings):
         known = ", ".join(dict.fromkeys(key for each in settings for key in each))
-        runs = f"whose runs were started with {known}" if settings else "without a run"
-        raise UserError(f"{place[-1]} is a sweep {runs}: repeat its command to continue it")
+        raise UserError(
+            f"{place[-1]} is a sweep whose runs were started with {known}: repeat its command to continue it"
+        )
 
 
 def threads_of_each(side_by_side: int | None) -> str:
@@ -204,9 +207,9 @@ def put_aside(run: Started, sweep: Path) -> None:
 
 
 def free(folder: Path) -> Path:
-    """A folder of this name, with a number if it has files. The lock of a killed process does not count."""
+    """A folder of this name, with a number if it has files other than those of a run that was killed at its start."""
     place, number = folder, 2
-    while place.is_dir() and any(path.name != LOCK for path in place.iterdir()):
+    while place.is_dir() and not all(path.name.startswith((LOCK, "events.out.")) for path in place.iterdir()):
         place, number = folder.with_name(f"{folder.name}_{number}"), number + 1
     return place
 

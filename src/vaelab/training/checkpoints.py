@@ -2,6 +2,7 @@
 
 import io
 import logging
+import shlex
 import signal
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -180,8 +181,8 @@ class LastCheckpoint(Checkpoint):
     def _interrupt(self, trainer: Any) -> None:
         trainer.strategy.checkpoint_io.teardown()  # waits until all files are written
         log.info(
-            "stopped at step %s and saved %s; continue with: python train.py resume=%s",
-            f"{trainer.global_step:,}", self.path, shown(Path(trainer.default_root_dir)),
+            "stopped at step %s and saved %s; continue with: python train.py %s",
+            f"{trainer.global_step:,}", self.path, _resume(trainer),
         )  # fmt: skip
         raise Interrupted(128 + (self._signal or signal.SIGTERM))
 
@@ -205,15 +206,14 @@ class LastCheckpoint(Checkpoint):
             self._stopped_at_once(trainer, exception)
         if isinstance(exception, ArithmeticError | OSError):
             saved = self._file.is_file() if trainer.is_global_zero else self.path
-            resume = f"continue with resume={shown(Path(trainer.default_root_dir))}"
+            resume = f"continue with {_resume(trainer)}"
             good = f"the last good checkpoint is {self._file}" if saved else "no checkpoint has been saved"
             log.error(f"{good}; {resume}" if saved and isinstance(exception, OSError) else good)
 
     def _stopped_at_once(self, trainer: Any, exception: BaseException) -> None:
         """Log how to go on after a signal outside the training steps, such as in the final test."""
         if self.path:
-            where = shown(Path(trainer.default_root_dir))
-            log.info("stopped; continue from step %s with: python train.py resume=%s", f"{self.step:,}", where)
+            log.info("stopped; continue from step %s with: python train.py %s", f"{self.step:,}", _resume(trainer))
         if isinstance(exception, SystemExit) and exception.code is None:
             # Lightning raises this for SIGTERM. Without a code, the process would end as if the run were finished
             exception.code = 128 + signal.SIGTERM
@@ -223,6 +223,11 @@ class LastCheckpoint(Checkpoint):
         for signum, handler in self._handlers.items():
             signal.signal(signum, handler)
         self._handlers = {}
+
+
+def _resume(trainer: Any) -> str:
+    """The argument of train.py that continues a run, with the quotes that a shell needs."""
+    return shlex.quote(f"resume={shown(Path(trainer.default_root_dir))}")
 
 
 def _resumable(trainer: Any, batch_idx: int) -> bool:
