@@ -2,7 +2,9 @@
 
 import copy
 import functools
+import gc
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -29,6 +31,7 @@ from vaelab.training import VAEModule
 
 torch.set_num_threads(1)  # small batches gain nothing from more, and pytest-xdist runs one worker per core
 os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
+gc.set_threshold(10_000)  # a full collection looks through a million objects, and by default one comes every few tests
 ROOT = Path(__file__).parent.parent
 Compose = Callable[..., DictConfig]
 
@@ -85,8 +88,11 @@ def compose_config(root: Path, *overrides: str) -> DictConfig:
         small += [f"data.root={root}", "data.md5=null", "data.val_size=100"]
     short = ["trainer.max_epochs=2", "trainer.log_every_n_steps=2", "trainer.accelerator=cpu"]
     short += [f"trainer.limit_{split}_batches={count}" for split, count in (("train", 3), ("val", 2), ("test", 2))]
-    short += ["callbacks.pictures.num_reconstructions=8", "callbacks.pictures.num_samples=16"]
-    return copy.deepcopy(composed(*small, *short, *overrides))
+    cfg = copy.deepcopy(composed(*small, *short, *PICTURES, *overrides))
+    for network in (cfg.model.encoder, cfg.model.decoder):
+        if network.get("hidden") == [400]:  # the default network, whose checkpoints have 8 MB
+            network.hidden = [32]
+    return cfg
 
 
 @functools.cache
@@ -131,16 +137,20 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[], Any]) 
     monkeypatch.setattr(VAEModule, "training_step", training_step)
 
 
+CACHES = itertools.count()
+
+
 @pytest.fixture(autouse=True)
-def _no_trace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+def _no_trace(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Reset torch's settings, the signal handlers, the cache of images and the log for each test.
 
-    The signal handlers matter because a test run that a shell starts with & ignores Ctrl-C.
+    The signal handlers matter because a test run that a shell starts with & ignores Ctrl-C. The cache's folder is not
+    made here, because few of the tests write into it.
     """
     for signum, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
         signal.signal(signum, handler)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-    monkeypatch.setenv("VAELAB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("VAELAB_CACHE", str(tmp_path_factory.getbasetemp() / f"cache-{next(CACHES)}"))
     HydraConfig.instance().cfg = None
     torch.distributions.Distribution.set_default_validate_args(True)
     torch.set_float32_matmul_precision("highest")
@@ -153,6 +163,8 @@ def _no_trace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]
 
 
 ARGUMENTS = ("data.md5=null", "data.val_size=100", "trainer.max_epochs=2", "trainer.limit_train_batches=3")
+PICTURES = ("callbacks.pictures.num_reconstructions=8", "callbacks.pictures.num_samples=16")
+NARROW = ("model.encoder.hidden=[32]", "model.decoder.hidden=[32]")
 
 
 @pytest.fixture
@@ -171,9 +183,11 @@ class Command:
 
     def __call__(self, *arguments: str, small: bool = True) -> tuple[str | int | None, str]:
         """Returns the exit code (or the message that Python prints with exit code 1) and the printed text."""
-        settings = [f"data.root={self.data}", *ARGUMENTS] if small else []
+        settings = [f"data.root={self.data}", *ARGUMENTS, *PICTURES] if small else []
         if OTHER_FILES & {*arguments}:
             settings = [setting for setting in settings if not setting.startswith("data.")]
+        if small and not any(argument.startswith(("model", "experiment=")) for argument in arguments):
+            settings += NARROW
         flags = [argument for argument in arguments if argument.startswith("-")]  # Hydra needs them in one place
         rest = [argument for argument in arguments if argument not in flags]
         self.monkeypatch.setattr(sys, "argv", ["train.py", *flags, *settings, *rest])

@@ -2,6 +2,7 @@
 
 import json
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -129,7 +130,9 @@ def test_models_together_and_in_turn_take_the_same_steps() -> None:
 
 
 def test_a_killed_run_is_resumed_and_compared(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    monkeypatch.setitem(faults.VARIANTS, "default", faults.NARROW + "trainer.max_epochs=3")
+    monkeypatch.setitem(
+        faults.VARIANTS, "default", faults.NARROW + "trainer.max_epochs=3 trainer.limit_train_batches=9"
+    )
     monkeypatch.setattr(sys, "argv", ["faults.py", "--minutes", "0", "--variants", "default"])
     faults.main()
     said = capsys.readouterr()
@@ -190,16 +193,19 @@ def test_a_sentence_names_the_setting_or_the_value() -> None:
 
 
 def test_malformed_settings_are_tried_and_counted(tmp_path: Path) -> None:
-    script = [sys.executable, str(Path(overrides.__file__)), "--out", str(tmp_path / "tries.txt")]
+    """Both commands run in one process that imports torch once, and that is fresh because each try is a copy of it."""
+    commands = [
+        ["--tries", "4", "--seed", "1", "--out", str(tmp_path / "tries.txt")],
+        ["--try", "model.latent_dim=[1]"],
+    ]
+    script = f"import runpy, sys\nfor words in {commands}:\n    sys.argv[1:] = words\n"
+    script += f"    runpy.run_path({overrides.__file__!r}, run_name='__main__')\n"
     done = subprocess.run(
-        [*script, "--tries", "4", "--seed", "1"], capture_output=True, text=True, check=True, timeout=300
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=300, cwd=ROOT
     )
     assert "4 tries, seed 1" in done.stdout
     assert len((tmp_path / "tries.txt").read_text().split("\n    ")) == 5
-    done = subprocess.run(
-        [*script, "--try", "model.latent_dim=[1]"], capture_output=True, text=True, check=True, timeout=300
-    )
-    assert "| refused | 1 |" in done.stdout
+    assert "| refused | 1 |" in done.stdout.rpartition("1 tries, seed 0")[2]
 
 
 def test_the_ratio_of_draws_with_a_known_signal_and_of_pure_noise() -> None:
@@ -226,12 +232,15 @@ def test_the_gradient_of_a_bias_is_that_of_its_layer_s_output() -> None:
     torch.testing.assert_close(each["decoder"][0], module.model.decoder.layers[0].bias.grad)
 
 
-def test_the_spectrum_of_the_digits_of_a_folder(data_root: Path, digits: tuple, tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "benchmarks/spectrum.py"), "--noise", "392", "1", f"--root={data_root}"]
-    done = subprocess.run([*command, f"--out={tmp_path}"], capture_output=True, text=True, check=True, timeout=300)
+def test_the_spectrum_of_the_digits_of_a_folder(
+    data_root: Path, digits: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    words = ["--noise", "392", "1", f"--root={data_root}", f"--out={tmp_path}"]
+    monkeypatch.setattr(sys, "argv", ["spectrum.py", *words])
+    runpy.run_path(str(ROOT / "benchmarks/spectrum.py"), run_name="__main__")
     images = digits[0][:600].flatten(1).numpy() / 255
     count = int((np.linalg.eigvalsh(np.cov(images, rowvar=False, bias=True)) > 1).sum())
-    assert f"beta sigma^2 = 392: 0 units\nbeta sigma^2 = 1: {count} units" in done.stdout
+    assert f"beta sigma^2 = 392: 0 units\nbeta sigma^2 = 1: {count} units" in capsys.readouterr().out
     assert json.loads((tmp_path / "measured.json").read_text())["test"] == {"units at 392": 0, "units at 1": count}
 
 

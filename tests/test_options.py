@@ -3,6 +3,8 @@
 import json
 import math
 import re
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -124,22 +126,33 @@ def test_a_callback_is_added_to_those_of_an_experiment(config: Compose) -> None:
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_experiment(config: Compose, tmp_path: Path, experiment: str, moved: dict) -> None:
-    """One run of two epochs equals a resumed one, including discriminators and codebooks."""
+def test_experiment(
+    config: Compose, tmp_path: Path, experiment: str, monkeypatch: pytest.MonkeyPatch, moved: dict
+) -> None:
+    """A run of two epochs equals one that was killed after the first, including discriminators and codebooks."""
     text = EXPERIMENTS[experiment]
     assert all(word in text.split("\n\n")[0] for word in ("Expected:", "Time:"))
     assert sum(not line.startswith("#") for line in text.splitlines()) <= 15
-    last = []
-    for name, epochs in (("whole", 2), ("parts", 1)):
-        (tmp_path / name).mkdir()
-        cfg = config(f"experiment={experiment}", *FEW)
-        cfg.trainer.max_epochs, cfg.callbacks.pictures.count = epochs, 0  # pictures at the start alone
-        trains(cfg, tmp_path / name)
-        if name == "parts":
-            resumes(tmp_path / name, epochs=2)
-        last.append(torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"])
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+
+    def on_train_epoch_start(self: VAEModule, original: Callable = VAEModule.on_train_epoch_start) -> None:
+        original(self)
+        if self.current_epoch == 1 and not killed.exists():
+            self.trainer.strategy.checkpoint_io.teardown()  # waits until the checkpoints are written
+            shutil.copytree(whole, killed)
+
+    monkeypatch.setattr(VAEModule, "on_train_epoch_start", on_train_epoch_start)
+    whole.mkdir()
+    cfg = config(f"experiment={experiment}", *FEW)
+    cfg.trainer.max_epochs, cfg.callbacks.pictures.count = 2, 0  # pictures at the start alone
+    trains(cfg, whole)
+    steps = torch.load(killed / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
+    assert not (killed / "metrics.json").exists()
+    resumes(killed, epochs=2)
     assert all(moved.values()), [name for name in moved if not moved[name]]
-    assert all(torch.equal(last[0][name], last[1][name]) for name in last[0])
+    ends = [torch.load(run / "checkpoints" / "last.ckpt", weights_only=True) for run in (whole, killed)]
+    assert ends[0]["global_step"] == ends[1]["global_step"] == 2 * steps
+    assert all(torch.equal(ends[0]["state_dict"][name], ends[1]["state_dict"][name]) for name in ends[0]["state_dict"])
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
@@ -154,8 +167,9 @@ def test_no_schedule_of_an_experiment_is_longer_than_its_run(experiment: str) ->
 
 
 @pytest.mark.parametrize(
-    "trainer", [name for name in TRAINERS if name not in ("gpu", "ddp")]
-)  # see training/test_processes.py
+    "trainer",  # training/test_processes.py trains with ddp, and test_docs.py with mixed_precision
+    [name for name in TRAINERS if name not in ("gpu", "ddp", "mixed_precision")],
+)
 def test_trainer(config: Compose, tmp_path: Path, trainer: str) -> None:
     limits = ["trainer.max_epochs=1", "trainer.limit_train_batches=3"]
     trains(config(f"trainer={trainer}", "trainer.accelerator=cpu", *limits), tmp_path)

@@ -180,7 +180,7 @@ def vae_with(posterior: Any = posteriors.DiagonalGaussian, prior: Any = priors.S
 )
 def test_all_densities_on_vectors_are_annealed(parts: dict[str, Any], start: str) -> None:
     vae = vae_with(**parts)
-    _, lower, upper = sandwich(vae, 20, settings=Annealing(8, 60, 4, start))
+    _, lower, upper = sandwich(vae, 20, settings=Annealing(8, 40, 4, start))
     assert (upper - lower).mean().item() == pytest.approx(0, abs=0.3)
 
 

@@ -122,8 +122,9 @@ def test_more_values_add_runs_to_a_sweep(command: Command) -> None:
     code, printed = command("-m", *SMALL, "seed=0,1", "resume=logs/s")
     assert (code, printed.count("skipped  ")) == (None, 1)
     assert [row[:2] for row in rows(command.folder / "logs" / "s")[1:3]] == [["0", "1"], ["0_seed-0", "0"]]
-    small = "data.md5, data.val_size, trainer.max_epochs, trainer.limit_train_batches, model.encoder.hidden, "
-    small += "model.decoder.hidden, callbacks.pictures.count, seed"
+    small = "data.md5, data.val_size, trainer.max_epochs, trainer.limit_train_batches, "
+    small += "callbacks.pictures.num_reconstructions, callbacks.pictures.num_samples, "
+    small += "model.encoder.hidden, model.decoder.hidden, callbacks.pictures.count, seed"
     sentence = f"logs/s is a sweep whose runs were started with {small}: repeat its command to continue it"
     for alone in (
         ["resume=logs/s"],

@@ -84,8 +84,7 @@ def test_two_processes_are_one_with_twice_the_batch(config: Compose, data_root: 
 class Spy(Callback):
     """Saves, for each rank, the noise of each code, the images of each batch and the final weights."""
 
-    def __init__(self, folder: str) -> None:
-        self.folder = folder
+    def __init__(self) -> None:
         self.seen: dict[str, list[torch.Tensor]] = {"images": [], "train": [], "val": []}
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
@@ -97,14 +96,14 @@ class Spy(Callback):
         self.hook = pl_module.model.register_forward_hook(keep)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        self.seen["images"].append(batch[0])
+        self.seen["images"].append(batch[0][..., 1:, :])
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         self.hook.remove()
         started_by = type(trainer.strategy.cluster_environment).__name__
         folders = len(list(Path("logs").iterdir()))
         result = {**self.seen, "weights": pl_module.state_dict(), "started_by": started_by, "folders": folders}
-        torch.save(result, f"{self.folder}/{trainer.global_rank}.pt")
+        torch.save(result, f"{trainer.global_rank}.pt")
 
 
 def srun(port: str) -> tuple[list[list[str]], list[dict[str, str]]]:
@@ -119,50 +118,53 @@ def torchrun(port: str) -> tuple[list[list[str]], list[dict[str, str]]]:
     return [promised("torchrun", RANK=rank, HOST=here) for rank in "01"], [{}, {}]
 
 
-@pytest.mark.parametrize(("launch", "environment"), [(srun, "SLURMEnvironment"), (torchrun, "TorchElasticEnvironment")])
-def test_noise_differs_by_process(launch: Any, environment: str, tmp_path: Path) -> None:
-    """The noise of codes and pixels differs, weights agree bit for bit, and only one folder is written.
+def test_noise_differs_by_process_and_they_resume_bit_for_bit(tmp_path: Path) -> None:
+    """A run of torchrun that is never stopped equals one that SLURM starts and `python train.py` resumes.
 
-    All images are equal, so batches of pixels differ only by their noise.
+    The noise of codes and pixels differs, weights agree bit for bit, and each start writes one folder. All images are
+    equal but for their first row, so the other rows of batches differ only by their noise. The second run stops in the
+    second of three epochs of two steps, within a window.
     """
+    images = np.full((80, 8, 8), 128)
+    images[:, 0] = 255 * (np.arange(80)[:, None] >> np.arange(8) & 1)
     for prefix in ("train", "t10k"):
-        write_idx(tmp_path / "MNIST" / "raw" / f"{prefix}-images-idx3-ubyte", np.full((80, 8, 8), 128))
+        write_idx(tmp_path / "MNIST" / "raw" / f"{prefix}-images-idx3-ubyte", images)
         write_idx(tmp_path / "MNIST" / "raw" / f"{prefix}-labels-idx1-ubyte", np.arange(80) % 10)
-    sizes = ["data.image_shape=[1,8,8]", "data.val_size=40", "data.batch_size=10", "data.eval_batch_size=10"]
-    spy = ["+callbacks.spy._target_=test_processes.Spy", f"+callbacks.spy.folder={tmp_path}"]
-    settings = [f"data.root={tmp_path}", "trainer.max_epochs=1", *sizes, *spy]
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    commands, variables = launch(port)
-    together([[*command, *settings] for command in commands], tmp_path, variables)
+    settings = [f"data.root={tmp_path}", "data.image_shape=[1,8,8]", "data.val_size=40", "trainer.max_epochs=3"]
+    settings += ["data.batch_size=10", "data.eval_batch_size=10", "trainer.log_every_n_steps=4"]
+    settings += ["+callbacks.spy._target_=test_processes.Spy"]
+    cases = ((torchrun, "TorchElasticEnvironment", 6, []), (srun, "SLURMEnvironment", 3, ["trainer.max_steps=3"]))
+    for launch, environment, steps, stop in cases:
+        folder = tmp_path / launch.__name__
+        folder.mkdir()
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = str(probe.getsockname()[1])
+        commands, variables = launch(port)
+        together([[*command, *settings, *stop] for command in commands], folder, variables)
 
-    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
-    assert first["started_by"] == second["started_by"] == environment
-    assert first["folders"] == second["folders"] == 1
-    for name in ("images", "train", "val"):
-        assert len(first[name]) == len(second[name]) == 2
-        assert not any(torch.allclose(a, b, atol=0.01) for a, b in combinations(first[name] + second[name], 2))
-    assert all(torch.equal(second["weights"][name], weight) for name, weight in first["weights"].items())
-    (run,) = (tmp_path / "logs").iterdir()
-    assert (run / "metrics.json").is_file()
+        first, second = (torch.load(folder / f"{rank}.pt") for rank in (0, 1))
+        assert first["started_by"] == second["started_by"] == environment
+        assert first["folders"] == second["folders"] == 1
+        assert len(first["val"]) == len(second["val"]) == 2 * (steps // 2)  # of whole epochs
+        for name in ("images", "train"):
+            assert len(first[name]) == len(second[name]) == steps
+            assert not any(torch.allclose(a, b, atol=0.01) for a, b in combinations(first[name] + second[name], 2))
+        assert not any(
+            torch.allclose(a, b, atol=0.01) for a, b in combinations(first["val"][:2] + second["val"][:2], 2)
+        )
+        assert all(torch.equal(second["weights"][name], weight) for name, weight in first["weights"].items())
 
-
-def test_two_processes_resume_bit_for_bit(data_root: Path, tmp_path: Path) -> None:
-    """Each process continues with its own noise and sums. The run stops in the second epoch, within a window."""
-    start = [
-        *promised("python train.py trainer=ddp"),
-        f"data.root={data_root}",
-        "data.val_size=100",
-        "data.batch_size=25",
-    ]
-    start += ["trainer.max_epochs=3", "trainer.log_every_n_steps=4", "model.encoder.hidden=[16]"]
-    stop = ["trainer.max_steps=13", "hydra.run.dir=logs/resumed"]
-    together([[*start, "hydra.run.dir=logs/whole"]], tmp_path)
-    together([[*start, *stop]], tmp_path)
-    train_py = start[: start.index(str(ROOT / "train.py")) + 1]
-    together([[*train_py, "resume=logs/resumed", "trainer.max_steps=-1"]], tmp_path)
-    whole, resumed = (tmp_path / "logs" / name for name in ("whole", "resumed"))
+    whole, resumed = (next((tmp_path / name / "logs").iterdir()) for name in ("torchrun", "srun"))
+    assert (whole / "metrics.json").is_file()
+    assert json.loads((resumed / "metrics.json").read_text())["steps"] == 3
+    command = [word for word in promised("python train.py") if word != "trainer=ddp"]
+    command += [f"resume=logs/{resumed.name}", "trust=[test_processes]", "trainer.max_steps=-1"]
+    together([[*command, "trainer.devices=2", "trainer.num_nodes=1"]], tmp_path / "srun")
+    for rank in (0, 1):
+        ours, theirs = (torch.load(tmp_path / name / f"{rank}.pt") for name in ("srun", "torchrun"))
+        for name in ("images", "train"):
+            assert all(torch.equal(a, b) for a, b in zip(ours[name], theirs[name][3:], strict=True))
     weights = [torch.load(folder / "weights.pt", weights_only=True) for folder in (whole, resumed)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     curves = [EventAccumulator(str(folder), {"scalars": 0}).Reload() for folder in (whole, resumed)]

@@ -69,7 +69,8 @@ def test_hyperparameters_are_what_the_user_typed(command: Command) -> None:
         "data.used": "MNIST", "model.latent_dim": 20, "data.batch_size": 128, "trainer.max_epochs": 2,
         "train_images": 7, "data.md5": "null", "data.val_size": 100, "trainer.limit_train_batches": 3,
         "objective/beta": "linear", "objective.beta.steps": 2, "model.encoder.hidden": "[8]", "seed": 3,
-        "callbacks.pictures.count": 0, "optimizer.lr": 0.01,
+        "callbacks.pictures.count": 0, "callbacks.pictures.num_reconstructions": 8,
+        "callbacks.pictures.num_samples": 16, "optimizer.lr": 0.01,
     }  # fmt: skip
 
 
