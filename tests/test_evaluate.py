@@ -143,7 +143,9 @@ def test_the_quality_of_samples(run: Callable[..., str], capsys: pytest.CaptureF
     names = metrics.keys() - plainly["metrics"].keys()
     quality = set(report.METRICS["quality of the samples"])
     assert names == quality | set(report.METRICS["copies and posterior predictive checks"])
-    assert references["noise"].keys() == quality == references["real"].keys() - {"predictive_distance"}
+    of_sets = quality - {"classifier_accuracy"}
+    assert references["noise"].keys() == of_sets == references["real"].keys() - {"predictive_distance"}
+    assert metrics["classifier_accuracy"] > 0.95
     assert metrics["predictive_distance"] == max(record["predictive"][name]["distance"] for name in STATISTICS)
     assert metrics["predictive_p"] < 0.05  # the run is short
     with Image.open(Path(folder, "pictures", "predictive.png")) as picture:
