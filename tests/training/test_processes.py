@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, Compose, write_idx
+from conftest import NARROW, ROOT, Compose, write_idx
 from lightning.pytorch.callbacks import Callback
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -62,7 +62,7 @@ def test_two_processes_are_one_with_twice_the_batch(config: Compose, data_root: 
     The last of the training batches has 36 images, and one process validates 51 images and the other 50.
     """
     sizes = ["data.train_size=486", "data.val_size=101", "data.eval_batch_size=25", "steps=15"]
-    settings = [*sizes, "experiment=autoencoder", f"data.root={data_root}"]
+    settings = [*sizes, *NARROW, "experiment=autoencoder", f"data.root={data_root}"]
     whole = ["trainer.max_epochs=null", *(f"trainer.limit_{split}_batches=null" for split in ("train", "val", "test"))]
     (tmp_path / "one").mkdir()
     train(config(*settings, *whole, "data.batch_size=50"), tmp_path / "one")
