@@ -57,8 +57,8 @@ def test_its_rows_are_those_of_the_reproductions_that_were_run() -> None:
 
 def test_its_examples_are_those_of_the_documentation() -> None:
     """So the tests of the documentation run them, too."""
-    pages = [documents.PAGES[f"docs/{name}.md"] for name in ("concepts/parts", "how-to/add")]
-    for language, count in (("python", 3), ("yaml", 2)):
+    pages = [documents.PAGES[f"docs/{name}.md"] for name in ("concepts/parts", "how-to/add", "how-to/loggers")]
+    for language, count in (("python", 4), ("yaml", 2)):
         own = documents.blocks(README, language)
         assert len(own) == count
         assert set(own) <= {block for page in pages for block in documents.blocks(page, language)}
