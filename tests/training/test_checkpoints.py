@@ -43,14 +43,23 @@ def test_a_moved_run_resumes_and_keeps_its_best(config: Compose, tmp_path: Path)
     assert not (tmp_path / "old").exists()
 
 
-def test_sigterm_saves_first(config: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stop_at(monkeypatch, 1, lambda: os.kill(os.getpid(), signal.SIGTERM))
+@pytest.mark.parametrize("times", [1, 2])  # twice if it is sent to the process and to its group
+def test_sigterm_saves_first(config: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+    stop_at(monkeypatch, 1, lambda: [os.kill(os.getpid(), signal.SIGTERM) for _ in range(times)])
     with pytest.raises(Interrupted) as stop:
         train(config(), tmp_path)
     assert stop.value.code == 143
     assert checkpoint(tmp_path)["global_step"] == 2
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_second_ctrl_c_stops_at_once(config: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stop_at(monkeypatch, 1, lambda: [os.kill(os.getpid(), signal.SIGINT) for _ in range(2)])
+    with pytest.raises(SystemExit) as stop:  # Lightning raises it for KeyboardInterrupt
+        train(config(), tmp_path)
+    assert not isinstance(stop.value, Interrupted)
+    assert not (tmp_path / "checkpoints" / "last.ckpt").exists()
 
 
 def test_a_signal_in_the_last_step_lets_the_run_end(

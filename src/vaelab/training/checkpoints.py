@@ -129,8 +129,9 @@ class LastCheckpoint(Checkpoint):
 
     SIGINT (Ctrl-C), SIGTERM, trainer.max_steps and trainer.max_time stop a run between two steps. A resumed run
     therefore continues bit for bit. After a signal, the checkpoint is written and Interrupted is raised. A second
-    signal, or one outside the training steps, stops the run at once. A signal that was ignored when the process
-    started stays ignored: a shell's background processes ignore Ctrl-C.
+    Ctrl-C, or a signal outside the training steps, stops the run at once. A second SIGTERM changes nothing, because
+    `timeout` and schedulers send it to a process and to its group. A signal that was ignored when the process started
+    stays ignored: a shell's background processes ignore Ctrl-C.
     """
 
     def __init__(self) -> None:
@@ -150,7 +151,9 @@ class LastCheckpoint(Checkpoint):
 
     def _remember(self, signum: int, frame: FrameType | None) -> None:
         if self._signal is not None:
-            raise KeyboardInterrupt
+            if signum == signal.SIGINT:
+                raise KeyboardInterrupt
+            return
         self._signal = signum
         log.info("%s: training saves a checkpoint and stops", signal.Signals(signum).name)
 
