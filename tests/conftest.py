@@ -4,7 +4,6 @@ import copy
 import functools
 import gc
 import hashlib
-import itertools
 import json
 import logging
 import os
@@ -137,20 +136,16 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[], Any]) 
     monkeypatch.setattr(VAEModule, "training_step", training_step)
 
 
-CACHES = itertools.count()
-
-
 @pytest.fixture(autouse=True)
-def _no_trace(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def _no_trace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """Reset torch's settings, the signal handlers, the cache of images and the log for each test.
 
-    The signal handlers matter because a test run that a shell starts with & ignores Ctrl-C. The cache's folder is not
-    made here, because few of the tests write into it.
+    The signal handlers matter because a test run that a shell starts with & ignores Ctrl-C.
     """
     for signum, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
         signal.signal(signum, handler)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-    monkeypatch.setenv("VAELAB_CACHE", str(tmp_path_factory.getbasetemp() / f"cache-{next(CACHES)}"))
+    monkeypatch.setenv("VAELAB_CACHE", str(tmp_path / "cache"))
     HydraConfig.instance().cfg = None
     torch.distributions.Distribution.set_default_validate_args(True)
     torch.set_float32_matmul_precision("highest")

@@ -292,8 +292,8 @@ def _rows(runs: Sequence[Started], groups: Mapping[str, Sequence[Started]]) -> l
 def _spreads(group: Sequence[Started], monitors: Sequence[str]) -> Iterator[str]:
     for each in monitors:
         values = [run.value for run in group if run.monitor == each and run.value is not None]
-        known = len(values) == len(group)
-        yield f"{_number(statistics.mean(values))} ± {rounded(statistics.stdev(values))}" if known else "–"
+        whole = len(values) == len(group)
+        yield f"{_number(statistics.mean(values))} ± {rounded(statistics.stdev(values))}" if whole else "–"
 
 
 def _number(value: float) -> str:
