@@ -1,9 +1,11 @@
 """Pages that are made from the code: methods, settings and the API. Sphinx runs this before it reads the other pages.
 
 They are written to docs/generated, which git ignores. Their sources are the headers of configs/experiment, the
-comments of configs/, and the docstrings of src/vaelab.
+comments of configs/, the equations of docs/reference/equations.md, and the docstrings of src/vaelab. Equations of all
+pages are drawn when the site is built, so that they need no script, no network and no font.
 """
 
+import functools
 import importlib
 import inspect
 import json
@@ -11,9 +13,12 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import yaml
+from docutils.nodes import Element, SkipNode
 from sphinx.application import Sphinx
+from sphinx.writers.html5 import HTML5Translator
 
 from vaelab.evaluation import reproduction
 
@@ -25,8 +30,39 @@ ADDRESS = re.compile(r"https?://[^\s,)]+[^\s,).;:]")
 
 def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("builder-inited", lambda app: write(Path(app.srcdir) / "generated"))
+    app.connect("source-read", to_pages_of_methods)
     app.connect("autodoc-process-docstring", as_text)
+    app.add_html_math_renderer("svg", (in_line, None), (in_block, None))
     return {"parallel_read_safe": True}
+
+
+@functools.cache
+def drawn(latex: str, size: float, inline: bool) -> str:
+    """An equation as SVG in the colour of the text, with its LaTeX as its title. The size is in pixels."""
+    import ziamath  # Python 3.11 and 3.12 warn when it is imported, and only building the site needs it
+
+    ziamath.config.svg2 = False  # a glyph is a path of its own, so that no two equations of a page share an id
+    ziamath.config.precision = 2  # digits after the point
+    equation = ziamath.Latex(latex, size=size, color="currentColor", inline=inline, title=latex)
+    svg = equation.svgxml()
+    if inline:
+        svg.set("style", f"vertical-align: {equation.getyofst():.2f}px")
+    return ElementTree.tostring(svg, encoding="unicode")
+
+
+def in_line(writer: HTML5Translator, node: Element) -> None:
+    writer.body.append(drawn(node.astext(), 17, inline=True))
+    raise SkipNode
+
+
+def in_block(writer: HTML5Translator, node: Element) -> None:
+    writer.body.append(f'<div class="equation">{drawn(" ".join(node.astext().split()), 19, inline=False)}</div>')
+    raise SkipNode
+
+
+def to_pages_of_methods(app: Sphinx, page: str, text: list[str]) -> None:  # noqa: ARG001
+    """A link to the file of an experiment, which a code host shows, leads to the page of the method on the site."""
+    text[0] = re.sub(r"\]\((?:\.\./)+configs/experiment/(\w+)\.yaml\)", r"](/generated/methods/\1.md)", text[0])
 
 
 def write(folder: Path) -> None:
@@ -84,7 +120,7 @@ def methods(docs: Path) -> dict[str, str]:
         recorded = docs / "methods" / "runs" / f"{name}.json"  # docs/record.py writes it
         run = json.loads(recorded.read_text()) if recorded.exists() else None
         of_it = {row: rows[row] for row in rows if f"experiment={name}" in (rows[row].get("overrides") or [])}
-        pages[f"methods/{name}.md"] = method(path, said, run, of_it, records)
+        pages[f"methods/{name}.md"] = method(docs, path, said, run, of_it, records)
         alt = f"Reconstructions and samples of {name}"
         shown = f" ![{alt}](../methods/pictures/{name}.png)" if run else ""
         cells = (f"[`{name}`](methods/{name}.md){shown}", prose(said["what"]), prose(said["expected"]), headline(run))
@@ -112,7 +148,12 @@ def headline(run: dict[str, Any] | None) -> str:
 
 
 def method(
-    path: Path, said: dict[str, str], run: dict[str, Any] | None, rows: dict[str, Any], records: dict[str, Any]
+    docs: Path,
+    path: Path,
+    said: dict[str, str],
+    run: dict[str, Any] | None,
+    rows: dict[str, Any],
+    records: dict[str, Any],
 ) -> str:
     """The page of one experiment."""
     name, text = path.stem, path.read_text()
@@ -137,7 +178,7 @@ def method(
             "Below them are samples, if the method has a prior. They show the last weights of the training.",
         ]
     lines = [f"# {name}", "", prose(said["what"]), "", "```bash", command, "```", ""]
-    lines += ["## What is optimised", "", *equation(objective_of(name)), ""]
+    lines += equations(docs, name)
     lines += [
         "## What changes against the plain VAE",
         "",
@@ -160,22 +201,44 @@ def method(
     return "\n".join([*lines, "## A recorded run", "", *shown, ""])
 
 
-def objective_of(name: str) -> str:
-    """The option of an experiment's objective: its own, or that of the experiment that it starts from, or `elbo`."""
+def choices(name: str) -> dict[str, str]:
+    """The options of an experiment by group: its own, those that it starts from, and objective=elbo."""
     defaults = yaml.safe_load((EXPERIMENTS / f"{name}.yaml").read_text()).get("defaults", [])
-    own = [entry["override /objective"] for entry in defaults if "override /objective" in entry]
-    bases = [entry for entry in defaults if isinstance(entry, str) and entry != "_self_"]
-    return own[0] if own else objective_of(bases[0]) if bases else "elbo"
+    found = {"objective": "elbo"}
+    for entry in defaults:
+        if isinstance(entry, dict):
+            found |= {key.removeprefix("override /"): option for key, option in entry.items()}
+        elif entry != "_self_":
+            found |= choices(entry)
+    return found
 
 
-def equation(option: str) -> list[str]:
-    """The first paragraph of the docstring of an objective, and a link to the whole."""
-    target = yaml.safe_load((CONFIGS / "objective" / f"{option}.yaml").read_text())["_target_"]
-    module, name = target.rsplit(".", 1)
-    objective = getattr(importlib.import_module(module), name)
-    first = (inspect.getdoc(objective) or "").split("\n\n")[0].splitlines()
-    role = f"{{py:class}}`{name} <{objective.__module__}.{name}>`"
-    return ["```text", *first, "```", "", f"The class is {role}."]
+def equations(docs: Path, name: str) -> list[str]:
+    """The equations of an experiment's objective and of the other options that it chooses."""
+    sections = (docs / "reference" / "equations.md").read_text().split("\n### ")[1:]
+    written = {section.partition("\n")[0].strip("`"): section.partition("\n")[2] for section in sections}
+    chosen = choices(name)
+    objective = f"objective={chosen.pop('objective')}"
+    lines = ["## What is optimised", "", f"`{objective}`:", "", *explained(objective, written), ""]
+    parts = [f"{group}={option}" for group, option in sorted(chosen.items()) if f"{group}={option}" in written]
+    for part in parts:
+        lines += [f"`{part}`:", "", *explained(part, written), ""]
+    return [*lines, "The [equations](../../reference/equations.md) of all options have the symbols.", ""]
+
+
+def explained(option: str, written: dict[str, str]) -> list[str]:
+    """The equation of an option, or the first paragraph of its class, and a link to its class."""
+    group, _, name = option.partition("=")
+    config = yaml.safe_load((CONFIGS / group / f"{name}.yaml").read_text())
+    if option in written:
+        said = re.split(r"^## ", written[option], flags=re.M)[0].strip()
+    if "_target_" not in config:
+        return [said]
+    module, _, kind = config["_target_"].rpartition(".")
+    found = getattr(importlib.import_module(module), kind)
+    if option not in written:
+        said = prose((inspect.getdoc(found) or "").split("\n\n")[0])
+    return [said, "", f"The class is {{py:class}}`{kind} <{found.__module__}.{kind}>`."]
 
 
 # Settings
