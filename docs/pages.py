@@ -120,7 +120,7 @@ def methods(docs: Path) -> dict[str, str]:
         recorded = docs / "methods" / "runs" / f"{name}.json"  # docs/record.py writes it
         run = json.loads(recorded.read_text()) if recorded.exists() else None
         of_it = {row: rows[row] for row in rows if f"experiment={name}" in (rows[row].get("overrides") or [])}
-        pages[f"methods/{name}.md"] = method(docs, path, said, run, of_it, records)
+        pages[f"methods/{name}.md"] = method(path, said, run, of_it, records)
         alt = f"Reconstructions and samples of {name}"
         shown = f" ![{alt}](../methods/pictures/{name}.png)" if run else ""
         cells = (f"[`{name}`](methods/{name}.md){shown}", prose(said["what"]), prose(said["expected"]), headline(run))
@@ -148,12 +148,7 @@ def headline(run: dict[str, Any] | None) -> str:
 
 
 def method(
-    docs: Path,
-    path: Path,
-    said: dict[str, str],
-    run: dict[str, Any] | None,
-    rows: dict[str, Any],
-    records: dict[str, Any],
+    path: Path, said: dict[str, str], run: dict[str, Any] | None, rows: dict[str, Any], records: dict[str, Any]
 ) -> str:
     """The page of one experiment."""
     name, text = path.stem, path.read_text()
@@ -178,7 +173,7 @@ def method(
             "Below them are samples, if the method has a prior. They show the last weights of the training.",
         ]
     lines = [f"# {name}", "", prose(said["what"]), "", "```bash", command, "```", ""]
-    lines += equations(docs, name)
+    lines += equations(name)
     lines += [
         "## What changes against the plain VAE",
         "",
@@ -213,32 +208,51 @@ def choices(name: str) -> dict[str, str]:
     return found
 
 
-def equations(docs: Path, name: str) -> list[str]:
-    """The equations of an experiment's objective and of the other options that it chooses."""
-    sections = (docs / "reference" / "equations.md").read_text().split("\n### ")[1:]
-    written = {section.partition("\n")[0].strip("`"): section.partition("\n")[2] for section in sections}
-    chosen = choices(name)
-    objective = f"objective={chosen.pop('objective')}"
-    lines = ["## What is optimised", "", f"`{objective}`:", "", *explained(objective, written), ""]
-    parts = [f"{group}={option}" for group, option in sorted(chosen.items()) if f"{group}={option}" in written]
-    for part in parts:
-        lines += [f"`{part}`:", "", *explained(part, written), ""]
-    return [*lines, "The [equations](../../reference/equations.md) of all options have the symbols.", ""]
+@functools.cache
+def written() -> dict[str, str]:
+    """What docs/reference/equations.md says of each option, GROUP=OPTION."""
+    sections = re.split(r"^##+ ", (ROOT / "docs" / "reference" / "equations.md").read_text(), flags=re.M)
+    parts = (section.partition("\n") for section in sections)
+    return {heading.strip("`"): text.strip() for heading, _, text in parts if "=" in heading}
 
 
-def explained(option: str, written: dict[str, str]) -> list[str]:
-    """The equation of an option, or the first paragraph of its class, and a link to its class."""
+@functools.cache
+def typeset() -> dict[str, list[str]]:
+    """The equations of a class, in LaTeX, by its name: those of each option that is this class."""
+    found: dict[str, list[str]] = {}
+    for option, text in written().items():
+        part = class_of(option)
+        if part:
+            found.setdefault(f"{part.__module__}.{part.__name__}", []).extend(
+                re.findall(r"```math\n(.*?)\n```", text, re.S)
+            )
+    return found
+
+
+def class_of(option: str) -> Any:
+    """The class that GROUP=OPTION builds, or None if its file starts from another one."""
     group, _, name = option.partition("=")
-    config = yaml.safe_load((CONFIGS / group / f"{name}.yaml").read_text())
-    if option in written:
-        said = re.split(r"^## ", written[option], flags=re.M)[0].strip()
-    if "_target_" not in config:
-        return [said]
-    module, _, kind = config["_target_"].rpartition(".")
-    found = getattr(importlib.import_module(module), kind)
-    if option not in written:
-        said = prose((inspect.getdoc(found) or "").split("\n\n")[0])
-    return [said, "", f"The class is {{py:class}}`{kind} <{found.__module__}.{kind}>`."]
+    target = yaml.safe_load((CONFIGS / group / f"{name}.yaml").read_text()).get("_target_")
+    if target is None:
+        return None
+    module, _, kind = target.rpartition(".")
+    return getattr(importlib.import_module(module), kind)
+
+
+def equations(name: str) -> list[str]:
+    """The equations of an experiment's objective and of the other options that it chooses."""
+    chosen = choices(name)
+    options = [f"objective={chosen.pop('objective')}", *(f"{group}={chosen[group]}" for group in sorted(chosen))]
+    lines = ["## What is optimised", ""]
+    for option in options:
+        part = class_of(option) if option in (options[0], *written()) else None
+        if option in written():
+            lines += [f"`{option}`:", "", written()[option], ""]
+        elif part:
+            lines += [f"`{option}`:", "", prose((inspect.getdoc(part) or "").split("\n\n")[0]), ""]
+        if part:
+            lines += [f"The class is {{py:class}}`{part.__name__} <{part.__module__}.{part.__name__}>`.", ""]
+    return [*lines, "The page [Equations](../../reference/equations.md) explains the symbols and has all options.", ""]
 
 
 # Settings
@@ -335,7 +349,11 @@ def api() -> dict[str, str]:
 
 
 def as_text(*event: Any) -> None:
-    """Docstrings are plain text: only lists, code in single quotes and indented equations have a meaning."""
+    """Docstrings are plain text: only lists, code in single quotes and indented equations have a meaning.
+
+    The first paragraph of a class that an option names is followed by its typeset equations.
+    """
+    name: str = event[2]
     lines: list[str] = event[-1]
     made: list[str] = []
     block = False
@@ -351,6 +369,10 @@ def as_text(*event: Any) -> None:
         bullet = re.match(r"\s*(\* |$)", line)
         start = bullet[0] if bullet else ""
         made.append(start + escaped(line.removeprefix(start)))
+    end = made.index("") if "" in made else len(made)
+    for latex in typeset().get(name, []):
+        made[end:end] = ["", ".. math::", "", *(f"   {line}" for line in latex.splitlines()), ""]
+        end += latex.count("\n") + 5
     lines[:] = made
 
 

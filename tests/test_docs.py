@@ -78,6 +78,7 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     objectives = (site / "generated" / "api" / "objectives.html").read_text()
     assert 'id="vaelab.objectives.elbo.ELBO"' in objectives
     assert "loss = distortion + beta * rate" in objectives
+    assert r"<title>\text{loss} = \text{distortion} + \gamma" in objectives  # of objective=capacity
 
 
 def test_a_recorded_run_has_its_metrics_and_its_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
