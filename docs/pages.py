@@ -44,7 +44,8 @@ def setup(app: Sphinx) -> dict[str, bool]:
 def drawn(latex: str, size: float, inline: bool) -> str:
     """An equation as SVG in the colour of the text, with its LaTeX as its title. The size is in pixels.
 
-    The font of the equations has no Chinese characters. An equation with Chinese words is MathML, in the reader's fonts.
+    The font of the equations has no Chinese characters. An equation with Chinese words is MathML, in the fonts of the
+    reader.
     """
     if CHINESE.search(latex):
         return mathml(latex, display="inline" if inline else "block")
