@@ -120,7 +120,7 @@ def test_a_recorded_run_has_its_metrics_and_its_pictures(tmp_path: Path, monkeyp
         record.main([str(run)])
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *list(PAGES)[1:]])
+@pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md", "CONTRIBUTING.md", "CHANGELOG.md", *list(PAGES)[1:]])
 def test_links_lead_to_files_and_headings(name: str) -> None:
     """As on a code host, where the pages are read without Sphinx."""
     text = re.sub(r"^```.*?^```$", "", (ROOT / name).read_text(), flags=re.S | re.M)
