@@ -18,7 +18,7 @@ html_static_path = ["static"]
 html_css_files = ["site.css"]
 html_copy_source = html_show_sphinx = False
 
-myst_enable_extensions = ["dollarmath"]  # equations as on a code host: $...$ and ```math
+myst_enable_extensions = ["dollarmath", "attrs_inline"]  # equations as on a code host: $...$ and ```math; widths
 myst_fence_as_directive = ["math"]
 html_math_renderer = "svg"  # of pages.py
 
