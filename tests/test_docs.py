@@ -143,7 +143,7 @@ def test_each_equation_is_one_of_an_option() -> None:
         assert (ROOT / "configs" / group / f"{option}.yaml").exists(), (group, option)
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *list(PAGES)[1:]])
+@pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md", "CONTRIBUTING.md", "CHANGELOG.md", *list(PAGES)[1:]])
 def test_links_lead_to_files_and_headings(name: str) -> None:
     """As on a code host, where the pages are read without Sphinx."""
     text = re.sub(r"^```.*?^```$", "", (ROOT / name).read_text(), flags=re.S | re.M)
