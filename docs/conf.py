@@ -10,7 +10,7 @@ project = "VAE Lab"
 author = "The VAE Lab developers"
 project_copyright = author
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "pages"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "pages", "docstrings"]
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = "VAE Lab"
@@ -25,4 +25,6 @@ autodoc_member_order = "bysource"
 autodoc_inherit_docstrings = False  # those of torch and Lightning are not written for this site
 autodoc_typehints_format = "short"
 maximum_signature_line_length = 88
+smartquotes = False  # text has options such as --logdir, quotes of the shell, and transposes such as L L'
+highlight_language = "text"  # indented lines of docstrings are equations
 pygments_style, pygments_dark_style = "default", "github-dark"
