@@ -189,9 +189,8 @@ def settings() -> dict[str, str]:
     """A page of each group of options, and of the settings of each script."""
     groups = sorted({path.parent for path in CONFIGS.rglob("*.yaml")} - {CONFIGS})
     shown = [group for group in groups if group.relative_to(CONFIGS).parts[0] not in ("experiment", "row", "hydra")]
-    pages, table = {}, ["| page | options |", "|---|---|"]
+    pages, table = {}, ["| group | options |", "|---|---|"]
     for script in SCRIPTS:
-        table.append(f"| [{script}.py](settings/{script}.md) | the settings of the script |")
         pages[f"settings/{script}.md"] = "\n".join([f"# {script}.py", "", *option(CONFIGS / f"{script}.yaml")])
     for group in shown:
         name = group.relative_to(CONFIGS).as_posix()
@@ -203,8 +202,10 @@ def settings() -> dict[str, str]:
         table.append(f"| [{name}]({page}) | {', '.join(f'`{path.stem}`' for path in files)} |")
         pages[page] = "\n".join(lines)
     names = [name.removesuffix(".md") for name in pages]
+    scripts = ", ".join(f"[{script}.py](settings/{script}.md)" for script in SCRIPTS)
     pages["settings.md"] = "\n".join(
-        ["# All settings", "", "The pages are made from the files of `configs/` and their comments.", "", *table, "",
+        ["# All settings", "", "The pages are made from the files of `configs/` and their comments.", "",
+         f"Each script has settings of its own: {scripts}.", "", "These are the groups of options:", "", *table, "",
          "```{toctree}", ":hidden:", "", *names, "```", ""]
     )  # fmt: skip
     return pages
