@@ -19,6 +19,10 @@ html_css_files = ["site.css"]
 html_copy_source = html_show_sphinx = False
 html_show_search_summary = False  # it is fetched, and a browser fetches nothing for a page that is opened from a disk
 
+myst_enable_extensions = ["dollarmath"]  # equations as on a code host: $...$ and ```math
+myst_fence_as_directive = ["math"]
+html_math_renderer = "svg"  # of pages.py
+
 myst_heading_anchors = 4  # links such as page.md#a-heading, as on a code host
 suppress_warnings = ["myst.header"]  # a page may start below a heading, such as an included table
 

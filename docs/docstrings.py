@@ -4,7 +4,7 @@ import re
 from itertools import groupby
 from typing import Any
 
-from pages import ADDRESS
+from pages import ADDRESS, typeset
 from sphinx.application import Sphinx
 
 
@@ -14,13 +14,21 @@ def setup(app: Sphinx) -> dict[str, bool]:
 
 
 def as_text(*event: Any) -> None:
-    """Replace the lines of a docstring by reStructuredText."""
+    """Replace the lines of a docstring by reStructuredText.
+
+    The first paragraph of a class that an option names is followed by its typeset equations.
+    """
+    name: str = event[2]
     lines: list[str] = event[-1]
     made: list[str] = []
     if not re.match(r"Alias for field number \d+", "".join(lines)):  # Python's own words for a field of a named tuple
         for in_table, group in groupby(lines, lambda line: bool(re.match(r"\|.*\|$", line))):
             part = list(group)
             made += table(part) if in_table else paragraphs(part)
+    end = made.index("") if "" in made else len(made)
+    for latex in typeset().get(name, []):
+        made[end:end] = ["", ".. math::", "", *(f"   {line}" for line in latex.splitlines()), ""]
+        end += latex.count("\n") + 5
     lines[:] = made
 
 

@@ -1,20 +1,24 @@
 """Pages that are made from the code: methods, settings and the API. Sphinx runs this before it reads the other pages.
 
 They are written to docs/generated, which git ignores. Their sources are the headers of configs/experiment, the
-comments of configs/, and the docstrings of src/vaelab.
+comments of configs/, the equations of docs/reference/equations.md, and the docstrings of src/vaelab. Equations of all
+pages are drawn when the site is built, so that they need no script, no network and no font.
 """
 
+import functools
 import importlib
 import inspect
 import json
 import re
 from collections.abc import Iterator
-from itertools import groupby
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import yaml
+from docutils.nodes import Element, SkipNode
 from sphinx.application import Sphinx
+from sphinx.writers.html5 import HTML5Translator
 
 from vaelab.evaluation import reproduction
 
@@ -26,7 +30,38 @@ ADDRESS = re.compile(r"https?://[^\s,)]+[^\s,).;:]")
 
 def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("builder-inited", lambda app: write(Path(app.srcdir) / "generated"))
+    app.connect("source-read", to_pages_of_methods)
+    app.add_html_math_renderer("svg", (in_line, None), (in_block, None))
     return {"parallel_read_safe": True}
+
+
+@functools.cache
+def drawn(latex: str, size: float, inline: bool) -> str:
+    """An equation as SVG in the colour of the text, with its LaTeX as its title. The size is in pixels."""
+    import ziamath  # Python 3.11 and 3.12 warn when it is imported, and only building the site needs it
+
+    ziamath.config.svg2 = False  # a glyph is a path of its own, so that no two equations of a page share an id
+    ziamath.config.precision = 2  # digits after the point
+    equation = ziamath.Latex(latex, size=size, color="currentColor", inline=inline, title=latex)
+    svg = equation.svgxml()
+    if inline:
+        svg.set("style", f"vertical-align: {equation.getyofst():.2f}px")
+    return ElementTree.tostring(svg, encoding="unicode")
+
+
+def in_line(writer: HTML5Translator, node: Element) -> None:
+    writer.body.append(drawn(node.astext(), 17, inline=True))
+    raise SkipNode
+
+
+def in_block(writer: HTML5Translator, node: Element) -> None:
+    writer.body.append(f'<div class="equation">{drawn(" ".join(node.astext().split()), 19, inline=False)}</div>')
+    raise SkipNode
+
+
+def to_pages_of_methods(app: Sphinx, page: str, text: list[str]) -> None:  # noqa: ARG001
+    """A link to the file of an experiment, which a code host shows, leads to the page of the method on the site."""
+    text[0] = re.sub(r"\]\((?:\.\./)+configs/experiment/(\w+)\.yaml\)", r"](/generated/methods/\1.md)", text[0])
 
 
 def write(folder: Path) -> None:
@@ -137,7 +172,7 @@ def method(
             "Below them are samples, if the method has a prior. They show the last weights of the training.",
         ]
     lines = [f"# {name}", "", prose(said["what"]), "", "```bash", command, "```", ""]
-    lines += ["## What is optimised", "", *equation(objective_of(name)), ""]
+    lines += equations(name)
     lines += [
         "## What changes against the plain VAE",
         "",
@@ -160,26 +195,63 @@ def method(
     return "\n".join([*lines, "## A recorded run", "", *shown, ""])
 
 
-def objective_of(name: str) -> str:
-    """The option of an experiment's objective: its own, or that of the experiment that it starts from, or `elbo`."""
+def choices(name: str) -> dict[str, str]:
+    """The options of an experiment by group: its own, those that it starts from, and objective=elbo."""
     defaults = yaml.safe_load((EXPERIMENTS / f"{name}.yaml").read_text()).get("defaults", [])
-    own = [entry["override /objective"] for entry in defaults if "override /objective" in entry]
-    bases = [entry for entry in defaults if isinstance(entry, str) and entry != "_self_"]
-    return own[0] if own else objective_of(bases[0]) if bases else "elbo"
+    found = {"objective": "elbo"}
+    for entry in defaults:
+        if isinstance(entry, dict):
+            found |= {key.removeprefix("override /"): option for key, option in entry.items()}
+        elif entry != "_self_":
+            found |= choices(entry)
+    return found
 
 
-def equation(option: str) -> list[str]:
-    """The first paragraph of the docstring of an objective, and a link to the whole."""
-    target = yaml.safe_load((CONFIGS / "objective" / f"{option}.yaml").read_text())["_target_"]
-    module, name = target.rsplit(".", 1)
-    objective = getattr(importlib.import_module(module), name)
-    first = (inspect.getdoc(objective) or "").split("\n\n")[0].splitlines()
-    lines: list[str] = []
-    for indented, group in groupby(first, lambda line: line.startswith("    ")):
-        part = [line.strip() for line in group]
-        lines += ["```text", *part, "```", ""] if indented else [prose(" ".join(part)), ""]
-    role = f"{{py:class}}`{name} <{objective.__module__}.{name}>`"
-    return [*lines, f"The class is {role}."]
+@functools.cache
+def written() -> dict[str, str]:
+    """What docs/reference/equations.md says of each option, GROUP=OPTION."""
+    sections = re.split(r"^##+ ", (ROOT / "docs" / "reference" / "equations.md").read_text(), flags=re.M)
+    parts = (section.partition("\n") for section in sections)
+    return {heading.strip("`"): text.strip() for heading, _, text in parts if "=" in heading}
+
+
+@functools.cache
+def typeset() -> dict[str, list[str]]:
+    """The equations of a class, in LaTeX, by its name: those of each option that is this class."""
+    found: dict[str, list[str]] = {}
+    for option, text in written().items():
+        part = class_of(option)
+        if part:
+            found.setdefault(f"{part.__module__}.{part.__name__}", []).extend(
+                re.findall(r"```math\n(.*?)\n```", text, re.S)
+            )
+    return found
+
+
+def class_of(option: str) -> Any:
+    """The class that GROUP=OPTION builds, or None if its file starts from another one."""
+    group, _, name = option.partition("=")
+    target = yaml.safe_load((CONFIGS / group / f"{name}.yaml").read_text()).get("_target_")
+    if target is None:
+        return None
+    module, _, kind = target.rpartition(".")
+    return getattr(importlib.import_module(module), kind)
+
+
+def equations(name: str) -> list[str]:
+    """The equations of an experiment's objective and of the other options that it chooses."""
+    chosen = choices(name)
+    options = [f"objective={chosen.pop('objective')}", *(f"{group}={chosen[group]}" for group in sorted(chosen))]
+    lines = ["## What is optimised", ""]
+    for option in options:
+        part = class_of(option) if option in (options[0], *written()) else None
+        if option in written():
+            lines += [f"`{option}`:", "", written()[option], ""]
+        elif part:
+            lines += [f"`{option}`:", "", prose((inspect.getdoc(part) or "").split("\n\n")[0]), ""]
+        if part:
+            lines += [f"The class is {{py:class}}`{part.__name__} <{part.__module__}.{part.__name__}>`.", ""]
+    return [*lines, "The page [Equations](../../reference/equations.md) explains the symbols and has all options.", ""]
 
 
 # Settings

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from vaelab import runs
@@ -55,15 +56,18 @@ def picture(folder: Path) -> Image.Image:
     return whole
 
 
-def wide(grid: Image.Image) -> Image.Image:
-    """The upper and the lower half of a square grid beside each other, without the title above it.
+def wide(page: Image.Image) -> Image.Image:
+    """A grid without the title above it, and a square one as its upper and its lower half beside each other.
 
-    Both halves keep the border between them, 2 pixels. A grid that is wider than high is left as it is.
+    The title is black on white and does not touch the left edge, where the border of the grid is grey. Both halves keep
+    the border between them, 2 pixels.
     """
+    levels = np.asarray(page.convert("L"))
+    top = int((levels[:, 0] < 255).argmax())
+    grid = page.crop((0, top, int((levels[top] < 255).sum()), page.height))
     width, middle = grid.width, grid.width // 2
     if grid.height < width:
         return grid
-    grid = grid.crop((0, grid.height - width, width, grid.height))
     halves = Image.new(grid.mode, (2 * width - 2, middle + 1))
     halves.paste(grid.crop((0, 0, width, middle + 1)), (0, 0))
     halves.paste(grid.crop((0, middle - 1, width, grid.height)), (width - 2, 0))

@@ -13,6 +13,7 @@ import urllib.request
 from pathlib import Path
 from types import ModuleType
 
+import docstrings
 import documents
 import numpy as np
 import pages
@@ -70,24 +71,30 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     )  # fmt: skip
     assert built.returncode == 0, built.stderr
     site = tmp_path / "site"
-    for name in ("iwae", "vq_vae"):
+    for name, equation in (("iwae", r"\sum_{k=1}^{K} w_k"), ("vampprior", r"q(z \mid u_c)"), ("beta_vae", r"\beta")):
         method = (site / "generated" / "methods" / f"{name}.html").read_text()
-        assert "What is optimised" in method
+        assert re.search(rf"<svg[^>]*><title>[^<]*{re.escape(equation)}", method), name
+    gallery = (site / "methods" / "index.html").read_text()
+    assert re.search(r'<a [^>]*href="\.\./generated/methods/iwae\.html"><img [^>]*iwae\.png', gallery)
     objectives = (site / "generated" / "api" / "objectives.html").read_text()
     assert 'id="vaelab.objectives.elbo.ELBO"' in objectives
     assert "loss = distortion + beta * rate" in objectives
+    assert r"<title>\text{loss} = \text{distortion} + \gamma" in objectives  # of objective=capacity
 
 
 def test_a_recorded_run_has_its_metrics_and_its_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = tmp_path / "run"
     (run / "pictures").mkdir(parents=True)
     samples, reconstructions = (
-        torch.randint(256, size, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        torch.randint(255, size, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
         for size in ((1, 466, 466), (1, 234, 914))  # as a run draws them, with borders of 2 pixels
     )
     title = torch.full((1, 40, 466), 255, dtype=torch.uint8)
     to_pil_image(torch.cat([title, samples], 1)).save(run / "pictures" / "samples.png")
-    to_pil_image(reconstructions).save(run / "pictures" / "reconstructions.png")
+    wider = torch.full((1, 40, 920), 255, dtype=torch.uint8)  # a title can be wider than its picture
+    below = torch.full((1, 234, 6), 255, dtype=torch.uint8)
+    page = torch.cat([wider, torch.cat([reconstructions, below], 2)], 1)
+    to_pil_image(page).save(run / "pictures" / "reconstructions.png")
     overrides = ["experiment=beta_vae", "seed=3", "data.root=elsewhere", "hydra.run.dir=run"]
     others = {"time": "now", "machine": {"processor": "one"}, "versions": {}}
     facts = {"starts": [{"overrides": each, **others} for each in (overrides, ["resume=runs/run"])]}
@@ -118,6 +125,41 @@ def test_a_recorded_run_has_its_metrics_and_its_pictures(tmp_path: Path, monkeyp
     (run / "run.json").write_text(json.dumps(facts))
     with pytest.raises(SystemExit, match="is a run without experiment=NAME"):
         record.main([str(run)])
+
+
+def test_the_gallery_shows_each_recorded_run() -> None:
+    gallery = (ROOT / "docs" / "methods" / "index.md").read_text()
+    for picture in (ROOT / "docs" / "methods" / "pictures").glob("*.png"):
+        name = picture.stem
+        assert f"[![{name}](pictures/{name}.png) `{name}`](../../configs/experiment/{name}.yaml)" in gallery
+
+
+def test_each_equation_is_one_of_an_option() -> None:
+    headings = re.findall(r"^### `(\S+)=(\w+)`$", (ROOT / "docs" / "reference" / "equations.md").read_text(), re.M)
+    assert headings
+    for group, option in headings:
+        assert (ROOT / "configs" / group / f"{option}.yaml").exists(), (group, option)
+
+
+def test_a_docstring_is_plain_text_with_tables_and_equations() -> None:
+    lines = ["KL(q || p), see `kl`:", "", "    KL >= 0", "", "| a | b |", "|---|---|", "| p(x | z) | |"]
+    docstrings.as_text(None, "function", "vaelab.none", None, None, lines)
+    text = [r"KL(q \|\| p), see `kl`:", "", "::", "", "    KL >= 0", ""]
+    table = [
+        "",
+        ".. list-table::",
+        "   :header-rows: 1",
+        "",
+        "   * - a",
+        "     - b",
+        r"   * - p(x \| z)",
+        "     - ",
+        "",
+    ]
+    assert lines == [*text, *table]
+    lines = ["Alias for field number 0"]
+    docstrings.as_text(None, "attribute", "vaelab.trace.Latent.z", None, None, lines)
+    assert lines == []
 
 
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *list(PAGES)[1:]])

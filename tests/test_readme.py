@@ -38,8 +38,19 @@ def test_the_chinese_readme_is_in_step() -> None:
         for text in (chinese, README)
     ]
     assert links[0] == links[1]
-    rows = [re.search(r"<!-- rows -->\n(.*?)<!-- /rows -->", text, re.S)[1] for text in (chinese, README)]  # type: ignore[index]
-    assert rows[0].splitlines()[1:] == rows[1].splitlines()[1:]
+
+
+def test_the_chinese_rows_have_the_figures_and_verdicts_of_the_english_ones() -> None:
+    texts = ((ROOT / "README.zh-CN.md").read_text(), README)
+    blocks = [re.search(r"<!-- rows -->\n(.*?)<!-- /rows -->", text, re.S)[1] for text in texts]  # type: ignore[index]
+    tables = [[line.strip("| ").split(" | ") for line in block.splitlines()[2:]] for block in blocks]
+    verdicts = {"已复现": "reproduced", "没有可对照的发表值": "nothing published to compare with"}
+    for chinese, english in zip(*tables, strict=True):
+        name, what, *figures, verdict = chinese
+        assert [name, *figures] == [english[0], *english[2:-1]]
+        assert verdicts.get(verdict, verdict.replace("相差", "differs by")) == english[-1]
+        number = r"\d+(?:\.\d+)?"
+        assert sorted(re.findall(number, what)) == sorted(re.findall(number, english[1]))
 
 
 def test_it_is_short() -> None:
