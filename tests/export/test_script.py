@@ -30,9 +30,11 @@ def test_export(run: Path, command: Callable, data_root: Path) -> None:
         if again:
             (run / "evaluation.json").write_text(json.dumps(evaluation))
             (run / "export" / "notes.txt").write_text("mine")
+            (run / "export" / "page.html").write_text("an earlier page")
         code, printed = command(f"run={run}")
         assert code is None, printed
-        assert len(printed.splitlines()) == 10, printed
+        assert len(printed.splitlines()) == 10 + again, printed
+    assert "removed the page.html of an earlier export: page=true writes a new one" in printed
     folder = run / "export"
     ours = {"README.md", "config.json", "model.safetensors", "encoder.onnx", "decoder.onnx", *files.PICTURES}
     assert {path.name for path in folder.iterdir()} == {*ours, "notes.txt"}
