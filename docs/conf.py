@@ -19,7 +19,7 @@ html_css_files = ["site.css"]
 html_copy_source = html_show_sphinx = False
 html_show_search_summary = False  # it is fetched, and a browser fetches nothing for a page that is opened from a disk
 
-myst_enable_extensions = ["dollarmath"]  # equations as on a code host: $...$ and ```math
+myst_enable_extensions = ["dollarmath", "attrs_inline"]  # equations as on a code host: $...$ and ```math; widths
 myst_fence_as_directive = ["math"]
 html_math_renderer = "svg"  # of pages.py
 

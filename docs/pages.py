@@ -1,8 +1,9 @@
 """Pages that are made from the code: methods, settings and the API. Sphinx runs this before it reads the other pages.
 
 They are written to docs/generated, which git ignores. Their sources are the headers of configs/experiment, the
-comments of configs/, the equations of docs/reference/equations.md, and the docstrings of src/vaelab. Equations of all
-pages are drawn when the site is built, so that they need no script, no network and no font.
+comments of configs/, the equations of docs/reference/equations.md, the docstrings of src/vaelab, the notebooks and the
+Chinese README. Equations of all pages are drawn when the site is built, so that they need no script, no network and
+no font.
 """
 
 import functools
@@ -17,6 +18,8 @@ from xml.etree import ElementTree
 
 import yaml
 from docutils.nodes import Element, SkipNode
+from latex2mathml.converter import convert as mathml
+from nbconvert import MarkdownExporter
 from sphinx.application import Sphinx
 from sphinx.writers.html5 import HTML5Translator
 
@@ -25,19 +28,26 @@ from vaelab.evaluation import reproduction
 ROOT = Path(__file__).parent.parent
 CONFIGS, EXPERIMENTS, ROWS = ROOT / "configs", ROOT / "configs" / "experiment", ROOT / "configs" / "row"
 SCRIPTS = ("train", "train_prior", "evaluate", "generate", "export", "classify", "reproduce")
+CHINESE = re.compile(r"[\u2e80-\uffef]")
 ADDRESS = re.compile(r"https?://[^\s,)]+[^\s,).;:]")
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("builder-inited", lambda app: write(Path(app.srcdir) / "generated"))
-    app.connect("source-read", to_pages_of_methods)
+    app.connect("source-read", to_pages)
     app.add_html_math_renderer("svg", (in_line, None), (in_block, None))
     return {"parallel_read_safe": True}
 
 
 @functools.cache
 def drawn(latex: str, size: float, inline: bool) -> str:
-    """An equation as SVG in the colour of the text, with its LaTeX as its title. The size is in pixels."""
+    """An equation as SVG in the colour of the text, with its LaTeX as its title. The size is in pixels.
+
+    The font of the equations has no Chinese characters. An equation with Chinese words is MathML, in the fonts of the
+    reader.
+    """
+    if CHINESE.search(latex):
+        return mathml(latex, display="inline" if inline else "block")
     import ziamath  # Python 3.11 and 3.12 warn when it is imported, and only building the site needs it
 
     ziamath.config.svg2 = False  # a glyph is a path of its own, so that no two equations of a page share an id
@@ -59,22 +69,24 @@ def in_block(writer: HTML5Translator, node: Element) -> None:
     raise SkipNode
 
 
-def to_pages_of_methods(app: Sphinx, page: str, text: list[str]) -> None:  # noqa: ARG001
-    """A link to the file of an experiment, which a code host shows, leads to the page of the method on the site."""
+def to_pages(app: Sphinx, page: str, text: list[str]) -> None:  # noqa: ARG001
+    """A link to the file of an experiment or to a notebook, which a code host shows, leads to its page on the site."""
     text[0] = re.sub(r"\]\((?:\.\./)+configs/experiment/(\w+)\.yaml\)", r"](/generated/methods/\1.md)", text[0])
+    text[0] = re.sub(r"\]\((?:\.\./)+notebooks/([\w.-]+)\.ipynb\)", r"](/generated/tutorial/\1.md)", text[0])
 
 
 def write(folder: Path) -> None:
     """Write all pages. A page that has not changed is left alone, so that Sphinx does not read it again."""
-    pages = {**methods(folder.parent), **settings(), **api()}
-    for old in folder.rglob("*.md"):
-        if str(old.relative_to(folder)) not in pages:
+    pages = {**methods(folder.parent), **settings(), **api(), **tutorials(), "zh-CN.md": chinese()}
+    files = {name: page.encode() if isinstance(page, str) else page for name, page in pages.items()}
+    for old in folder.rglob("*.*"):
+        if str(old.relative_to(folder)) not in files:
             old.unlink()
-    for name, text in pages.items():
+    for name, content in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.exists() or path.read_text() != text:
-            path.write_text(text)
+        if not path.exists() or path.read_bytes() != content:
+            path.write_bytes(content)
 
 
 # Methods
@@ -327,6 +339,32 @@ def keys(node: Any, text: str, prefix: str = "") -> Iterator[tuple[str, str, str
         else:
             written = text[value.start_mark.index : value.end_mark.index]
             yield f"`{name}`", f"`{written}`" if written else "", comment
+
+
+# The tutorial and the Chinese page
+
+
+def tutorials() -> dict[str, str | bytes]:
+    """The notebooks with their outputs as they are stored, as pages and pictures."""
+    pages: dict[str, str | bytes] = {}
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        exporter = MarkdownExporter()
+        text, made = exporter.from_filename(str(path), {"unique_key": path.stem, "output_files_dir": "pictures"})
+        text = re.sub(r"\]\(([\w.-]+)\.ipynb\)", r"](\1.md)", text).replace("](../docs/", "](/")
+        pages[f"tutorial/{path.stem}.md"] = text.replace("](../", "](../../../")
+        pages |= {f"tutorial/{name}": content for name, content in made["outputs"].items()}
+    return pages
+
+
+def chinese() -> str:
+    """README.zh-CN.md as a page of the site."""
+    text = (ROOT / "README.zh-CN.md").read_text()
+    text = re.sub(r'<img src="docs/([^"]+)" width="(\d+%)" alt="([^"]+)">', r'![\3](/\1){width="\2"}', text)
+    text = re.sub(r"\]\(notebooks/([\w.-]+)\.ipynb\)", r"](/generated/tutorial/\1.md)", text)
+    for name, page in (("README.md", "index"), ("CONTRIBUTING.md", "contributing"), ("CHANGELOG.md", "changelog")):
+        text = text.replace(f"]({name}", f"](/{page}.md")
+    text = re.sub(r"^# .*$", "# 中文", text, count=1, flags=re.M)
+    return text.replace("](docs/", "](/")
 
 
 # The API

@@ -76,6 +76,9 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
         assert re.search(rf"<svg[^>]*><title>[^<]*{re.escape(equation)}", method), name
     gallery = (site / "methods" / "index.html").read_text()
     assert re.search(r'<a [^>]*href="\.\./generated/methods/iwae\.html">(<span [^>]*>)?<img [^>]*iwae\.png', gallery)
+    tutorial = (site / "generated" / "tutorial" / "from_pca_to_vae.zh-CN.html").read_text()
+    for part in ("重参数化技巧", "<math", "<svg", "_images/from_pca_to_vae.zh-CN_3_0.png"):
+        assert part in tutorial
     objectives = (site / "generated" / "api" / "objectives.html").read_text()
     assert 'id="vaelab.objectives.elbo.ELBO"' in objectives
     assert "loss = distortion + beta * rate" in objectives
