@@ -1,6 +1,6 @@
 """A Markdown table that compares experiments on 5,000 digits with the same small budget.
 
-    python benchmarks/family.py                                           # the README's table, eight minutes on 2 cores
+    python benchmarks/family.py                                           # docs/concepts/rate.md, 8 minutes, 2 cores
     python benchmarks/family.py beta_vae "iwae objective.num_samples=5"   # experiments with overrides
     python benchmarks/family.py default vae_iwae_protocol --steps 100     # default: python train.py, no experiment
 

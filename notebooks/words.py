@@ -14,8 +14,8 @@ CHINESE = {
     "encoder  z = e(x)": "编码器  z = e(x)",
     "decoder  x̂ = d(z)": "解码器  x̂ = d(z)",
     "the squared error ‖x − x̂‖² compares both ends": "平方误差 ‖x − x̂‖² 比较首尾两端",
-    "selection: keep some of the old features": "特征选择：保留一部分旧特征",
-    "extraction: compute new ones from the old": "特征提取：由旧特征计算新特征",
+    "selection: keep some of the old features": "特征选择：保留一部分原有特征",
+    "extraction: compute new ones from the old": "特征提取：由原有特征计算新特征",
     "x: two numbers": "x：两个数",
     "encoded z = e(x): one number": "编码 z = e(x)：一个数",
     "decoded d(e(x)); hollow: x": "解码 d(e(x))；空心圆：x",
@@ -32,7 +32,7 @@ CHINESE = {
     "z is drawn inside the network": "在网络内部抽取 z",
     "z is computed; only the noise is drawn": "z 由计算得到，只抽取噪声",
     "decoder, loss": "解码器、损失",
-    "outside: one\nmore input": "在外面：\n又一个输入",
+    "outside: one\nmore input": "在外面：\n另一个输入",
     "a draw has\nno derivative": "抽样\n没有导数",
     "black: forwards; red: the gradient, backwards; dashed: what backpropagation has to pass": (
         "黑色：前向计算；红色：梯度反向传播；虚线框：反向传播要经过的部分"
@@ -45,7 +45,7 @@ CHINESE = {
     "squared error of an image": "每幅图像的平方误差",
     "PCA's error (dots) and the discarded eigenvalues (line)": "PCA 的误差（点）与舍弃的特征值之和（线）",
     "optimiser step": "优化步数",
-    "largest principal angle (degrees)": "最大主角（度）",
+    "largest principal angle (degrees)": "最大主夹角（度）",
     "The plane turns into that of PCA": "平面转向 PCA 的平面",
     "1st direction": "第一方向",
     "2nd direction": "第二方向",
@@ -64,9 +64,9 @@ CHINESE = {
     "exact gradient": "精确梯度",
     "estimate from one draw, D = 1": "一次抽样的估计，D = 1",
     "density": "密度",
-    "Both are right on average": "两者的平均值都正确",
+    "Both are right on average": "平均来看，两者都对",
     "standard deviation of one estimate": "单次估计的标准差",
-    "Only one is of use": "只有一种可用",
+    "Only one is of use": "只有一种实用",
     "no KL term": "没有 KL 项",
     "means alone": "只约束均值",
     "variances alone": "只约束方差",
@@ -89,7 +89,7 @@ CHINESE = {
         "{:2} 个数：平方误差 {:.3f}，舍弃的特征值之和 {:.3f}，测试数字的平方误差 {:.3f}"
     ),
     "largest principal angle: {:.1f} degrees before training, {:.2f} after": (
-        "最大主角：训练前 {:.1f} 度，训练后 {:.2f} 度"
+        "最大主夹角：训练前 {:.1f} 度，训练后 {:.2f} 度"
     ),
     "squared error of test digits: {:.2f}, with PCA {:.2f}": "测试数字的平方误差：{:.2f}，PCA 为 {:.2f}",
     "the autoencoder's directions: lengths {:.2f} and {:.2f}, {:.0f} degrees apart": (
