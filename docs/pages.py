@@ -363,7 +363,7 @@ def chinese() -> str:
     text = re.sub(r"\]\(notebooks/([\w.-]+)\.ipynb\)", r"](/generated/tutorial/\1.md)", text)
     for name, page in (("README.md", "index"), ("CONTRIBUTING.md", "contributing"), ("CHANGELOG.md", "changelog")):
         text = text.replace(f"]({name}", f"](/{page}.md")
-    text = re.sub(r"^# .*$", "# 中文", text, count=1, flags=re.M)
+    text = re.sub(r"^# .*$", "# VAE Lab 中文说明", text, count=1, flags=re.M)
     return text.replace("](docs/", "](/")
 
 

@@ -44,7 +44,7 @@ def test_the_chinese_rows_have_the_figures_and_verdicts_of_the_english_ones() ->
     texts = ((ROOT / "README.zh-CN.md").read_text(), README)
     blocks = [re.search(r"<!-- rows -->\n(.*?)<!-- /rows -->", text, re.S)[1] for text in texts]  # type: ignore[index]
     tables = [[line.strip("| ").split(" | ") for line in block.splitlines()[2:]] for block in blocks]
-    verdicts = {"已复现": "reproduced", "没有可对照的发表值": "nothing published to compare with"}
+    verdicts = {"已复现": "reproduced", "文献中没有可对照的数值": "nothing published to compare with"}
     for chinese, english in zip(*tables, strict=True):
         name, what, *figures, verdict = chinese
         assert [name, *figures] == [english[0], *english[2:-1]]
