@@ -10,13 +10,14 @@ project = "VAE Lab"
 author = "The VAE Lab developers"
 project_copyright = author
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "pages"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "pages", "docstrings"]
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = "VAE Lab"
 html_static_path = ["static"]
 html_css_files = ["site.css"]
 html_copy_source = html_show_sphinx = False
+html_show_search_summary = False  # it is fetched, and a browser fetches nothing for a page that is opened from a disk
 
 myst_enable_extensions = ["dollarmath", "attrs_inline"]  # equations as on a code host: $...$ and ```math; widths
 myst_fence_as_directive = ["math"]
@@ -29,4 +30,6 @@ autodoc_member_order = "bysource"
 autodoc_inherit_docstrings = False  # those of torch and Lightning are not written for this site
 autodoc_typehints_format = "short"
 maximum_signature_line_length = 88
+smartquotes = False  # text has options such as --logdir, quotes of the shell, and transposes such as L L'
+highlight_language = "text"  # indented lines of docstrings are equations
 pygments_style, pygments_dark_style = "default", "github-dark"

@@ -35,7 +35,6 @@ ADDRESS = re.compile(r"https?://[^\s,)]+[^\s,).;:]")
 def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("builder-inited", lambda app: write(Path(app.srcdir) / "generated"))
     app.connect("source-read", to_pages)
-    app.connect("autodoc-process-docstring", as_text)
     app.add_html_math_renderer("svg", (in_line, None), (in_block, None))
     return {"parallel_read_safe": True}
 
@@ -115,7 +114,7 @@ def header(path: Path) -> dict[str, str]:
 
 def prose(text: str) -> str:
     """Plain text as Markdown: addresses are links, settings are code, and no character has a meaning of its own."""
-    pieces = re.split(rf"({ADDRESS.pattern}|`[^`|]+`|(?<![\w`])[\w./]+=[\w./\[\],]*[\w\]])", text)
+    pieces = re.split(rf"({ADDRESS.pattern}|`[^`|]+`|'[\w./]+=[^'|]+'|(?<![\w`])[\w./]+=[\w./\[\],]*[\w\]])", text)
     plain = [re.sub(r"([\\*_|<>\[\]$`])", r"\\\1", piece) for piece in pieces[::2]]
     kept = [f"<{piece}>" if "://" in piece else f"`{piece.strip('`')}`" for piece in pieces[1::2]]
     return "".join(text for pair in zip(plain, [*kept, ""], strict=True) for text in pair)
@@ -274,19 +273,24 @@ def settings() -> dict[str, str]:
     """A page of each group of options, and of the settings of each script."""
     groups = sorted({path.parent for path in CONFIGS.rglob("*.yaml")} - {CONFIGS})
     shown = [group for group in groups if group.relative_to(CONFIGS).parts[0] not in ("experiment", "row", "hydra")]
-    pages = {}
+    pages, table = {}, ["| group | options |", "|---|---|"]
     for script in SCRIPTS:
         pages[f"settings/{script}.md"] = "\n".join([f"# {script}.py", "", *option(CONFIGS / f"{script}.yaml")])
     for group in shown:
         name = group.relative_to(CONFIGS).as_posix()
         lines = [f"# {name}", "", f"Options of `python train.py {name}=...`:", ""]
-        for path in sorted(group.glob("*.yaml")):
+        files = sorted(group.glob("*.yaml"))
+        for path in files:
             lines += [f"## {name}={path.stem}", "", *option(path)]
-        pages[f"settings/{name.replace('/', '-')}.md"] = "\n".join(lines)
+        page = f"settings/{name.replace('/', '-')}.md"
+        table.append(f"| [{name}]({page}) | {', '.join(f'`{path.stem}`' for path in files)} |")
+        pages[page] = "\n".join(lines)
     names = [name.removesuffix(".md") for name in pages]
+    scripts = ", ".join(f"[{script}.py](settings/{script}.md)" for script in SCRIPTS)
     pages["settings.md"] = "\n".join(
         ["# All settings", "", "The pages are made from the files of `configs/` and their comments.", "",
-         "```{toctree}", "", *names, "```", ""]
+         f"Each script has settings of its own: {scripts}.", "", "These are the groups of options:", "", *table, "",
+         "```{toctree}", ":hidden:", "", *names, "```", ""]
     )  # fmt: skip
     return pages
 
@@ -304,7 +308,8 @@ def option(path: Path) -> list[str]:
     rows = list(keys(yaml.compose(text), text))
     if not rows:
         return said
-    return [*said, "| key | default | meaning |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows), ""]
+    table = ["| key | default | meaning |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)]
+    return [*said, "```{table}", ":class: settings", "", *table, "```", ""]
 
 
 def keys(node: Any, text: str, prefix: str = "") -> Iterator[tuple[str, str, str]]:
@@ -372,51 +377,17 @@ def api() -> dict[str, str]:
     for path in sorted(package.rglob("*.py")):
         parts = [part for part in path.relative_to(package).with_suffix("").parts if part != "__init__"]
         modules.setdefault(parts[0] if parts else "vaelab", []).append(".".join(["vaelab", *parts]))
-    pages = {}
+    pages, table = {}, ["| module | what it has |", "|---|---|"]
     for name, members in modules.items():
+        said = (inspect.getdoc(importlib.import_module(members[0])) or "").split("\n\n")[0]
+        table.append(f"| [`{members[0]}`](api/{name}.md) | {prose(' '.join(said.splitlines()))} |")
         lines = [f"# {members[0]}", ""]
         for member in members:
             lines += [f"## {member}", ""] if len(members) > 1 and member != members[0] else []
             lines += ["```{eval-rst}", f".. automodule:: {member}", "   :members:", "   :ignore-module-all:", "```", ""]
         pages[f"api/{name}.md"] = "\n".join(lines)
     pages["api.md"] = "\n".join(
-        ["# The API", "", "The pages are made from the docstrings of `src/vaelab`.", "",
-         "```{toctree}", "", *(page.removesuffix(".md") for page in pages), "```", ""]
+        ["# The API", "", "The pages are made from the docstrings of `src/vaelab`.", "", *table, "",
+         "```{toctree}", ":hidden:", "", *(page.removesuffix(".md") for page in pages), "```", ""]
     )  # fmt: skip
     return pages
-
-
-def as_text(*event: Any) -> None:
-    """Docstrings are plain text: only lists, code in single quotes and indented equations have a meaning.
-
-    The first paragraph of a class that an option names is followed by its typeset equations.
-    """
-    name: str = event[2]
-    lines: list[str] = event[-1]
-    made: list[str] = []
-    block = False
-    for line in lines:
-        indented = line.startswith("    ")
-        if indented and not block and (not made or not made[-1]):
-            made += ["::", ""]
-            block = True
-        block = block and (indented or not line)
-        if block or re.match(r"\|.*\|$", line):
-            made.append(line if block else f"| {escaped(line)}")
-            continue
-        bullet = re.match(r"\s*(\* |$)", line)
-        start = bullet[0] if bullet else ""
-        made.append(start + escaped(line.removeprefix(start)))
-    end = made.index("") if "" in made else len(made)
-    for latex in typeset().get(name, []):
-        made[end:end] = ["", ".. math::", "", *(f"   {line}" for line in latex.splitlines()), ""]
-        end += latex.count("\n") + 5
-    lines[:] = made
-
-
-def escaped(line: str) -> str:
-    """A line of plain text as reStructuredText. Addresses become links by themselves."""
-    pieces = re.split(rf"(`[^`]+`|{ADDRESS.pattern})", line)
-    made = [re.sub(r"([\\*|_`])", r"\\\1", piece) for piece in pieces[::2]]
-    kept = [f"`{piece}`" if piece.startswith("`") else piece for piece in pieces[1::2]]
-    return "".join(text for pair in zip(made, [*kept, ""], strict=True) for text in pair)

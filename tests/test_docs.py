@@ -13,6 +13,7 @@ import urllib.request
 from pathlib import Path
 from types import ModuleType
 
+import docstrings
 import documents
 import numpy as np
 import pages
@@ -141,6 +142,17 @@ def test_each_equation_is_one_of_an_option() -> None:
     assert headings
     for group, option in headings:
         assert (ROOT / "configs" / group / f"{option}.yaml").exists(), (group, option)
+
+
+def test_a_docstring_is_plain_text_with_tables_and_equations() -> None:
+    lines = ["KL(q || p), see `kl`:", "", "    KL >= 0", "", "| a | b |", "|---|---|", "| p(x | z) | |"]
+    docstrings.as_text(None, "function", "vaelab.none", None, None, lines)
+    text = [r"KL(q \|\| p), see ``kl``:", "", "::", "", "    KL >= 0", ""]
+    table = ["   :header-rows: 1", "", "   * - a", "     - b", r"   * - p(x \| z)", "     - "]
+    assert lines == [*text, "", ".. list-table::", *table, ""]
+    lines = ["Alias for field number 0"]
+    docstrings.as_text(None, "attribute", "vaelab.trace.Latent.z", None, None, lines)
+    assert lines == []
 
 
 @pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md", "CONTRIBUTING.md", "CHANGELOG.md", *list(PAGES)[1:]])
