@@ -14,6 +14,7 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "pages", "docstrings"]
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = "VAE Lab"
+html_favicon = html_logo = "static/logo.svg"
 html_static_path = ["static"]
 html_css_files = ["site.css"]
 html_copy_source = html_show_sphinx = False
