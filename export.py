@@ -52,9 +52,9 @@ def export(cfg: DictConfig, _: Path) -> None:
         "README.md": exports.card(run, config, model, graphs, bool(page)).encode(),
         "config.json": json.dumps(config, indent=2, ensure_ascii=False).encode(),
     }
-    without_page = (output / "page.html").exists() and not page
+    removes_page = (output / "page.html").exists() and not page
     exports.write(output, files)
-    if without_page:
+    if removes_page:
         print("removed the page.html of an earlier export: page=true writes a new one")
     for name, content in files.items():
         print(f"{len(content) / 1e3:8,.0f} kB  {runs.shown(output / name)}")

@@ -26,9 +26,8 @@ def as_text(*event: Any) -> None:
             part = list(group)
             made += table(part) if in_table else paragraphs(part)
     end = made.index("") if "" in made else len(made)
-    for latex in typeset().get(name, []):
+    for latex in reversed(typeset().get(name, [])):
         made[end:end] = ["", ".. math::", "", *(f"   {line}" for line in latex.splitlines()), ""]
-        end += latex.count("\n") + 5
     lines[:] = made
 
 

@@ -72,15 +72,15 @@ def in_block(writer: HTML5Translator, node: Element) -> None:
 def to_pages(app: Sphinx, page: str, text: list[str]) -> None:  # noqa: ARG001
     """A link to the file of an experiment or to a notebook, which a code host shows, leads to its page on the site."""
     text[0] = re.sub(r"\]\((?:\.\./)+configs/experiment/(\w+)\.yaml\)", r"](/generated/methods/\1.md)", text[0])
-    text[0] = re.sub(r"\]\((?:\.\./)+notebooks/([\w.-]+)\.ipynb\)", r"](/generated/tutorial/\1.md)", text[0])
+    text[0] = re.sub(r"\]\((?:\.\./)*notebooks/([\w.-]+)\.ipynb\)", r"](/generated/tutorial/\1.md)", text[0])
 
 
 def write(folder: Path) -> None:
     """Write all pages. A page that has not changed is left alone, so that Sphinx does not read it again."""
     pages = {**methods(folder.parent), **settings(), **api(), **tutorials(), "zh-CN.md": chinese()}
     files = {name: page.encode() if isinstance(page, str) else page for name, page in pages.items()}
-    for old in folder.rglob("*.*"):
-        if str(old.relative_to(folder)) not in files:
+    for old in folder.rglob("*"):
+        if old.is_file() and old.relative_to(folder).as_posix() not in files:
             old.unlink()
     for name, content in files.items():
         path = folder / name
@@ -222,7 +222,7 @@ def choices(name: str) -> dict[str, str]:
 @functools.cache
 def written() -> dict[str, str]:
     """What docs/reference/equations.md says of each option, GROUP=OPTION."""
-    sections = re.split(r"^##+ ", (ROOT / "docs" / "reference" / "equations.md").read_text(), flags=re.M)
+    sections = re.split(r"^##+ ", (ROOT / "docs" / "reference" / "equations.md").read_text("utf-8"), flags=re.M)
     parts = (section.partition("\n") for section in sections)
     return {heading.strip("`"): text.strip() for heading, _, text in parts if "=" in heading}
 
@@ -358,9 +358,8 @@ def tutorials() -> dict[str, str | bytes]:
 
 def chinese() -> str:
     """README.zh-CN.md as a page of the site."""
-    text = (ROOT / "README.zh-CN.md").read_text()
+    text = (ROOT / "README.zh-CN.md").read_text("utf-8")
     text = re.sub(r'<img src="docs/([^"]+)" width="(\d+%)" alt="([^"]+)">', r'![\3](/\1){width="\2"}', text)
-    text = re.sub(r"\]\(notebooks/([\w.-]+)\.ipynb\)", r"](/generated/tutorial/\1.md)", text)
     for name, page in (("README.md", "index"), ("CONTRIBUTING.md", "contributing"), ("CHANGELOG.md", "changelog")):
         text = text.replace(f"]({name}", f"](/{page}.md")
     text = re.sub(r"^# .*$", "# VAE Lab 中文说明", text, count=1, flags=re.M)

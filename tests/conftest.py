@@ -7,7 +7,6 @@ import hashlib
 import json
 import logging
 import os
-import re
 import signal
 import struct
 import sys
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -77,9 +77,9 @@ def data_root(tmp_path_factory: pytest.TempPathFactory, digits: tuple[torch.Tens
 
 def family(name: str) -> str:
     """The data set whose YAML file that of another one begins with, or itself."""
-    text = (ROOT / "configs" / "data" / f"{name}.yaml").read_text()
-    base = re.search(r"^defaults: \[(\w+)\]$", text, re.M)
-    return family(base[1]) if base else name
+    config = yaml.safe_load((ROOT / "configs" / "data" / f"{name}.yaml").read_text())
+    bases = [entry for entry in config.get("defaults", []) if isinstance(entry, str) and entry != "_self_"]
+    return family(bases[0]) if bases else name
 
 
 OTHER_FILES = {  # data sets that are not in the files of `data_root`
