@@ -18,7 +18,8 @@ from vaelab.errors import UserError
 
 ROOT = Path(__file__).parent
 ROWS = ROOT / "configs" / "row"
-FOLDERS = ("data.root=", "resume=", "hydra.")  # overrides that name folders of a machine, which no record needs
+FULL = "data.allow_subset=false"  # MNIST-5k is no row's data
+FOLDERS = ("data.root=", "resume=", "hydra.", FULL)  # overrides that no record needs
 OF_ROWS = ("folder", "settings", "minutes", "data.root")  # the settings that only row=NAME uses
 HEADER = """# Reproduced figures
 
@@ -65,7 +66,7 @@ def reproduce(cfg: DictConfig, _: Path) -> None:
     table = reproduction.table(rows, records)
     if chosen:
         (folder / "README.md").write_text(HEADER + table + "\n")
-        print(dict(zip(reproduction.COLUMNS, reproduction.line(name, row, records[name]), strict=True)))
+        print(reproduction.table({name: rows[name]}, records))
     else:
         print(table)
 
@@ -86,7 +87,8 @@ def train(run: Path, overrides: list[str], end: float | None) -> None:
     if not resumed and run.is_dir():
         with runs.held(run, new=False):  # raises UserError if another process trains it
             shutil.rmtree(run)  # a start that was stopped before its first checkpoint
-    start("train.py", [f"resume={run}"] if resumed else [*overrides, f"hydra.run.dir={run}"], end)
+    full = [] if any(override.startswith("data=") for override in overrides) else [FULL]
+    start("train.py", [f"resume={run}"] if resumed else [*overrides, *full, f"hydra.run.dir={run}"], end)
 
 
 def evaluate(run: Path, settings: list[str], end: float | None) -> None:

@@ -55,7 +55,7 @@ def train(cfg: DictConfig, folder: Path) -> float:
 
     tune(trainer.strategy.root_device, trainer.num_devices)
     runs.record_start(folder, cfg)
-    runs.announce(folder, cfg, data, module, trainer)
+    runs.announce(folder, cfg, data, module, trainer, step)
 
     started = time.perf_counter()
     log_start(loggers, None if cfg.resume else OmegaConf.to_container(cfg, resolve=True))

@@ -26,9 +26,16 @@ def as_text(*event: Any) -> None:
             part = list(group)
             made += table(part) if in_table else paragraphs(part)
     end = made.index("") if "" in made else len(made)
-    for latex in reversed(typeset().get(name, [])):
-        made[end:end] = ["", ".. math::", "", *(f"   {line}" for line in latex.splitlines()), ""]
+    made[end:end] = [line for option, equations in typeset().get(name, {}).items() for line in block(option, equations)]
     lines[:] = made
+
+
+def block(option: str, equations: list[str]) -> list[str]:
+    """The typeset equations of an option."""
+    made = ["", f"With ``{option}``:"]
+    for latex in equations:
+        made += ["", ".. math::", "", *(f"   {line}" for line in latex.splitlines()), ""]
+    return made
 
 
 def table(rows: list[str]) -> list[str]:

@@ -130,7 +130,7 @@ def methods(docs: Path) -> dict[str, str]:
         name, said = path.stem, header(path)
         recorded = docs / "methods" / "runs" / f"{name}.json"  # docs/record.py writes it
         run = json.loads(recorded.read_text()) if recorded.exists() else None
-        of_it = {row: rows[row] for row in rows if f"experiment={name}" in (rows[row].get("overrides") or [])}
+        of_it = {row: rows[row] for row in rows if trains(rows[row].get("overrides") or [], name)}
         pages[f"methods/{name}.md"] = method(path, said, run, of_it, records)
         alt = f"Reconstructions and samples of {name}"
         shown = f" ![{alt}](../methods/pictures/{name}.png)" if run else ""
@@ -141,6 +141,12 @@ def methods(docs: Path) -> dict[str, str]:
          "```{toctree}", ":hidden:", "", *(f"methods/{path.stem}" for path in files), "```", ""]
     )  # fmt: skip
     return pages
+
+
+def trains(overrides: list[str], name: str) -> bool:
+    """Whether a row of the reproductions trains an experiment, with no other part or objective than it has."""
+    others = [override for override in overrides if re.match(r"(model(/\w+)?|objective)=", override)]
+    return f"experiment={name}" in overrides and not others
 
 
 def measured(test: dict[str, float]) -> str:
@@ -186,13 +192,13 @@ def method(
     lines = [f"# {name}", "", prose(said["what"]), "", "```bash", command, "```", ""]
     lines += equations(name)
     lines += [
-        "## What changes against the plain VAE",
+        "## What changes compared with the plain VAE",
         "",
         f"These are the settings of `configs/experiment/{name}.yaml`.",
     ]
     if "- iwae_protocol" in changes:
         lines += ["It starts from the settings of [iwae_protocol](iwae_protocol.md)."]
-    lines += ["", "```yaml", changes.rstrip(), "```", ""]
+    lines += ["All other settings are those of `python train.py`.", "", "```yaml", changes.rstrip(), "```", ""]
     lines += [*(f"* {prose(note.strip())}" for note in said["notes"].splitlines()), ""] if said["notes"] else []
     lines += [
         "## Expected, and its cost",
@@ -228,15 +234,13 @@ def written() -> dict[str, str]:
 
 
 @functools.cache
-def typeset() -> dict[str, list[str]]:
-    """The equations of a class, in LaTeX, by its name: those of each option that is this class."""
-    found: dict[str, list[str]] = {}
+def typeset() -> dict[str, dict[str, list[str]]]:
+    """The equations of each class, in LaTeX, by the options that build it."""
+    found: dict[str, dict[str, list[str]]] = {}
     for option, text in written().items():
-        part = class_of(option)
-        if part:
-            found.setdefault(f"{part.__module__}.{part.__name__}", []).extend(
-                re.findall(r"```math\n(.*?)\n```", text, re.S)
-            )
+        if part := class_of(option):
+            equations = re.findall(r"```math\n(.*?)\n```", text, re.S)
+            found.setdefault(f"{part.__module__}.{part.__name__}", {})[option] = equations
     return found
 
 

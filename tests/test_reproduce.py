@@ -50,6 +50,7 @@ def test_a_row_from_nothing_to_its_verdict(tmp_path: Path) -> None:
     assert record["runs"][0]["steps"] == 3
     assert "trainer.log_every_n_steps=2" in record["runs"][0]["starts"][0]["overrides"]
     assert "| `grey_bernoulli` |" in (tmp_path / "records" / "README.md").read_text()
+    assert "\n| `grey_bernoulli` | PyTorch's example" in done.stdout
 
     listed = run(tmp_path).stdout.splitlines()
     assert [line for line in listed if "`grey_bernoulli`" in line and "differs by" in line]
@@ -69,7 +70,7 @@ def test_an_interrupted_run_is_resumed_and_a_start_without_a_checkpoint_is_repea
     (tmp_path / "c" / "metrics.json").touch()
     for name in "abc":
         reproduce.train(tmp_path / name, ["seed=3"], None)
-    fresh = ["seed=3", f"hydra.run.dir={tmp_path / 'b'}"]
+    fresh = ["seed=3", "data.allow_subset=false", f"hydra.run.dir={tmp_path / 'b'}"]  # MNIST-5k is no row's data
     assert started == [("train.py", [f"resume={tmp_path / 'a'}"]), ("train.py", fresh)]
     assert not (tmp_path / "b").exists()
 

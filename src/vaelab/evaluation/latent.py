@@ -35,7 +35,7 @@ BATCH, CHUNK = 500, 32  # images and codes in one array of densities: (32, 500, 
 # Settings to train with if units have collapsed. Free bits need a KL for each unit.
 REMEDIES = (
     "objective=elbo objective/beta=linear (the weight of the rate rises slowly)",
-    "objective=elbo objective.free_bits=0.1 (the first 0.1 nats of each unit are free)",
+    "objective=elbo objective.free_bits=0.1 (the loss does not push the rate of a unit below 0.1 nats)",
     "objective=iwae (a tighter bound)",
 )
 REMEDIES_WITHOUT_RATES = (

@@ -241,7 +241,7 @@ def _densities(
 
 def _low(ess: Tensor, num_samples: int) -> Tensor:
     """Whether images have few effective samples, as numbers 0 and 1, whose mean is a share."""
-    return (ess < min(LOW_ESS, num_samples)).double()
+    return (ess < min(LOW_ESS, num_samples) * (1 - 1e-6)).double()  # equal weights give K but for rounding
 
 
 def _annealed(model: GenerativeModel, x: Tensor, y: Tensor | None, seed: int, settings: Annealing) -> dict[str, Tensor]:

@@ -64,8 +64,13 @@ def rank() -> int:
     return getattr(rank_zero_only, "rank", 0)
 
 
-def announce(folder: Path, cfg: DictConfig, data: "ImageDataModule", module: "VAEModule", trainer: Any) -> None:
-    """Log the first lines of a run: folder, data, model, length, threads, caveats and a collapse that is foreseen."""
+def announce(
+    folder: Path, cfg: DictConfig, data: "ImageDataModule", module: "VAEModule", trainer: Any, first: int | None = None
+) -> None:
+    """Log the first lines of a run: folder, data, model, length, threads, caveats and a collapse that is foreseen.
+
+    `first` is the first step of a resumed run.
+    """
     import torch
 
     from vaelab.runs.caveats import boxed, find_caveats
@@ -77,7 +82,8 @@ def announce(folder: Path, cfg: DictConfig, data: "ImageDataModule", module: "VA
     log.info("run      %s", shown(folder))
     log.info("data     %s", data.description)
     log.info("model    %s, %s parameters, on %s", kind, f"{parameters:,}", device)
-    log.info("length   %s", length(cfg, trainer, batches(cfg, len(data.train_dataloader()))))
+    resumed = f"; it goes on at step {first:,}" if first else ""
+    log.info("length   %s%s", length(cfg, trainer, batches(cfg, len(data.train_dataloader()))), resumed)
     if device.type == "cpu":
         log.info("threads  %d; the environment variable OMP_NUM_THREADS changes it", torch.get_num_threads())
     if modules := foreign(cfg):
