@@ -231,7 +231,9 @@ def measured(run: "Run", protocol: dict[str, Any], sampling: "Sampling", reuse: 
         return {key: value for key, value in old.items() if key != "udr_runs"}
     if not os.access(run.folder, os.W_OK):  # before minutes of measurement
         raise UserError(f"{run.folder} cannot be written to, but evaluation.json goes there: measure a copy of it")
-    print(f"measuring {runs.shown(run.folder)} on {run.data.description}", flush=True)
+    data = run.data.protocol
+    of = f"{protocol['test_images']:,} test images of {data['dataset']}, binarization {data['binarization']['test']}"
+    print(f"measuring {runs.shown(run.folder)} on {of}", flush=True)
     settings = protocol["num_samples"], protocol["test_images"], protocol["seed"], Sizes(**protocol["sizes"])
     ais = Annealing(**protocol["ais"]) if protocol["ais"] else None
     measurement = measure(run.model, run.data, *settings, ais, sampling)
