@@ -146,9 +146,9 @@ def saved_config(folder: Path, overrides: Sequence[str] = (), trust: Sequence[st
         scheduled = bool(cfg.get("scheduler")) and key == "optimizer.lr"
         if scheduled or (group in ("seed", "steps", "name", *READ) and key != "data.root"):
             because = ", since a scheduler sets it" if scheduled else ""
+            remedy = "Set trainer.max_epochs to change its length" if key == "steps" else "Start a new run to change it"
             raise UserError(
-                f"{key} was {old} in {folder} and cannot become {new}: a resumed run keeps it{because}. "
-                "Start a new run to change it"
+                f"{key} was {old} in {folder} and cannot become {new}: a resumed run keeps it{because}. {remedy}"
             )
     if cfg.data.get("used") == "MNIST-5k":  # it took the place of MNIST, which may be there now
         cfg.data.dataset = cfg.data.used
