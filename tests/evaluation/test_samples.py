@@ -118,6 +118,22 @@ def test_quality_is_measured_with_the_classifier() -> None:
     assert len(found.pairs) == 10
 
 
+def test_copies_of_training_images_are_found_in_pixels_and_in_features() -> None:
+    """Training images are uint8 in files, and samples and test images are numbers in [0, 1]."""
+    torch.manual_seed(0)
+    grey = torch.randint(256, (300, 1, 8, 8), dtype=torch.uint8)
+    model, data = Stub(), Data(grey[:200] / 255)
+    data.pixels = lambda _: (grey[:200], None)  # type: ignore
+    data.splits = {"test": (grey[200:], torch.zeros(100, dtype=torch.long))}  # type: ignore
+    model.sample = lambda count, _: Independent(Normal(data.x[:count], 1e-6), 3)  # type: ignore
+    found = of_samples(model, data, grey[200:] / 255, 0, 10, Sampling(100, None, classifier.Classifier().eval()))
+    ties = (100**3 - 100) / (200 * 199)  # all copies have the distance 0, and each is nearer than each test image
+    exact = -(100 * 100 / 2) / math.sqrt(100 * 100 / 12 * (201 - ties))
+    for name in ("data_copying", "data_copying_features"):
+        assert found.metrics[name] == pytest.approx(exact, rel=1e-6), name
+        assert abs(found.references["test"][name]) < 3, name
+
+
 def test_without_a_classifier_the_pixels_are_measured() -> None:
     torch.manual_seed(0)
     model, data = Stub(), Data(torch.rand(60, 1, 8, 8).round())

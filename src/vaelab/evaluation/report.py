@@ -100,7 +100,7 @@ METRICS = {
     },
     "copies and posterior predictive checks": {
         "data_copying": "C_T, z-score of distances to training images; below -3: copies or smooth, above 3: too far",
-        "data_copying_features": "the same in the features; below -3: copies or unsure samples; above 3: too far",
+        "data_copying_features": "the same in the features; below -3: copies, above 3: too far",
         "authenticity": "share of samples that are no noisy copies of a training image; 0 for copies",
         "predictive_distance": "largest difference D of a statistic of samples and of test images, 0 to 1",
         "predictive_p": "p-value of all posterior predictive checks together",

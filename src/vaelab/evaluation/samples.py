@@ -125,8 +125,8 @@ def draw(model: GenerativeModel, data: Any, count: int, seed: int, size: int = 1
 @torch.no_grad()
 def _features(classifier: Classifier, images: Tensor) -> Tensor:
     """The classifier's features (N, D) of images (N, C, H, W), in [0, 1] or uint8, on its own device."""
-    device, scale = classifier.linear.weight.device, 255 if images.dtype == torch.uint8 else 1
-    return torch.cat([classifier.features(part.to(device).float() / scale) for part, _ in batches(images, None)])
+    device = classifier.linear.weight.device
+    return torch.cat([classifier.features(part.to(device)) for part, _ in batches(images, None)])
 
 
 @torch.no_grad()
