@@ -10,6 +10,7 @@ difference would have on average, (G - 1) / (N - 1).
 
 import argparse
 import json
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -51,12 +52,13 @@ def read(folder: Path) -> Groups:
 
 
 def explained(groups: Groups, name: str) -> float:
-    """The share eta^2 of the variance of a metric that the method explains, in [0, 1]."""
+    """The share eta^2 of the variance of a metric that the method explains, in [0, 1]. NaN if all values are equal."""
     values = [[run[name] for run in runs] for runs in groups.values()]
     everything = [value for group in values for value in group]
     mean = statistics.mean(everything)
     between = sum(len(group) * (statistics.mean(group) - mean) ** 2 for group in values)
-    return between / sum((value - mean) ** 2 for value in everything)
+    whole = sum((value - mean) ** 2 for value in everything)
+    return between / whole if whole else math.nan
 
 
 def table(groups: Groups) -> str:

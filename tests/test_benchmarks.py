@@ -1,6 +1,7 @@
 """The table of experiments, the loops of the speed comparison and the faults give the right rows and results."""
 
 import json
+import math
 import re
 import runpy
 import shutil
@@ -256,6 +257,7 @@ def test_runs_of_one_method_are_a_row_and_a_mark(tmp_path: Path) -> None:
     groups = disentanglement.read(tmp_path)
     assert list(groups) == ["ELBO, beta 1", "ELBO, beta 4"]
     assert disentanglement.explained(groups, "mig") == pytest.approx(0.16 / 0.2)
+    assert math.isnan(disentanglement.explained({"one": [{"mig": 1.0}], "other": [{"mig": 1.0}]}, "mig"))
     header, _, first, second, _, shares = disentanglement.table(groups).splitlines()
     assert header == "| method | runs | squared error | MIG | DCI |"
     assert first == "| ELBO, beta 1 | 2 | 10.5 ± 0.7 | 0.200 ± 0.141 | 0.205 ± 0.007 |"
