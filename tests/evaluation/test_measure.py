@@ -56,6 +56,7 @@ def test_the_exact_posterior_has_no_gap(oracle: LinearGaussian) -> None:
         assert metrics[name] == pytest.approx(0, abs=0.02), name
     assert metrics["ess"] == pytest.approx(30, rel=1e-3)
     assert metrics["low_ess_share"] == 0
+    assert measure(oracle.vae(exact=True), data, 10, 50, seed=1, sizes=SMALL)[0]["metrics"]["low_ess_share"] == 0
     assert metrics["mean_kl"] == pytest.approx(metrics["mutual_information"] + metrics["aggregate_kl"], abs=1e-5)
     assert record["protocol"]["likelihood"] == "Gaussian"
     assert codes.shape == (50, oracle.vae(exact=True).latent_dim)

@@ -329,6 +329,7 @@ def test_a_run_that_ended_within_an_epoch_goes_on_there(
     cfg = runs.saved_config(parts, more)
     cfg.resume = str(parts)
     train(cfg, parts)
+    assert (parts / "train.log").read_text().count("; it goes on at step 14\n") == 1
     for part in ("state_dict", "optimizer_states", "lr_schedulers", "global_step"):
         assert equal(checkpoint(parts)[part], checkpoint(whole)[part]), part
     assert metrics(parts)["test"] == metrics(whole)["test"]
